@@ -1,0 +1,215 @@
+//! Who may visit a share. The relay evaluates a policy at its edge and the agent evaluates the
+//! same one again, so that a fault at one end alone lets nobody in.
+
+mod presented;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::presented::{
+    LINK_HEADER, Presented, SECRET_HEADER, Source, strip_credentials, strip_link_secret,
+};
+use crate::token::Digest;
+
+/// The visitor policy of one share. An empty policy lets nobody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccessPolicy {
+    /// Everybody may visit; nothing else is looked at.
+    pub public: bool,
+    /// Bearer tokens that open the share, as digests.
+    pub tokens: Vec<TokenGrant>,
+    /// The secret of a `?s=` link, as a digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<Digest>,
+}
+
+/// One token that opens a share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenGrant {
+    /// A short id that people and logs may see.
+    pub id: String,
+    /// What the owner calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// SHA-256 of the token.
+    pub digest: Digest,
+    /// When it stops working, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+}
+
+/// Who a visitor turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// Anybody, on a public share.
+    Anonymous,
+    /// The holder of the token with this id.
+    Token(String),
+    /// The holder of the link.
+    Link,
+}
+
+impl Principal {
+    /// Returns a label that is safe to log and to key state by.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Token(id) => id,
+            Self::Link => "link",
+        }
+    }
+}
+
+/// An admitted visitor and the credential that admitted them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Who it is.
+    pub principal: Principal,
+    /// Where the credential stood; it must not travel further.
+    pub source: Source,
+}
+
+/// Why a visitor was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// No credential was presented.
+    #[error("this share needs a token: send `Authorization: Bearer <token>`")]
+    Missing,
+    /// The credential is not one of this share, or was revoked.
+    #[error("the token is not valid for this share")]
+    Invalid,
+    /// The token was right once.
+    #[error("the token has expired")]
+    Expired,
+    /// The same header came twice.
+    #[error("more than one credential of the same kind was sent")]
+    Ambiguous,
+}
+
+impl Denied {
+    /// Returns the stable code of this refusal.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Invalid => "token_invalid",
+            Self::Expired => "token_expired",
+            Self::Ambiguous => "token_ambiguous",
+        }
+    }
+
+    /// Returns the `WWW-Authenticate` challenge (RFC 6750 §3), without `resource_metadata`: some
+    /// clients would insist on OAuth otherwise.
+    #[must_use]
+    pub fn challenge(self) -> &'static str {
+        match self {
+            Self::Missing => r#"Bearer realm="mcpm""#,
+            Self::Invalid | Self::Ambiguous => r#"Bearer realm="mcpm", error="invalid_token""#,
+            Self::Expired => {
+                r#"Bearer realm="mcpm", error="invalid_token", error_description="expired""#
+            }
+        }
+    }
+}
+
+impl AccessPolicy {
+    /// Returns the policy that admits everybody.
+    #[must_use]
+    pub fn public() -> Self {
+        Self { public: true, ..Self::default() }
+    }
+
+    /// Decides over a visitor at `now` (Unix seconds).
+    ///
+    /// # Errors
+    /// Says why not. Every grant is compared, so that timing does not tell which one was near.
+    pub fn evaluate(&self, presented: &Presented<'_>, now: u64) -> Result<Grant, Denied> {
+        if self.public {
+            return Ok(Grant { principal: Principal::Anonymous, source: Source::Nothing });
+        }
+        let (secret, source) = presented.secret()?;
+        let digest = Digest::of(secret);
+        let link = self.link.as_ref().is_some_and(|link| link.same(&digest));
+        let mut found = None;
+        for grant in &self.tokens {
+            if grant.digest.same(&digest) {
+                found = Some(grant);
+            }
+        }
+        match found {
+            Some(grant) if grant.expires_at.is_some_and(|end| end <= now) => Err(Denied::Expired),
+            Some(_) if source == Source::Link => Err(Denied::Invalid),
+            Some(grant) => Ok(Grant { principal: Principal::Token(grant.id.clone()), source }),
+            None if link => Ok(Grant { principal: Principal::Link, source }),
+            None => Err(Denied::Invalid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::token::Token;
+
+    fn policy() -> AccessPolicy {
+        let grant = |id: &str, secret: &str, expires_at| TokenGrant {
+            id: id.to_owned(),
+            label: None,
+            digest: Token::new(secret).digest(),
+            expires_at,
+        };
+        AccessPolicy {
+            public: false,
+            tokens: vec![grant("a", "alpha", None), grant("b", "beta", Some(100))],
+            link: Some(Token::new("link").digest()),
+        }
+    }
+
+    fn judge(pairs: &[(&'static str, &str)], query: Option<&str>) -> Result<Principal, Denied> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        let presented = Presented::from_request(&headers, query);
+        policy().evaluate(&presented, 100).map(|grant| grant.principal)
+    }
+
+    #[test]
+    fn a_token_opens_by_bearer_and_by_secret_header() {
+        let a = Ok(Principal::Token("a".to_owned()));
+        assert_eq!(judge(&[("authorization", "Bearer alpha")], None), a);
+        assert_eq!(judge(&[("authorization", "bearer  alpha")], None), a);
+        assert_eq!(judge(&[("authorization", "alpha")], None), a);
+        assert_eq!(judge(&[("x-mcpm-secret", "alpha")], None), a);
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_its_reason() {
+        assert_eq!(judge(&[], None), Err(Denied::Missing));
+        assert_eq!(judge(&[("authorization", "Basic YTpi")], None), Err(Denied::Missing));
+        assert_eq!(judge(&[("authorization", "Bearer ")], None), Err(Denied::Missing));
+        assert_eq!(judge(&[("authorization", "Bearer alph")], None), Err(Denied::Invalid));
+        assert_eq!(judge(&[("authorization", "Bearer beta")], None), Err(Denied::Expired));
+        let twice = [("authorization", "Bearer alpha"), ("authorization", "Bearer alpha")];
+        assert_eq!(judge(&twice, None), Err(Denied::Ambiguous));
+    }
+
+    #[test]
+    fn a_link_opens_by_query_only_with_the_link_secret() {
+        assert_eq!(judge(&[], Some("profile=p&s=link")), Ok(Principal::Link));
+        assert_eq!(judge(&[(LINK_HEADER, "link")], None), Ok(Principal::Link));
+        assert_eq!(judge(&[], Some("s=alpha")), Err(Denied::Invalid));
+        assert_eq!(judge(&[], Some("s=link&s=link")), Err(Denied::Ambiguous));
+    }
+
+    #[test]
+    fn an_empty_policy_lets_nobody_in() {
+        let headers = HeaderMap::new();
+        let presented = Presented::from_request(&headers, Some("s="));
+        assert_eq!(AccessPolicy::default().evaluate(&presented, 0), Err(Denied::Missing));
+    }
+}

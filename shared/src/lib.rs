@@ -1,0 +1,16 @@
+//! What the mcpm agent and relay must agree on.
+//!
+//! Pure parts first (names, tokens, access policy, identity, protocol messages), then the two
+//! parts that touch tasks and sockets (`mux`, `scope`). Nothing here knows MCP.
+
+pub mod access;
+pub mod assertion;
+pub mod identity;
+pub mod mux;
+pub mod name;
+pub mod proto;
+pub mod scope;
+pub mod signal;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
+pub mod token;

@@ -1,0 +1,121 @@
+//! Structured tasks: every task belongs to a [`Scope`], which can stop and outwait it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// A group of tasks that end together. Clones are the same scope.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Scope {
+    /// Makes a root scope.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a scope that is cancelled with this one, or alone. Its tasks count here too.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { cancel: self.cancel.child_token(), tasks: self.tasks.clone() }
+    }
+
+    /// Runs a task. It is not stopped by force: it watches [`Scope::cancelled`] where it waits.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Runs a task that is dropped at its next await point when the scope is cancelled.
+    pub fn spawn_until_cancelled(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    /// Runs a task that the rest needs: when it ends, even by panic, the scope is cancelled.
+    pub fn spawn_essential(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop_all = self.cancel.clone().drop_guard();
+        self.spawn(async move {
+            task.await;
+            drop(stop_all);
+        });
+    }
+
+    /// Cancels the scope and its children, without waiting.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Returns a guard that cancels the scope when it is dropped.
+    #[must_use]
+    pub fn guard(&self) -> DropGuard {
+        self.cancel.clone().drop_guard()
+    }
+
+    /// Tells whether the scope is cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Waits until the scope is cancelled. Cancel-safe.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Returns the scope's cancellation token.
+    #[must_use]
+    pub fn token(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// Cancels and waits for every task up to `grace`; returns how many are left. Only the root
+    /// drains: children share its tracker.
+    pub async fn drain(self, grace: Duration) -> usize {
+        self.cancel.cancel();
+        self.tasks.close();
+        match tokio::time::timeout(grace, self.tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.tasks.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_an_essential_task_stops_the_rest() {
+        let scope = Scope::new();
+        let watcher = scope.child();
+        scope.spawn(async move { watcher.cancelled().await });
+        scope.spawn_essential(async {});
+        scope.cancelled().await;
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_child_can_be_cancelled_alone() {
+        let scope = Scope::new();
+        scope.child().cancel();
+        assert!(!scope.is_cancelled());
+        let child = scope.child();
+        scope.cancel();
+        assert!(child.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_counts_what_is_left() {
+        let scope = Scope::new();
+        scope.spawn(std::future::pending());
+        assert_eq!(scope.drain(Duration::from_secs(1)).await, 1);
+    }
+}
