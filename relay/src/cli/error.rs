@@ -1,0 +1,154 @@
+//! What went wrong, for people: the error, its causes, and what to do.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use mcpm_relay::admission::IssueError;
+use mcpm_relay::config::ConfigError;
+use mcpm_relay::keys::KeyFileError;
+use mcpm_relay::ports::PortsError;
+use mcpm_relay::relay::StartError;
+use mcpm_relay::store::StoreError;
+use mcpm_shared::telemetry::TelemetryError;
+
+use super::out::note;
+
+/// A command that could not be done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The settings cannot be obeyed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The settings file cannot be read.
+    #[error("cannot read the settings file {}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The settings file cannot be understood.
+    #[error("cannot understand the settings file {}", path.display())]
+    ConfigSyntax {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// What the relay needs cannot be opened.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// The key file cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The relay did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The relay stopped without being asked.
+    #[error("the relay stopped by itself")]
+    Stopped,
+    /// Somebody asked twice.
+    #[error("stopped before open streams could end")]
+    Impatient,
+    /// The runtime or the signal handlers did not come up.
+    #[error("cannot {0}")]
+    System(&'static str, #[source] std::io::Error),
+    /// The log filter is wrong.
+    #[error(transparent)]
+    Log(#[from] TelemetryError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A token cannot be issued.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Tokens make no sense in the memory of this process.
+    #[error("a database in memory belongs to one process: nothing can be issued or read here")]
+    MemoryDatabase,
+    /// There is no such token.
+    #[error("no token has the id `{0}`")]
+    UnknownToken(String),
+    /// The relay has no admin listener to ask.
+    #[error("the admin listener is switched off or has no fixed port")]
+    NoAdminListener,
+    /// The relay could not be asked.
+    #[error("no answer from the relay's admin listener at {addr}")]
+    Unreachable {
+        /// The address.
+        addr: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The relay said that it is not ready.
+    #[error("the relay is not ready: {0}")]
+    NotReady(String),
+    /// stdout failed.
+    #[error("cannot write the result")]
+    Output(#[source] std::io::Error),
+}
+
+impl CliError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Ports(error) => return error.hint(),
+            Self::Start(error) => return error.hint(),
+            Self::ConfigFile { .. } => "Check the path after --config",
+            Self::ConfigSyntax { .. } => {
+                "Compare it with deploy/config/relay.example.toml; keys are those of \
+                 `mcpm-relay config print`"
+            }
+            Self::Config(_) => "See `mcpm-relay serve --help`",
+            Self::Log(_) => {
+                "Give --log a level, such as info, or a filter such as mcpm_relay=debug"
+            }
+            Self::MemoryDatabase => {
+                "Give --database or --data-dir as for `mcpm-relay serve`, with a file"
+            }
+            Self::UnknownToken(_) => "List tokens with `mcpm-relay token ls`",
+            Self::NoAdminListener => "Give --admin-listen as for `mcpm-relay serve`",
+            Self::Unreachable { .. } => {
+                "Check that the relay runs, and that --admin-listen is the same as for it"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Tells the person at the terminal and returns the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        note(&self.render());
+        ExitCode::from(1)
+    }
+
+    fn render(&self) -> String {
+        let mut text = format!("error: {self}");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            // TOML's own errors show the line, with the position below.
+            let _ = write!(text, "\n  caused by: {}", error.to_string().trim_end());
+            cause = error.source();
+        }
+        if let Some(hint) = self.hint() {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_shows_its_causes_and_what_to_do() {
+        let source = std::io::Error::other("no such file");
+        let error = CliError::ConfigFile { path: "relay.toml".into(), source };
+        insta::assert_snapshot!(error.render(), @r"
+        error: cannot read the settings file relay.toml
+          caused by: no such file
+        hint: Check the path after --config
+        ");
+    }
+}

@@ -1,0 +1,91 @@
+//! From flags, environment and file to one layer of settings.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use mcpm_relay::config::{Config, Database, Layer, Storage};
+use mcpm_shared::token::Token;
+
+use super::error::CliError;
+
+/// The environment variable with the shared secret itself. It is read here because a flag of
+/// clap's could also be given in argv, which everybody on the machine can read.
+const SECRET_ENV: &str = "MCPM_RELAY_SECRET";
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Settings file in TOML; flags and environment win over it
+    #[arg(long, env = "MCPM_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    layer: Layer,
+}
+
+impl ServeArgs {
+    /// Puts the layers together and resolves them.
+    pub(super) fn resolve(self) -> Result<Config, CliError> {
+        let secret = std::env::var_os(SECRET_ENV).and_then(|secret| secret.into_string().ok());
+        let layer = layered(self.layer, secret.map(Token::new), self.config.as_deref())?;
+        Ok(layer.resolve()?)
+    }
+}
+
+/// Where a relay keeps things, for commands that work on its database.
+#[derive(Debug, Args)]
+pub(super) struct StorageArgs {
+    /// Settings file of the relay
+    #[arg(long, env = "MCPM_RELAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Directory for the database and the key
+    #[arg(long, env = "MCPM_RELAY_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Where leases and tokens live: `sqlite:///FILE` [default: relay.db in the data directory]
+    #[arg(long, env = "MCPM_RELAY_DATABASE", value_name = "URL")]
+    database: Option<Database>,
+
+    /// Key that signs agent tokens [default: relay.key in the data directory]
+    #[arg(long, env = "MCPM_RELAY_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+impl StorageArgs {
+    /// Returns where the relay keeps things.
+    pub(super) fn resolve(self) -> Result<Storage, CliError> {
+        let flags = Layer {
+            data_dir: self.data_dir,
+            database: self.database,
+            key_file: self.key_file,
+            ..Layer::default()
+        };
+        Ok(layered(flags, None, self.config.as_deref())?.storage()?)
+    }
+}
+
+/// Returns flags over file over the default place for data.
+pub(super) fn layered(
+    flags: Layer,
+    secret: Option<Token>,
+    file: Option<&Path>,
+) -> Result<Layer, CliError> {
+    let environment = Layer { secret, ..Layer::default() };
+    let mut layer = flags.or(environment).or(file.map(read).transpose()?.unwrap_or_default());
+    // Who keeps the database in memory keeps nothing, unless told where.
+    if layer.database != Some(Database::Memory) {
+        layer.data_dir = layer.data_dir.or_else(default_data_dir);
+    }
+    Ok(layer)
+}
+
+fn read(path: &Path) -> Result<Layer, CliError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CliError::ConfigFile { path: path.to_owned(), source })?;
+    Layer::from_toml(&text)
+        .map_err(|error| CliError::ConfigSyntax { path: path.to_owned(), source: Box::new(error) })
+}
+
+fn default_data_dir() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(".local/share/mcpm-relay"))
+}

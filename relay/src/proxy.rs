@@ -1,0 +1,454 @@
+//! One visitor request → one exchange on a lane → one answer. The hot path.
+//!
+//! Order: is the share here (or coming back) → is this MCP → may this visitor come in → limits →
+//! lane → exchange. Nothing here reads a body; the only JSON ever parsed is the id of a request that
+//! failed.
+
+mod body;
+mod cors;
+mod mcp;
+mod page;
+mod upgrade;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri, Version};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
+use mcpm_shared::name::Name;
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::scope::Scope;
+
+pub use self::body::{BodyError, EdgeBody, LaneBody};
+use self::mcp::Ask;
+use crate::admission::unix_now;
+use crate::config::Config;
+use crate::error::{EdgeError, rpc_id};
+use crate::headers;
+use crate::metrics::{Metrics, Tracked};
+use crate::quota::Keyed;
+use crate::store::Store;
+use crate::tunnel::lane::{Lane, LaneError};
+use crate::tunnel::share::{InFlight, Share, VisitorKey, rate_address};
+use crate::tunnel::table::{Entry, Presence, Table};
+use crate::tunnel::visitor_body::{FirstPiece, VisitorBody};
+
+/// How long the body of a request that failed before it was sent is read for its id.
+const ID_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of it is read.
+const ID_LIMIT: usize = 64 * 1024;
+
+/// Who asked, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor {
+    /// The visitor's address.
+    pub address: IpAddr,
+    /// Whether they came over TLS.
+    pub https: bool,
+}
+
+/// Serves visitors of shares.
+#[derive(Debug)]
+pub struct Proxy {
+    config: Arc<Config>,
+    table: Arc<Table>,
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+    rate: Keyed<VisitorKey>,
+    /// Until then, a name nobody knows may belong to an agent that is about to come back.
+    warm_until: tokio::time::Instant,
+    scope: Scope,
+}
+
+/// One request on its way, with what is needed to fail well.
+struct Exchange {
+    request: Request<VisitorBody>,
+    rpc: bool,
+    first: FirstPiece,
+}
+
+/// A failure, and the id of the request where it is known.
+struct Failure {
+    error: EdgeError,
+    rpc: bool,
+    body: Bytes,
+}
+
+impl Proxy {
+    /// Makes the proxy of a relay that has just started.
+    pub fn new(
+        config: Arc<Config>,
+        table: Arc<Table>,
+        store: Arc<dyn Store>,
+        metrics: Metrics,
+        scope: Scope,
+    ) -> Self {
+        let limits = &config.limits;
+        let rate = Keyed::per_second(limits.requests_per_second, limits.requests_burst);
+        let warm_until = tokio::time::Instant::now() + config.timing.hold;
+        Self { table, store, metrics, rate, warm_until, scope, config }
+    }
+
+    /// Answers a request for the share `name`, whose path at the share is `path` with its query.
+    pub async fn serve(
+        &self,
+        name: &Name,
+        path: PathAndQuery,
+        request: Request<Incoming>,
+        visitor: Visitor,
+    ) -> Response<EdgeBody> {
+        let _counted = Tracked::new(&self.metrics.requests_in_flight);
+        let started = tokio::time::Instant::now();
+        let method = request.method().clone();
+        let response = match self.answer(name, path, request, visitor).await {
+            Ok(response) => response,
+            Err(failure) => {
+                let id = if failure.rpc { rpc_id(&failure.body) } else { None };
+                let mut response =
+                    failure.error.response(failure.rpc, id.as_deref()).map(EdgeBody::from);
+                cors::allow(response.headers_mut());
+                mcp::harden(response.headers_mut());
+                self.metrics.edge_error(failure.error.parts().1);
+                response
+            }
+        };
+        self.metrics.response(response.status());
+        self.metrics.response_seconds.observe(started.elapsed().as_secs_f64());
+        tracing::debug!(
+            share.name = %name,
+            http.method = %method,
+            http.status = response.status().as_u16(),
+            "request"
+        );
+        response
+    }
+
+    /// Forgets visitors at rest; called by the janitor.
+    pub fn tidy(&self) {
+        let _full = self.rate.sweep();
+    }
+
+    async fn answer(
+        &self,
+        name: &Name,
+        path: PathAndQuery,
+        request: Request<Incoming>,
+        visitor: Visitor,
+    ) -> Result<Response<EdgeBody>, Failure> {
+        let key = VisitorKey { address: rate_address(visitor.address), share: name.clone() };
+        if let Err(wait) = self.rate.check(&key) {
+            return Err(Failure::plain(EdgeError::RateLimited(wait)));
+        }
+        if framing_is_ambiguous(request.headers()) {
+            return Err(Failure::plain(EdgeError::Malformed));
+        }
+        let entry = self.entry(name).await.map_err(Failure::plain)?;
+        let share = match entry.presence() {
+            Presence::Live(share) if share.session.may_serve(unix_now()) => share,
+            Presence::Live(_) | Presence::Away(_) => match self.hold(&entry, 0).await {
+                Some(share) => share,
+                None => return Err(Failure::unsent(EdgeError::Offline, request).await),
+            },
+        };
+        match share.facts.mode {
+            ShareMode::Http => self.pass(entry, share, path, request, visitor).await,
+            ShareMode::Mcp => match mcp::ask(request.method(), path.path(), request.headers()) {
+                Err(error) => Err(Failure::plain(error)),
+                Ok(Ask::Preflight) => Ok(cors::preflight(request.headers())),
+                Ok(Ask::Page) => Ok(page::share(name)),
+                Ok(Ask::Exchange(at)) => {
+                    let path = with_path(at, &path);
+                    self.pass(entry, share, path, request, visitor).await
+                }
+            },
+        }
+    }
+
+    /// Gate, limits, exchange.
+    async fn pass(
+        &self,
+        entry: Arc<Entry>,
+        mut share: Arc<Share>,
+        path: PathAndQuery,
+        request: Request<Incoming>,
+        visitor: Visitor,
+    ) -> Result<Response<EdgeBody>, Failure> {
+        let (link, source) = match gate(&share, &path, request.headers()) {
+            Ok(admitted) => admitted,
+            Err(error) => return Err(Failure::unsent(error, request).await),
+        };
+        let limit = self.config.limits.max_body_bytes;
+        if content_length(request.headers()).is_some_and(|length| length > limit) {
+            return Err(Failure::plain(EdgeError::TooLarge));
+        }
+        let Some(mut in_flight) = share.enter(self.config.limits.max_streams_per_share) else {
+            return Err(Failure::unsent(EdgeError::Busy, request).await);
+        };
+        if share.facts.mode == ShareMode::Http && upgrade::is_asked(request.headers()) {
+            let request = self.forwardable(request, &path, link, source, visitor, &share, true);
+            return upgrade::run(
+                &self.scope,
+                &self.config,
+                &share,
+                in_flight,
+                request,
+                &self.metrics,
+            )
+            .await
+            .map_err(Failure::plain);
+        }
+        let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
+        let first = FirstPiece::default();
+        let request = self
+            .forwardable(request, &path, link, source, visitor, &share, false)
+            .map(|body| VisitorBody::new(body, limit, rpc.then(|| first.clone())));
+        let mut exchange = Exchange { request, rpc, first };
+        loop {
+            let error = match self.exchange(&share, in_flight, exchange).await {
+                Ok(response) => return Ok(response),
+                Err((error, None)) => return Err(error),
+                // Nothing of the request reached the agent: it may wait for the agent's return.
+                Err((_, Some(unsent))) => unsent,
+            };
+            exchange = *error;
+            let Some(back) = self.hold(&entry, share.facts.generation).await else {
+                return Err(Failure::after(EdgeError::Offline, &exchange));
+            };
+            let Some(entered) = back.enter(self.config.limits.max_streams_per_share) else {
+                return Err(Failure::after(EdgeError::Busy, &exchange));
+            };
+            (share, in_flight) = (back, entered);
+        }
+    }
+
+    /// Carries one request over one lane. Gives the request back when no byte of it was sent.
+    async fn exchange(
+        &self,
+        share: &Arc<Share>,
+        mut in_flight: InFlight,
+        exchange: Exchange,
+    ) -> Result<Response<EdgeBody>, (Failure, Option<Box<Exchange>>)> {
+        let Exchange { request, rpc, first } = exchange;
+        let fail = |error, first: &FirstPiece| Failure { error, rpc, body: first.take() };
+        let max_head = self.config.limits.max_header_bytes;
+        let (slot, lane) = match share.lane(&mut in_flight, max_head).await {
+            Ok(lane) => lane,
+            Err(error) => {
+                tracing::debug!(share.name = %share.facts.name, %error, "no lane");
+                let failure = fail(EdgeError::Offline, &first);
+                return Err((failure, Some(Box::new(Exchange { request, rpc, first }))));
+            }
+        };
+        let sent = tokio::time::timeout(self.config.timing.idle, lane.exchange(request)).await;
+        match sent {
+            Ok(Ok((response, lane))) => self
+                .finish(response, share, in_flight, slot, lane)
+                .map_err(|error| (fail(error, &first), None)),
+            Ok(Err(LaneError::Unsent(request))) => {
+                let failure = fail(EdgeError::Offline, &first);
+                Err((failure, Some(Box::new(Exchange { request: *request, rpc, first }))))
+            }
+            Ok(Err(error)) => Err((fail(lane_failure(share, &error), &first), None)),
+            Err(_) => Err((fail(EdgeError::Idle, &first), None)),
+        }
+    }
+
+    /// Turns the agent's answer into the visitor's.
+    fn finish(
+        &self,
+        response: Response<Incoming>,
+        share: &Arc<Share>,
+        in_flight: InFlight,
+        slot: usize,
+        lane: Lane,
+    ) -> Result<Response<EdgeBody>, EdgeError> {
+        let (mut parts, incoming) = response.into_parts();
+        let mcp = share.facts.mode == ShareMode::Mcp;
+        if mcp && !mcp::is_mcp_answer(parts.status, &parts.headers) {
+            return Err(EdgeError::NotMcpAnswer);
+        }
+        headers::remove_hop_by_hop(&mut parts.headers);
+        headers::remove_relay_claims(&mut parts.headers);
+        let events = mcp::media_type(&parts.headers)
+            .is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
+            && !parts.headers.contains_key(header::CONTENT_LENGTH);
+        if events {
+            parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        }
+        if mcp {
+            mcp::harden(&mut parts.headers);
+            cors::allow(&mut parts.headers);
+        }
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        let body = LaneBody::new(
+            incoming,
+            Some((slot, lane)),
+            Arc::clone(share),
+            in_flight,
+            self.metrics.clone(),
+            events,
+            self.config.timing.idle,
+        );
+        Ok(Response::from_parts(parts, EdgeBody::Lane(Box::new(body))))
+    }
+
+    /// Makes the visitor's request the relay's own. The visitor's credential stays in it: the agent
+    /// judges again, and strips it.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
+    fn forwardable(
+        &self,
+        request: Request<Incoming>,
+        path: &PathAndQuery,
+        link: Option<HeaderValue>,
+        source: Source,
+        visitor: Visitor,
+        share: &Share,
+        upgrade: bool,
+    ) -> Request<Incoming> {
+        let (mut parts, body) = request.into_parts();
+        let host = visitor_host(&parts.headers, &parts.uri);
+        let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
+        headers::remove_hop_by_hop(&mut parts.headers);
+        headers::remove_relay_claims(&mut parts.headers);
+        headers::add_forwarded(&mut parts.headers, visitor.address, visitor.https, &host);
+        parts.headers.insert(header::HOST, host);
+        if let Some(secret) = link.filter(|_| source == Source::Link) {
+            parts.headers.insert(LINK_HEADER, secret);
+        }
+        if let Some(protocol) = protocol {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        // The link secret never travels in a URL beyond this point; `s` is the visitor's own on a
+        // share of mode `http` that has no link.
+        let stripped = if source == Source::Link || share.facts.mode == ShareMode::Mcp {
+            strip_link_secret(path.as_str()).parse().unwrap_or_else(|_| path.clone())
+        } else {
+            path.clone()
+        };
+        parts.uri = Uri::from(stripped);
+        parts.version = Version::HTTP_11;
+        if !upgrade {
+            parts.extensions.clear();
+        }
+        Request::from_parts(parts, body)
+    }
+
+    /// Finds the name here or in the store.
+    async fn entry(&self, name: &Name) -> Result<Arc<Entry>, EdgeError> {
+        if let Some(entry) = self.table.find(name) {
+            return Ok(entry);
+        }
+        let leased = match self.store.lease(name).await {
+            Ok(lease) => lease.is_some(),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "lease lookup failed");
+                true
+            }
+        };
+        let warming = tokio::time::Instant::now() < self.warm_until;
+        if warming {
+            return self.table.expect(name).ok_or(EdgeError::Offline);
+        }
+        Err(if leased { EdgeError::Offline } else { EdgeError::UnknownShare })
+    }
+
+    async fn hold(&self, entry: &Entry, not: u64) -> Option<Arc<Share>> {
+        let _held = Tracked::new(&self.metrics.held_requests);
+        let started = tokio::time::Instant::now();
+        let back = entry.wait_live(not, self.config.timing.hold).await;
+        self.metrics.held_seconds.observe(started.elapsed().as_secs_f64());
+        back
+    }
+}
+
+impl Failure {
+    fn plain(error: EdgeError) -> Self {
+        Self { error, rpc: false, body: Bytes::new() }
+    }
+
+    /// Fails a request whose body nobody has read: reads a little of it, for the id.
+    async fn unsent(error: EdgeError, request: Request<Incoming>) -> Self {
+        if request.method() != Method::POST {
+            return Self::plain(error);
+        }
+        let read = Limited::new(request.into_body(), ID_LIMIT).collect();
+        let body = match tokio::time::timeout(ID_TIMEOUT, read).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) | Err(_) => Bytes::new(),
+        };
+        Self { error, rpc: true, body }
+    }
+
+    fn after(error: EdgeError, exchange: &Exchange) -> Self {
+        Self { error, rpc: exchange.rpc, body: exchange.first.take() }
+    }
+}
+
+/// Judges the visitor; returns the link secret, where there is one, for the agent to judge too.
+fn gate(
+    share: &Share,
+    path: &PathAndQuery,
+    headers: &HeaderMap,
+) -> Result<(Option<HeaderValue>, Source), EdgeError> {
+    if headers.contains_key(LINK_HEADER) {
+        return Err(EdgeError::Malformed);
+    }
+    let presented = Presented::from_request(headers, path.query());
+    let grant = share.access().evaluate(&presented, unix_now())?;
+    let link = presented.link_secret().and_then(|secret| HeaderValue::from_bytes(secret).ok());
+    Ok((link, grant.source))
+}
+
+fn lane_failure(share: &Share, error: &LaneError) -> EdgeError {
+    let error: &dyn std::error::Error = error;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if inner
+            .downcast_ref::<crate::tunnel::visitor_body::VisitorBodyError>()
+            .is_some_and(|e| matches!(e, crate::tunnel::visitor_body::VisitorBodyError::TooLarge))
+        {
+            return EdgeError::TooLarge;
+        }
+        cause = inner.source();
+    }
+    tracing::debug!(share.name = %share.facts.name, error, "exchange failed");
+    EdgeError::AgentFailed
+}
+
+/// Tells whether two headers disagree about where the body ends (RFC 9112 §6.3): such a request is
+/// refused, whatever its sender meant.
+fn framing_is_ambiguous(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    lengths > 1 || (lengths == 1 && headers.contains_key(header::TRANSFER_ENCODING))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Returns the host the visitor asked for: `Host`, or `:authority` in HTTP/2.
+fn visitor_host(headers: &HeaderMap, uri: &Uri) -> HeaderValue {
+    let authority = uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    let host = authority.or_else(|| headers.get(header::HOST).cloned());
+    host.unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Returns `path` with the query of `of`.
+fn with_path(path: &str, of: &PathAndQuery) -> PathAndQuery {
+    if of.path() == path {
+        return of.clone();
+    }
+    let joined = match of.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    joined.parse().unwrap_or_else(|_| of.clone())
+}

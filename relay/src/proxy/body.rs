@@ -1,0 +1,258 @@
+//! The body of an answer on its way to the visitor: driven, flushed at once, never gathered.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::metrics::Metrics;
+use crate::tunnel::lane::Lane;
+use crate::tunnel::share::{InFlight, Share};
+
+/// How often an idle event stream gets a comment: below the 60 s at which proxies cut (design §7).
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const COMMENT: &[u8] = b": keep-alive\n\n";
+
+/// Why an answer broke off. The visitor's connection is then aborted, so that a cut answer never
+/// looks like a whole one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The agent went away in the middle.
+    #[error("the agent's answer broke off")]
+    Agent(#[source] hyper::Error),
+    /// Nothing moved for too long.
+    #[error("the agent's answer stood still for too long")]
+    Idle,
+}
+
+/// The body of any answer of the edge.
+#[derive(Debug)]
+pub enum EdgeBody {
+    /// Bytes of the relay's own.
+    Whole(Option<Bytes>),
+    /// What the agent answers.
+    Lane(Box<LaneBody>),
+}
+
+impl EdgeBody {
+    /// Makes an empty body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::Whole(None)
+    }
+}
+
+impl From<Bytes> for EdgeBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Lane(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Lane(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Lane(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// What the agent answers, with the lane it comes over.
+#[derive(Debug)]
+pub struct LaneBody {
+    incoming: Incoming,
+    lane: Option<(usize, Lane)>,
+    share: std::sync::Arc<Share>,
+    in_flight: Option<InFlight>,
+    metrics: Metrics,
+    events: Option<Events>,
+    idle: Duration,
+    moved: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl LaneBody {
+    /// Makes the body of an exchange. `events` says that it is an event stream.
+    pub(super) fn new(
+        incoming: Incoming,
+        lane: Option<(usize, Lane)>,
+        share: std::sync::Arc<Share>,
+        in_flight: InFlight,
+        metrics: Metrics,
+        events: bool,
+        idle: Duration,
+    ) -> Self {
+        let mut body = Self {
+            incoming,
+            lane,
+            share,
+            in_flight: Some(in_flight),
+            metrics,
+            events: events.then(Events::default),
+            idle,
+            moved: Instant::now(),
+            timer: None,
+        };
+        body.finish_if_ended();
+        body
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.poll_driven(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.metrics.bytes_out.inc_by(data.len() as u64);
+                    if let Some(events) = &mut self.events {
+                        events.saw(data);
+                    }
+                }
+                self.moved = Instant::now();
+                self.finish_if_ended();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.lane = None;
+                Poll::Ready(Some(Err(BodyError::Agent(error))))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.poll_stillness(cx),
+        }
+    }
+
+    /// Asks for the next piece, and lets the lane's connection fetch it.
+    fn poll_driven(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let ready @ Poll::Ready(_) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            return ready;
+        }
+        if let Some((_, lane)) = &mut self.lane
+            && lane.poll_drive(cx).is_ready()
+        {
+            self.lane = None;
+        }
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    /// Waits for the agent: says a word between events meanwhile, or gives up on a still body.
+    fn poll_stillness(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let patience = if self.events.is_some() { KEEP_ALIVE } else { self.idle };
+        let moved = self.moved;
+        let timer =
+            self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(moved + patience)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if moved + patience > Instant::now() {
+                timer.as_mut().reset(moved + patience);
+                continue;
+            }
+            let Some(events) = &self.events else {
+                return Poll::Ready(Some(Err(BodyError::Idle)));
+            };
+            timer.as_mut().reset(Instant::now() + patience);
+            if events.between() {
+                self.moved = Instant::now();
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(COMMENT)))));
+            }
+        }
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some((slot, lane)) = self.lane.take() {
+            self.share.give_back(slot, lane);
+        }
+        self.in_flight = None;
+    }
+}
+
+/// Knows whether an event stream stands between two events: only there may a comment be put in
+/// (HTML living standard §9.2.5: events end with an empty line).
+#[derive(Debug, Default)]
+struct Events {
+    tail: [u8; 4],
+    any: bool,
+}
+
+impl Events {
+    fn saw(&mut self, data: &[u8]) {
+        self.any |= !data.is_empty();
+        for byte in &data[data.len().saturating_sub(4)..] {
+            self.tail.rotate_left(1);
+            self.tail[3] = *byte;
+        }
+    }
+
+    fn between(&self) -> bool {
+        let [.., c, d] = self.tail;
+        !self.any
+            || (c, d) == (b'\n', b'\n')
+            || (c, d) == (b'\r', b'\r')
+            || &self.tail == b"\r\n\r\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_go_only_between_events() {
+        let mut events = Events::default();
+        assert!(events.between());
+        for (piece, between) in [
+            (&b"data: 1\n"[..], false),
+            (b"\n", true),
+            (b"data: 2\r\n\r", false),
+            (b"\n", true),
+            (b"", true),
+            (b"id: 3", false),
+            (b"\r\r", true),
+        ] {
+            events.saw(piece);
+            assert_eq!(events.between(), between, "after {piece:?}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! A relay as a value: [`Relay::start`] gives one that accepts, [`Relay::shutdown`] ends it well,
+//! dropping it ends it at once. The binary, the demo and every test start it the same way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mcpm_shared::proto::{Refusal, code};
+use mcpm_shared::scope::Scope;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::admin::{self, Admin, Phase};
+use crate::admission::{Admission, unix_now};
+use crate::cert::{self, CertError};
+use crate::config::Config;
+use crate::http::{self, Edge, Routes};
+use crate::metrics::Metrics;
+use crate::ports::Ports;
+use crate::proxy::Proxy;
+use crate::store::{Store, StoreError};
+use crate::tunnel::share::Share;
+use crate::tunnel::table::Table;
+use crate::tunnel::{TunnelParts, Tunnels};
+
+/// How often the janitor looks around; a share ends at most this much late.
+const JANITOR: Duration = Duration::from_secs(1);
+/// How long a name whose agent is gone stays in memory, and its lease live.
+const AWAY_KEPT: Duration = Duration::from_secs(300);
+/// How long the last tasks get after everything was told to end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How many connections may wait to be accepted: a burst of visitors, or all agents after a restart.
+const BACKLOG: u32 = 4096;
+
+/// Why a relay cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr} ({setting})")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The setting it came from.
+        setting: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl StartError {
+    /// Returns what an operator may do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Listen { source, setting, .. } => Some(match source.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    format!("Stop what listens there, or choose another address with {setting}")
+                }
+                std::io::ErrorKind::PermissionDenied => format!(
+                    "Ports below 1024 need a privilege: choose another with {setting}, or give \
+                     the service CAP_NET_BIND_SERVICE"
+                ),
+                _ => format!("Check {setting}"),
+            }),
+            Self::Cert(_) | Self::Store(_) => None,
+        }
+    }
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Relay {
+    addr: SocketAddr,
+    tunnel_addr: Option<SocketAddr>,
+    admin_addr: Option<SocketAddr>,
+    edge: Arc<Edge>,
+    phase: watch::Sender<Phase>,
+    /// Listeners and visitors: told to finish first.
+    visitors: Scope,
+    /// Agents, and what upgraded connections carry: ended after the visitors.
+    agents: Scope,
+    /// Janitor and admin listener: ended last.
+    services: Scope,
+}
+
+struct Bound {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Relay {
+    /// Starts a relay. It accepts connections when this returns.
+    ///
+    /// # Errors
+    /// When a listener, the certificate or the store fails.
+    pub async fn start(config: Config, ports: Ports) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let tls = match &ports.cert {
+            Some(cert) => Some(TlsAcceptor::from(Arc::new(cert::server_config(cert.as_ref())?))),
+            None => None,
+        };
+        let public = bind(config.listen, "--listen")?;
+        let tunnel = config.tunnel_listen.map(|addr| bind(addr, "--tunnel-listen")).transpose()?;
+        let admin = config.admin_listen.map(|addr| bind(addr, "--admin-listen")).transpose()?;
+        // Sessions of a process that died are over; their owners keep the names.
+        ports.store.release_node(&config.node, unix_now()).await?;
+        let (visitors, agents, services) = (Scope::new(), Scope::new(), Scope::new());
+        let tunnel_addr = tunnel.as_ref().map(|bound| bound.addr);
+        let edge = edge(&config, &ports, public.addr, tunnel_addr, &agents);
+        let metrics = edge.tunnels.metrics.clone();
+        let relay = Self {
+            addr: public.addr,
+            tunnel_addr,
+            admin_addr: admin.as_ref().map(|bound| bound.addr),
+            phase: watch::Sender::new(Phase::Serving),
+            edge: Arc::clone(&edge),
+            visitors,
+            agents,
+            services,
+        };
+        relay.listen(public, tls.clone(), Routes::Public);
+        if let Some(tunnel) = tunnel {
+            relay.listen(tunnel, tls, Routes::Tunnel);
+        }
+        relay.serve_background(admin, metrics, ports);
+        tracing::info!(addr = %relay.addr, domain = %config.domain, "relay up");
+        Ok(relay)
+    }
+
+    fn listen(&self, bound: Bound, tls: Option<TlsAcceptor>, routes: Routes) {
+        let (edge, scope) = (Arc::clone(&self.edge), self.visitors.clone());
+        let accept = http::accept(edge, bound.listener, tls, routes, scope);
+        self.visitors.spawn_essential(accept);
+    }
+
+    fn serve_background(&self, admin: Option<Bound>, metrics: Metrics, ports: Ports) {
+        let services = &self.services;
+        if let Some(bound) = admin {
+            let store = Arc::clone(&ports.store);
+            let router = admin::router(Admin { metrics, store, phase: self.phase.subscribe() });
+            let stop = services.clone();
+            services.spawn_essential(async move {
+                let served = axum::serve(bound.listener, router)
+                    .with_graceful_shutdown(async move { stop.cancelled().await });
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "admin listener failed");
+                }
+            });
+        }
+        if let Some(cert) = ports.cert {
+            services.spawn_until_cancelled(cert::keep_fresh(cert));
+        }
+        let admission = Arc::clone(&self.edge.tunnels.admission);
+        services.spawn_until_cancelled(async move { admission.follow_revocations().await });
+        services.spawn_until_cancelled(end_revoked_sessions(Arc::clone(&self.edge.tunnels)));
+        services.spawn_until_cancelled(janitor(Arc::clone(&self.edge)));
+    }
+
+    /// Returns the address of the public listener.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns the address of the extra tunnel listener.
+    #[must_use]
+    pub fn tunnel_addr(&self) -> Option<SocketAddr> {
+        self.tunnel_addr
+    }
+
+    /// Returns the address of the admin listener.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// Waits until a part of the relay that the rest needs has ended by itself. Cancel-safe.
+    pub async fn closed(&self) {
+        tokio::select! {
+            () = self.visitors.cancelled() => {}
+            () = self.services.cancelled() => {}
+        }
+    }
+
+    /// Ends the relay well: accepts nothing new, asks agents to go elsewhere, lets requests end
+    /// within the grace period, then closes everything. Returns how many requests were cut.
+    pub async fn shutdown(self) -> usize {
+        let grace = self.edge.config.timing.grace;
+        self.edge.draining.store(true, Ordering::Relaxed);
+        self.phase.send_replace(Phase::Draining);
+        for session in self.edge.tunnels.sessions() {
+            session.go_away("the relay is restarting", grace);
+        }
+        let cut = self.visitors.clone().drain(grace).await;
+        if cut > 0 {
+            tracing::warn!(requests = cut, "grace period over; requests cut");
+        }
+        self.edge.abort.cancel();
+        let tasks = self.agents.clone().drain(LAST_WORDS).await
+            + self.services.clone().drain(LAST_WORDS).await;
+        tracing::info!(tasks.left = tasks, "relay down");
+        cut
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.visitors.cancel();
+        self.edge.abort.cancel();
+        self.agents.cancel();
+        self.services.cancel();
+    }
+}
+
+fn edge(
+    config: &Arc<Config>,
+    ports: &Ports,
+    bound: SocketAddr,
+    tunnel_bound: Option<SocketAddr>,
+    agents: &Scope,
+) -> Arc<Edge> {
+    let table = Arc::new(Table::default());
+    let metrics = Metrics::new();
+    let (key, store) = (ports.key.clone(), Arc::clone(&ports.store));
+    let admission = Admission::new(config.auth.clone(), key.clone(), Arc::clone(&store));
+    let parts = TunnelParts {
+        config: Arc::clone(config),
+        admission: Arc::new(admission),
+        store: Arc::clone(&store),
+        table: Arc::clone(&table),
+        key,
+        metrics: metrics.clone(),
+        bound,
+        tunnel_bound,
+    };
+    Arc::new(Edge {
+        config: Arc::clone(config),
+        proxy: Proxy::new(Arc::clone(config), table, store, metrics, agents.child()),
+        tunnels: Arc::new(Tunnels::new(parts, agents.child())),
+        draining: false.into(),
+        abort: Scope::new(),
+    })
+}
+
+fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
+    let fail = |source| StartError::Listen { addr, setting, source };
+    let socket = if addr.is_ipv4() {
+        tokio::net::TcpSocket::new_v4()
+    } else {
+        tokio::net::TcpSocket::new_v6()
+    };
+    let socket = socket.map_err(fail)?;
+    // Connections of a process that just ended must not keep its successor from the port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true).map_err(fail)?;
+    socket.bind(addr).map_err(fail)?;
+    let listener = socket.listen(BACKLOG).map_err(fail)?;
+    let addr = listener.local_addr().map_err(fail)?;
+    Ok(Bound { listener, addr })
+}
+
+/// Ends sessions whose token was revoked, as soon as that is known.
+async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
+    let mut revoked = tunnels.admission.revoked();
+    while revoked.changed().await.is_ok() {
+        end_sessions_without_right(&tunnels);
+    }
+}
+
+fn end_sessions_without_right(tunnels: &Tunnels) {
+    let now = unix_now();
+    for session in tunnels.sessions() {
+        if let Err(refusal) = tunnels.admission.recheck(&session.admitted, now) {
+            tracing::info!(agent.id = %session.admitted.subject, code = %refusal.code, "session ended");
+            session.scope.cancel();
+        }
+    }
+}
+
+/// Does what time brings: ends shares and sessions, forgets names and addresses at rest.
+async fn janitor(edge: Arc<Edge>) {
+    let mut ticks = tokio::time::interval(JANITOR);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (tunnels, store) = (&edge.tunnels, &edge.tunnels.store);
+    loop {
+        ticks.tick().await;
+        end_sessions_without_right(tunnels);
+        let now = unix_now();
+        for share in tunnels.table.live() {
+            if share.is_expired(now) {
+                expire(tunnels, &share).await;
+            } else {
+                share.tidy_lanes();
+            }
+        }
+        for name in tunnels.table.sweep(AWAY_KEPT) {
+            end_lease(store.as_ref(), &name, now).await;
+        }
+        edge.proxy.tidy();
+        tunnels.tidy();
+    }
+}
+
+async fn expire(tunnels: &Tunnels, share: &Arc<Share>) {
+    let facts = &share.facts;
+    tracing::info!(share.name = %facts.name, "share expired");
+    let message = format!("the share `{}` has come to its end", facts.name);
+    share.session.revoke(facts.id, Refusal::new(code::EXPIRED, message));
+    tunnels.table.away(share);
+    share.drop_lanes();
+    tunnels.metrics.shares.dec();
+    end_lease(tunnels.store.as_ref(), &facts.name, unix_now()).await;
+}
+
+async fn end_lease(store: &dyn Store, name: &mcpm_shared::name::Name, now: u64) {
+    let ended = match store.lease(name).await {
+        Ok(Some(lease)) if lease.is_live(now) => {
+            store.release(name, &lease.owner, lease.generation, now).await.map(|_| ())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(error = &error as &dyn std::error::Error, "lease not ended in the store");
+    }
+}

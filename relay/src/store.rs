@@ -1,0 +1,220 @@
+//! The port [`Store`]: what a relay must not forget. Leases, agent tokens and the audit trail.
+//!
+//! Nothing is written on the path of a visitor's request. Every decision over a name is one atomic
+//! operation; clocks are arguments, in Unix seconds. Two implementations, one contract
+//! (`store/contract.rs`): [`MemoryStore`] and, with feature `sqlx`, [`SqlStore`].
+
+#[cfg(test)]
+mod contract;
+mod memory;
+#[cfg(feature = "sqlx")]
+mod sqlx;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use mcpm_shared::name::Name;
+use mcpm_shared::proto::ShareMode;
+use serde::Serialize;
+
+#[cfg(feature = "sqlx")]
+pub use self::sqlx::SqlStore;
+pub use memory::MemoryStore;
+
+/// The right of one owner to one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The name.
+    pub name: Name,
+    /// Who owns it: see [`crate::admission::Owner`].
+    pub owner: String,
+    /// Counts the claims of the name; a higher one fences all lower ones off.
+    pub generation: u64,
+    /// The node that holds the session.
+    pub node: String,
+    /// What travels.
+    pub mode: ShareMode,
+    /// When this generation was claimed.
+    pub claimed_at: u64,
+    /// When the share ends unless it is renewed.
+    pub held_until: Option<u64>,
+    /// When the share was given up, or lost with its node.
+    pub released_at: Option<u64>,
+}
+
+impl Lease {
+    /// Tells whether the share is up, or may come back before anybody notices.
+    pub fn is_live(&self, now: u64) -> bool {
+        self.released_at.is_none() && self.held_until.is_none_or(|until| now < until)
+    }
+
+    /// Returns when the share ended, if it has.
+    pub fn ended_at(&self, now: u64) -> Option<u64> {
+        let expired = self.held_until.filter(|until| *until <= now);
+        match (self.released_at, expired) {
+            (Some(released), Some(expired)) => Some(released.min(expired)),
+            (released, expired) => released.or(expired),
+        }
+    }
+}
+
+/// Asks for a name.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The name wanted.
+    pub name: Name,
+    /// Who wants it.
+    pub owner: String,
+    /// The node that holds the session.
+    pub node: String,
+    /// What travels.
+    pub mode: ShareMode,
+    /// A generation that was surely given before, from a resume ticket; else 0.
+    pub floor_generation: u64,
+    /// The present.
+    pub now: u64,
+    /// When the share shall end unless it is renewed.
+    pub expires_at: Option<u64>,
+    /// For how many seconds an ended lease keeps others out.
+    pub keep_secs: u64,
+    /// How many live names the owner may have, this one included.
+    pub max_live: u32,
+}
+
+/// Why a name was not given.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// Somebody else owns it.
+    #[error("the name `{0}` belongs to somebody else")]
+    Taken(Name),
+    /// The owner has as many live names as allowed.
+    #[error("the owner has {max} live shares already, and no more are allowed")]
+    TooMany {
+        /// The number allowed.
+        max: u32,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the relay's database failed to {action}")]
+pub struct StoreError {
+    action: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// Makes an error: `action` says what was attempted, as in "claim a name".
+    pub fn new(
+        action: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { action, source: source.into() }
+    }
+}
+
+/// A token that the relay issued, as far as the relay keeps it: never the token itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TokenRecord {
+    /// Its id.
+    pub jti: String,
+    /// Whom it was issued to.
+    pub subject: String,
+    /// Patterns of the names it allows.
+    pub names: Vec<String>,
+    /// How many live shares it allows; absent for the relay's default.
+    pub max_shares: Option<u32>,
+    /// Thumbprint of the only agent key that may use it.
+    pub bound_to: Option<String>,
+    /// When it was issued.
+    pub issued_at: u64,
+    /// When it ends.
+    pub expires_at: u64,
+    /// When it was revoked.
+    pub revoked_at: Option<u64>,
+}
+
+/// One line of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AuditEvent {
+    /// When.
+    pub at: u64,
+    /// What, such as `token.issue` or `name.claim`.
+    pub action: String,
+    /// Who: an owner, or `operator`.
+    pub actor: String,
+    /// To what: a name or the id of a token.
+    pub object: String,
+}
+
+/// Keeps what a relay must not forget.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Gives a name to its owner, in one atomic step.
+    ///
+    /// The same owner always wins, and gets a generation above all earlier ones and above the
+    /// floor. Another owner wins only when the lease ended longer ago than `keep_secs`.
+    async fn claim(&self, claim: Claim) -> Result<Lease, ClaimError>;
+
+    /// Moves the end of a live lease; `false` when this generation is not live.
+    async fn renew(
+        &self,
+        name: &Name,
+        generation: u64,
+        now: u64,
+        expires_at: Option<u64>,
+    ) -> Result<bool, StoreError>;
+
+    /// Ends a lease; `false` when this generation of this owner is not live.
+    async fn release(
+        &self,
+        name: &Name,
+        owner: &str,
+        generation: u64,
+        now: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// Ends all leases of a node: called when the node starts, for those that it died with.
+    async fn release_node(&self, node: &str, now: u64) -> Result<u64, StoreError>;
+
+    /// Returns the lease of a name, live or not.
+    async fn lease(&self, name: &Name) -> Result<Option<Lease>, StoreError>;
+
+    /// Returns all leases, live or not, by name.
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
+
+    /// Counts the live names of an owner.
+    async fn live_names(&self, owner: &str, now: u64) -> Result<u64, StoreError>;
+
+    /// Keeps a token that was just issued.
+    async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError>;
+
+    /// Returns one token.
+    async fn token(&self, jti: &str) -> Result<Option<TokenRecord>, StoreError>;
+
+    /// Returns all tokens, oldest first.
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
+
+    /// Revokes a token; `false` when there is none with this id. The first revocation counts.
+    async fn revoke_token(&self, jti: &str, now: u64) -> Result<bool, StoreError>;
+
+    /// Returns the ids of tokens that are revoked and would be good otherwise.
+    async fn revoked(&self, now: u64) -> Result<Vec<String>, StoreError>;
+
+    /// Adds to the audit trail.
+    async fn audit(&self, event: AuditEvent) -> Result<(), StoreError>;
+
+    /// Returns the newest events of the audit trail, newest first.
+    async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditEvent>, StoreError>;
+
+    /// Forgets leases, tokens and events that ended before a time; returns how many.
+    async fn prune(&self, before: u64) -> Result<u64, StoreError>;
+
+    /// Tells whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,460 @@
+//! Agents: the handshake of a tunnel connection, and what is driven while it lives.
+//!
+//! Refusals are plain HTTP answers before the upgrade, so that an agent can tell a wrong secret from
+//! a bad network. After it a connection is three tasks: the mux, the control reader and the control
+//! writer; when one ends, all end.
+
+pub mod control;
+pub mod lane;
+pub mod session;
+pub mod share;
+pub mod table;
+pub mod visitor_body;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use mcpm_shared::mux::{self, Activity, Incoming as Streams, MuxStream, Opener, Side};
+use mcpm_shared::proto::control::{self as wire, AgentMessage, Hello, RelayMessage, Welcome};
+use mcpm_shared::proto::{
+    DEAD_AFTER, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_STREAMS, PROTOCOL_VERSION, Refusal,
+    SUBPROTOCOL, code,
+};
+use mcpm_shared::scope::Scope;
+use mcpm_shared::token::Token;
+use tokio::io::{AsyncWrite, ReadHalf};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use self::session::Session;
+use self::share::rate_address;
+use self::table::Table;
+use crate::admission::{Admission, Admitted, Refused, unix_now};
+use crate::config::Config;
+use crate::keys::RelayKey;
+use crate::metrics::{Metrics, Tracked};
+use crate::quota::Keyed;
+use crate::store::Store;
+
+/// How many control messages may wait for an agent that reads slowly.
+const CONTROL_QUEUE: usize = 256;
+
+/// What the parts of a relay share about its agents.
+#[derive(Debug)]
+pub struct Tunnels {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Who may have a session.
+    pub admission: Arc<Admission>,
+    /// Leases.
+    pub store: Arc<dyn Store>,
+    /// Live shares.
+    pub table: Arc<Table>,
+    /// Signs resume tickets.
+    pub key: RelayKey,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Where the public listener listens.
+    pub bound: SocketAddr,
+    /// The origins an assertion may be meant for.
+    pub audiences: Vec<String>,
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    handshakes: Keyed<IpAddr>,
+    claims: ClaimRates,
+    scope: Scope,
+}
+
+/// How often names may be claimed.
+#[derive(Debug)]
+struct ClaimRates {
+    by_key: Keyed<String>,
+    by_address: Keyed<IpAddr>,
+}
+
+/// What the parts of a relay hand to [`Tunnels::new`].
+#[derive(Debug)]
+pub struct TunnelParts {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Who may have a session.
+    pub admission: Arc<Admission>,
+    /// Leases.
+    pub store: Arc<dyn Store>,
+    /// Live shares.
+    pub table: Arc<Table>,
+    /// Signs resume tickets.
+    pub key: RelayKey,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Where the public listener listens.
+    pub bound: SocketAddr,
+    /// Where the extra tunnel listener listens.
+    pub tunnel_bound: Option<SocketAddr>,
+}
+
+/// One upgraded connection, on its way to a session.
+struct Connected {
+    opener: Opener,
+    reader: ReadHalf<MuxStream>,
+    streams: Streams,
+    outbox: mpsc::Sender<RelayMessage>,
+    activity: Activity,
+    scope: Scope,
+    peer: IpAddr,
+}
+
+impl Tunnels {
+    /// Makes the meeting place of agents.
+    #[must_use]
+    pub fn new(parts: TunnelParts, scope: Scope) -> Self {
+        let TunnelParts { config, admission, store, table, key, metrics, bound, tunnel_bound } =
+            parts;
+        let limits = &config.limits;
+        Self {
+            audiences: config.audiences(bound, tunnel_bound),
+            handshakes: Keyed::per_minute(limits.handshakes_per_minute),
+            claims: ClaimRates {
+                by_key: Keyed::per_minute(limits.claims_per_minute_per_key),
+                by_address: Keyed::per_minute(limits.claims_per_minute_per_address),
+            },
+            sessions: Mutex::default(),
+            config,
+            admission,
+            store,
+            table,
+            key,
+            metrics,
+            bound,
+            scope,
+        }
+    }
+
+    /// Returns the sessions that are up.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.locked().values().cloned().collect()
+    }
+
+    /// Forgets addresses at rest; called by the janitor.
+    pub fn tidy(&self) {
+        let _full =
+            self.handshakes.sweep() | self.claims.by_key.sweep() | self.claims.by_address.sweep();
+    }
+
+    /// Answers `GET /v1/tunnel`: with the switch to WebSocket, or with a refusal.
+    pub async fn upgrade(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+        peer: IpAddr,
+        draining: bool,
+    ) -> Response<String> {
+        let started = tokio::time::Instant::now();
+        let outcome = self.handshake(&request, peer, draining).await;
+        self.metrics.handshake_seconds.observe(started.elapsed().as_secs_f64());
+        let (admitted, accept) = match outcome {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let code = refused.refusal.code.clone().into_owned();
+                tracing::info!(code, message = %refused.refusal.message, "agent refused");
+                self.metrics.refusal(known_code(&code));
+                return refusal_response(&refused);
+            }
+        };
+        self.metrics.handshakes.inc();
+        let tunnels = Arc::clone(self);
+        let upgrade = hyper::upgrade::on(&mut request);
+        self.scope.spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade).await {
+                Ok(Ok(upgraded)) => tunnels.connection(upgraded, admitted, peer).await,
+                Ok(Err(error)) => tracing::debug!(%error, "tunnel upgrade failed"),
+                Err(_) => tracing::debug!("tunnel upgrade timed out"),
+            }
+        });
+        switching(&accept)
+    }
+
+    async fn handshake(
+        &self,
+        request: &Request<Incoming>,
+        peer: IpAddr,
+        draining: bool,
+    ) -> Result<(Admitted, String), Refused> {
+        if draining {
+            return Err(unavailable("the relay is restarting"));
+        }
+        if let Err(wait) = self.handshakes.check(&rate_address(peer)) {
+            let refusal =
+                Refusal::new(code::RATE_LIMITED, "too many connections from this address")
+                    .retry_after(wait.as_secs().max(1));
+            return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, refusal));
+        }
+        let accept = websocket_key(request)?;
+        let admitted = self
+            .admission
+            .authenticate(bearer(request.headers())?, &self.audiences, unix_now())
+            .await?;
+        if self.locked().len() >= self.config.limits.max_sessions {
+            return Err(unavailable("the relay is full"));
+        }
+        Ok((admitted, accept))
+    }
+
+    /// Drives one connection from its upgrade to its end.
+    async fn connection(
+        self: Arc<Self>,
+        upgraded: hyper::upgrade::Upgraded,
+        admitted: Admitted,
+        peer: IpAddr,
+    ) {
+        let _counted = Tracked::new(&self.metrics.connections);
+        let scope = self.scope.child();
+        let _ends_all = scope.guard();
+        let socket = WebSocketStream::from_raw_socket(
+            TokioIo::new(upgraded),
+            Role::Server,
+            Some(mux::websocket_config()),
+        )
+        .await;
+        let activity = Activity::default();
+        let (opener, mut streams, driver) =
+            mux::connect(socket, Side::Relay, activity.clone(), scope.token().clone());
+        scope.spawn_essential(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection failed");
+            }
+        });
+        let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, streams.recv()).await else {
+            return tracing::debug!("agent opened no control stream");
+        };
+        let (mut reader, writer) = tokio::io::split(stream);
+        let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, wire::read(&mut reader)).await {
+            Ok(Ok(AgentMessage::Hello(hello))) => hello,
+            Ok(_) | Err(_) => return tracing::debug!("agent said no hello"),
+        };
+        let (outbox, messages) = mpsc::channel(CONTROL_QUEUE);
+        scope.spawn_essential(write_control(writer, messages, scope.clone()));
+        let connected = Connected { opener, reader, streams, outbox, activity, scope, peer };
+        self.join(connected, hello, admitted).await;
+    }
+
+    /// Makes the connection part of its session, or its session's first.
+    async fn join(self: Arc<Self>, connected: Connected, hello: Hello, admitted: Admitted) {
+        let existing = hello.session.as_ref().and_then(|id| self.locked().get(id).cloned());
+        // A session belongs to a key: knowing its id is not enough.
+        let existing = existing.filter(|session| session.admitted.subject == admitted.subject);
+        if hello.session.is_some() && existing.is_none() {
+            return tracing::debug!("agent named a session that is not its own or has ended");
+        }
+        let primary = existing.is_none();
+        let session = existing.unwrap_or_else(|| self.open_session(&connected, admitted));
+        let Some(slot) = session.add_connection(connected.opener.clone()) else {
+            return tracing::debug!(session.id = %session.id, "too many connections");
+        };
+        let welcome = RelayMessage::Welcome(self.welcome(&session));
+        if connected.outbox.send(welcome).await.is_err() {
+            return;
+        }
+        let scope = connected.scope.clone();
+        tokio::select! {
+            () = self.converse(connected, &session, primary) => {}
+            () = session.scope.cancelled() => {}
+            () = scope.cancelled() => {}
+        }
+        session.remove_connection(slot);
+        if primary {
+            self.close_session(&session);
+        }
+    }
+
+    fn open_session(&self, connected: &Connected, admitted: Admitted) -> Arc<Session> {
+        let id = Token::generate().expose().to_owned();
+        tracing::info!(agent.id = %admitted.subject, "agent connected");
+        let session =
+            Session::new(id.clone(), admitted, connected.outbox.clone(), self.scope.child());
+        let session = Arc::new(session);
+        self.locked().insert(id, Arc::clone(&session));
+        self.metrics.sessions.inc();
+        session
+    }
+
+    fn close_session(&self, session: &Arc<Session>) {
+        session.scope.cancel();
+        self.locked().remove(&session.id);
+        self.metrics.sessions.dec();
+        for share in session.take_shares() {
+            self.table.away(&share);
+            share.drop_lanes();
+            self.metrics.shares.dec();
+        }
+        tracing::info!(agent.id = %session.admitted.subject, "agent gone");
+    }
+
+    fn welcome(&self, session: &Session) -> Welcome {
+        let limits = &self.config.limits;
+        let mut capabilities = Vec::new();
+        if self.config.http_mode {
+            capabilities.push("http".to_owned());
+        }
+        Welcome {
+            version: PROTOCOL_VERSION,
+            relay: concat!("mcpm-relay/", env!("CARGO_PKG_VERSION")).to_owned(),
+            node: self.config.node.clone(),
+            session: session.id.clone(),
+            limits: wire::Limits {
+                connections: MAX_CONNECTIONS,
+                streams: u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX),
+                shares: session.admitted.max_shares.unwrap_or(limits.max_shares_per_owner),
+                body_bytes: limits.max_body_bytes,
+            },
+            capabilities,
+        }
+    }
+
+    /// Reads what the agent says until it says no more for too long. Streams that an agent opens
+    /// beside its control stream are against the protocol, and reset.
+    async fn converse(&self, mut connected: Connected, session: &Arc<Session>, primary: bool) {
+        let mut streams = connected.streams;
+        let mut speaker = control::Speaker {
+            tunnels: self,
+            session,
+            peer: connected.peer,
+            outbox: connected.outbox,
+            primary,
+        };
+        let talk = async {
+            loop {
+                match wire::read::<AgentMessage>(&mut connected.reader).await {
+                    Ok(message) => speaker.handle(message).await,
+                    Err(error) => return tracing::debug!(%error, "control stream ended"),
+                }
+            }
+        };
+        let refuse = async {
+            while let Some(stream) = streams.recv().await {
+                drop(stream)
+            }
+        };
+        tokio::select! {
+            () = talk => {}
+            () = refuse => {}
+            () = silence(&connected.activity) => tracing::debug!("agent fell silent"),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until nothing came for [`DEAD_AFTER`].
+async fn silence(activity: &Activity) {
+    loop {
+        match DEAD_AFTER.checked_sub(activity.silence()) {
+            Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+            _ => return,
+        }
+    }
+}
+
+async fn write_control(
+    mut writer: impl AsyncWrite + Unpin,
+    mut messages: mpsc::Receiver<RelayMessage>,
+    scope: Scope,
+) {
+    while let Some(Some(message)) = scope.token().run_until_cancelled(messages.recv()).await {
+        let written = tokio::time::timeout(DEAD_AFTER, wire::write(&mut writer, &message)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Checks that a request asks for our WebSocket, and returns the key that accepts it (RFC 6455
+/// §4.2).
+fn websocket_key(request: &Request<Incoming>) -> Result<String, Refused> {
+    let headers = request.headers();
+    let has = |name: header::HeaderName, token: &str| {
+        let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+    };
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let websocket = request.method() == Method::GET
+        && has(header::CONNECTION, "upgrade")
+        && has(header::UPGRADE, "websocket")
+        && has(header::SEC_WEBSOCKET_VERSION, "13");
+    if !has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) || !websocket {
+        let mut refusal = Refusal::new(
+            code::UNSUPPORTED_VERSION,
+            format!("this is the tunnel endpoint of an mcpm relay: it speaks {SUBPROTOCOL}"),
+        )
+        .hint("Update mcpm, or the relay");
+        refusal.versions = vec![PROTOCOL_VERSION];
+        return Err(Refused::new(StatusCode::UPGRADE_REQUIRED, refusal));
+    }
+    Ok(derive_accept_key(key.map(HeaderValue::as_bytes).unwrap_or_default()))
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = value
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.map(|(_, token)| token.trim()).ok_or_else(|| {
+        let refusal = Refusal::new(code::BAD_CREDENTIAL, "no assertion was sent");
+        Refused::new(StatusCode::UNAUTHORIZED, refusal)
+    })
+}
+
+fn unavailable(message: &str) -> Refused {
+    let refusal = Refusal::new(code::UNAVAILABLE, message).retry_after(2);
+    Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal)
+}
+
+fn switching(accept: &str) -> Response<String> {
+    let mut response = Response::new(String::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+fn refusal_response(refused: &Refused) -> Response<String> {
+    let body = serde_json::to_string(&refused.refusal).unwrap_or_default();
+    let mut response = Response::new(body);
+    *response.status_mut() = refused.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = refused.refusal.retry_after_secs {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if refused.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    response
+}
+
+/// Returns the code as the metrics know it: a label must not grow by what a message says.
+fn known_code(text: &str) -> &'static str {
+    let known = [
+        code::BAD_CREDENTIAL,
+        code::CLOCK_SKEW,
+        code::REPLAYED,
+        code::FORBIDDEN,
+        code::UNSUPPORTED_VERSION,
+        code::RATE_LIMITED,
+        code::UNAVAILABLE,
+    ];
+    known.into_iter().find(|code| *code == text).unwrap_or("other")
+}

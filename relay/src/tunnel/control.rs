@@ -1,0 +1,277 @@
+//! What an agent asks for on its control stream.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mcpm_shared::name::Name;
+use mcpm_shared::proto::control::{
+    AgentMessage, Beat, Claim, Claimed, Refused, RelayMessage, Release, Unsupported, Update,
+};
+use mcpm_shared::proto::{Refusal, ShareMode, code};
+use tokio::sync::mpsc;
+
+use super::Tunnels;
+use super::session::Session;
+use super::share::{Share, ShareFacts, rate_address};
+use super::table::Installed;
+use crate::admission::unix_now;
+use crate::grants::Ticket;
+use crate::host;
+use crate::metrics::ClaimResult;
+use crate::store::{Claim as StoreClaim, ClaimError, Lease};
+
+/// How long a ticket is good: as long as a name stays with its owner.
+const TICKET_SECS: u64 = 30 * 24 * 3600;
+
+/// One control stream's side of the conversation.
+pub(super) struct Speaker<'a> {
+    pub(super) tunnels: &'a Tunnels,
+    pub(super) session: &'a Arc<Session>,
+    pub(super) peer: IpAddr,
+    pub(super) outbox: mpsc::Sender<RelayMessage>,
+    /// Whether this is the session's first connection: only that one claims.
+    pub(super) primary: bool,
+}
+
+impl Speaker<'_> {
+    /// Does what a message asks for and answers it. Not cancel-safe.
+    pub(super) async fn handle(&mut self, message: AgentMessage) {
+        match message {
+            AgentMessage::Ping(beat) => self.say(RelayMessage::Pong(Beat { seq: beat.seq })).await,
+            AgentMessage::Claim(claim) if self.primary => self.claim(claim).await,
+            AgentMessage::Update(update) if self.primary => self.update(update).await,
+            AgentMessage::Release(release) if self.primary => self.release(release).await,
+            // Nothing is asked yet that an agent could decide over; an answer changes nothing.
+            AgentMessage::Decision(_) | AgentMessage::Unsupported(_) => {}
+            _ => self.say(RelayMessage::Unsupported(Unsupported { message_type: None })).await,
+        }
+    }
+
+    async fn say(&self, message: RelayMessage) {
+        // The writer's end is noticed by whoever drives the connection.
+        let _sent = self.outbox.send(message).await;
+    }
+
+    async fn refuse(&self, request: u32, refusal: Refusal) {
+        tracing::info!(code = %refusal.code, agent.id = %self.session.admitted.subject, "refused");
+        self.say(RelayMessage::Refused(Refused { request, refusal })).await;
+    }
+
+    async fn claim(&self, claim: Claim) {
+        let request = claim.request;
+        match self.granted(&claim).await {
+            Ok((lease, expires_at)) => self.install(claim, lease, expires_at).await,
+            Err((result, refusal)) => {
+                self.tunnels.metrics.claim(result);
+                self.refuse(request, refusal).await;
+            }
+        }
+    }
+
+    /// Decides over a claim, last of all in the store.
+    async fn granted(&self, claim: &Claim) -> Result<(Lease, Option<u64>), (ClaimResult, Refusal)> {
+        self.check_claim(claim)?;
+        let (tunnels, admitted) = (self.tunnels, &self.session.admitted);
+        let now = unix_now();
+        let ttl = tunnels.config.timing.share_ttl.map(|ttl| ttl.as_secs());
+        let wanted = [claim.expires_in_secs, ttl].into_iter().flatten().min();
+        let expires_at = wanted.map(|secs| now.saturating_add(secs));
+        let limit = admitted.max_shares.unwrap_or(tunnels.config.limits.max_shares_per_owner);
+        let ask = StoreClaim {
+            name: claim.name.clone(),
+            owner: admitted.owner.as_str().to_owned(),
+            node: tunnels.config.node.clone(),
+            mode: claim.mode,
+            floor_generation: self.ticket_floor(claim, now),
+            now,
+            expires_at,
+            keep_secs: tunnels.config.timing.keep_name.as_secs(),
+            max_live: limit,
+        };
+        match tunnels.store.claim(ask).await {
+            Ok(lease) => Ok((lease, expires_at)),
+            Err(error) => Err(store_refusal(&error)),
+        }
+    }
+
+    fn check_claim(&self, claim: &Claim) -> Result<(), (ClaimResult, Refusal)> {
+        let (tunnels, admitted) = (self.tunnels, &self.session.admitted);
+        let by_key = tunnels.claims.by_key.check(&admitted.subject);
+        let by_address = tunnels.claims.by_address.check(&rate_address(self.peer));
+        if let Err(wait) = by_key.and(by_address) {
+            let refusal =
+                Refusal::new(code::RATE_LIMITED, "too many names claimed in a short time")
+                    .retry_after(wait.as_secs().max(1));
+            return Err((ClaimResult::Limited, refusal));
+        }
+        let forbidden = |refusal| Err((ClaimResult::Forbidden, refusal));
+        if host::is_reserved(&claim.name) {
+            let message = format!("the relay keeps the name `{}` for itself", claim.name);
+            return forbidden(
+                Refusal::new(code::NAME_RESERVED, message).hint("Choose another --subdomain"),
+            );
+        }
+        if !admitted.names.allows(&claim.name) {
+            let message = format!("the token does not allow the name `{}`", claim.name);
+            let allowed = admitted.names.to_texts().join(", ");
+            return forbidden(
+                Refusal::new(code::NAME_FORBIDDEN, message)
+                    .hint(format!("Choose a --subdomain that it allows: {allowed}")),
+            );
+        }
+        if claim.mode == ShareMode::Http && !tunnels.config.http_mode {
+            return forbidden(
+                Refusal::new(code::MODE_FORBIDDEN, "this relay serves MCP only, not any HTTP")
+                    .hint("Share an MCP server with `mcpm share`, or use a relay with --http-mode"),
+            );
+        }
+        if let Err(refusal) = tunnels.admission.recheck(admitted, unix_now()) {
+            return forbidden(refusal);
+        }
+        Ok(())
+    }
+
+    /// Returns the generation that a valid ticket proves, so that a store that forgot does not
+    /// count from one again.
+    fn ticket_floor(&self, claim: &Claim, now: u64) -> u64 {
+        let Some(ticket) = &claim.ticket else { return 0 };
+        match self.tunnels.key.verify_ticket(ticket, now) {
+            Ok(ticket)
+                if ticket.name == claim.name
+                    && ticket.owner == self.session.admitted.owner.as_str() =>
+            {
+                ticket.generation
+            }
+            Ok(_) | Err(_) => 0,
+        }
+    }
+
+    async fn install(&self, claim: Claim, lease: Lease, expires_at: Option<u64>) {
+        let (tunnels, session) = (self.tunnels, self.session);
+        let facts = ShareFacts {
+            id: session.next_share_id(),
+            name: lease.name.clone(),
+            generation: lease.generation,
+            owner: lease.owner.clone(),
+            mode: claim.mode,
+        };
+        let claimed = self.claimed(&claim, &facts, expires_at);
+        let share = Share::new(facts, Arc::clone(session), claim.access, expires_at);
+        let share = Arc::new(share);
+        // The agent hears of the share before any visitor's stream can name it: both take the same
+        // connection's order, or the agent waits for the message when streams overtake it.
+        session.add_share(Arc::clone(&share));
+        self.say(RelayMessage::Claimed(claimed)).await;
+        match tunnels.table.install(&share) {
+            Installed::Serving(displaced) => {
+                tunnels.metrics.claim(ClaimResult::Given);
+                tunnels.metrics.shares.inc();
+                tracing::info!(
+                    share.name = %share.facts.name,
+                    share.generation = share.facts.generation,
+                    agent.id = %session.admitted.subject,
+                    "share up"
+                );
+                if let Some(displaced) = displaced {
+                    self.displace(&displaced);
+                }
+            }
+            Installed::Superseded => session.revoke(share.facts.id, superseded(&share.facts.name)),
+        }
+        if session.scope.is_cancelled() {
+            // The session ended while the store worked, after its shares were taken down.
+            tunnels.table.away(&share);
+        }
+    }
+
+    fn displace(&self, displaced: &Arc<Share>) {
+        displaced.session.revoke(displaced.facts.id, superseded(&displaced.facts.name));
+        displaced.drop_lanes();
+        self.tunnels.metrics.shares.dec();
+    }
+
+    fn claimed(&self, claim: &Claim, facts: &ShareFacts, expires_at: Option<u64>) -> Claimed {
+        let tunnels = self.tunnels;
+        let ticket = Ticket {
+            name: facts.name.clone(),
+            owner: facts.owner.clone(),
+            generation: facts.generation,
+            expires_at: unix_now().saturating_add(TICKET_SECS),
+        };
+        Claimed {
+            request: claim.request,
+            share: facts.id,
+            name: facts.name.clone(),
+            url: tunnels.config.share_url(tunnels.bound, &facts.name),
+            generation: facts.generation,
+            ticket: tunnels.key.sign_ticket(&ticket),
+            expires_at,
+        }
+    }
+
+    async fn update(&self, update: Update) {
+        let Some(share) = self.session.share(update.share) else {
+            return self.refuse(update.request, no_such_share()).await;
+        };
+        if let Some(access) = update.access {
+            share.set_access(access);
+        }
+        if let Some(secs) = update.expires_in_secs {
+            let now = unix_now();
+            let ttl = self.tunnels.config.timing.share_ttl.map(|ttl| ttl.as_secs());
+            let expires_at = now.saturating_add(ttl.map_or(secs, |ttl| ttl.min(secs)));
+            let (name, generation) = (&share.facts.name, share.facts.generation);
+            match self.tunnels.store.renew(name, generation, now, Some(expires_at)).await {
+                Ok(true) => share.set_expiry(Some(expires_at)),
+                Ok(false) => self.refuse(update.request, no_such_share()).await,
+                Err(error) => {
+                    self.refuse(update.request, store_refusal(&error.into()).1).await;
+                }
+            }
+        }
+    }
+
+    async fn release(&self, release: Release) {
+        let Some(share) = self.session.remove_share(release.share) else {
+            return self.refuse(release.request, no_such_share()).await;
+        };
+        let (tunnels, facts) = (self.tunnels, &share.facts);
+        tunnels.table.away(&share);
+        share.drop_lanes();
+        tunnels.metrics.shares.dec();
+        let now = unix_now();
+        let released = tunnels.store.release(&facts.name, &facts.owner, facts.generation, now);
+        if let Err(error) = released.await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "release not recorded");
+        }
+        tracing::info!(share.name = %facts.name, "share released");
+    }
+}
+
+fn superseded(name: &Name) -> Refusal {
+    Refusal::new(code::SUPERSEDED, format!("another agent of yours shares `{name}` now"))
+        .hint("Stop the other one, or choose another name with --subdomain")
+}
+
+fn no_such_share() -> Refusal {
+    Refusal::new(code::EXPIRED, "the share has ended")
+}
+
+fn store_refusal(error: &ClaimError) -> (ClaimResult, Refusal) {
+    match error {
+        ClaimError::Taken(_) => (
+            ClaimResult::Taken,
+            Refusal::new(code::NAME_TAKEN, error.to_string())
+                .hint("Choose another name with --subdomain, or leave it out for one of your own"),
+        ),
+        ClaimError::TooMany { .. } => (
+            ClaimResult::TooMany,
+            Refusal::new(code::TOO_MANY_SHARES, error.to_string()).hint("Stop a share first"),
+        ),
+        ClaimError::Store(error) => {
+            tracing::error!(error = error as &dyn std::error::Error, "store failed");
+            let message = "the relay's database does not answer";
+            (ClaimResult::Failed, Refusal::new(code::UNAVAILABLE, message).retry_after(5))
+        }
+    }
+}

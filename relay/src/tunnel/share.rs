@@ -1,0 +1,219 @@
+//! A share that is up: its lease, its visitors' policy and its lanes.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::mux::Opener;
+use mcpm_shared::name::Name;
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::proto::head::StreamHead;
+
+use super::lane::{Lane, LaneError};
+use super::session::Session;
+
+/// How many lanes of one connection rest at most: what a burst leaves behind is bounded.
+const MAX_RESTING: usize = 256;
+/// How long a lane rests before it is closed.
+const MAX_REST: Duration = Duration::from_secs(60);
+
+/// What a claim fixed about a share.
+#[derive(Clone, Debug)]
+pub struct ShareFacts {
+    /// The id that data streams carry.
+    pub id: u32,
+    /// The name.
+    pub name: Name,
+    /// The generation of the lease.
+    pub generation: u64,
+    /// Who owns the name.
+    pub owner: String,
+    /// What travels.
+    pub mode: ShareMode,
+}
+
+/// A share that is up.
+#[derive(Debug)]
+pub struct Share {
+    /// What the claim fixed.
+    pub facts: ShareFacts,
+    /// The session that serves it.
+    pub session: Arc<Session>,
+    access: ArcSwap<AccessPolicy>,
+    /// Unix seconds; `u64::MAX` when the share does not end by itself.
+    expires_at: AtomicU64,
+    lanes: Mutex<Vec<(usize, Lane)>>,
+    in_flight: AtomicUsize,
+}
+
+/// Counts one exchange of a share while it is held.
+#[derive(Debug)]
+pub struct InFlight {
+    share: Arc<Share>,
+    connection: Option<Arc<AtomicUsize>>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.share.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(load) = &self.connection {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Share {
+    /// Makes a share out of a granted claim.
+    #[must_use]
+    pub fn new(
+        facts: ShareFacts,
+        session: Arc<Session>,
+        access: AccessPolicy,
+        expires_at: Option<u64>,
+    ) -> Self {
+        Self {
+            facts,
+            session,
+            access: ArcSwap::from_pointee(access),
+            expires_at: AtomicU64::new(expires_at.unwrap_or(u64::MAX)),
+            lanes: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the visitors' policy.
+    #[must_use]
+    pub fn access(&self) -> arc_swap::Guard<Arc<AccessPolicy>> {
+        self.access.load()
+    }
+
+    /// Replaces the visitors' policy; the next request sees the new one.
+    pub fn set_access(&self, access: AccessPolicy) {
+        self.access.store(Arc::new(access));
+    }
+
+    /// Moves the end of the share.
+    pub fn set_expiry(&self, expires_at: Option<u64>) {
+        self.expires_at.store(expires_at.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells whether the share has come to its end.
+    #[must_use]
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires_at.load(Ordering::Relaxed) <= now
+    }
+
+    /// Returns how many exchanges are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more exchange, or refuses it when `limit` are in flight.
+    pub fn enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(InFlight { share: Arc::clone(self), connection: None })
+    }
+
+    /// Takes a rested lane of the least loaded connection, or opens one.
+    ///
+    /// # Errors
+    /// When the session has no connection that opens a stream.
+    pub async fn lane(
+        &self,
+        in_flight: &mut InFlight,
+        max_head: usize,
+    ) -> Result<(usize, Lane), LaneError> {
+        let (slot, opener) = self
+            .session
+            .least_loaded()
+            .ok_or(LaneError::Open(mcpm_shared::mux::MuxError::Closed))?;
+        opener.load().fetch_add(1, Ordering::Relaxed);
+        in_flight.connection = Some(Arc::clone(opener.load()));
+        while let Some(mut lane) = self.take_rested(slot) {
+            if lane.settle() {
+                return Ok((slot, lane));
+            }
+        }
+        let lane = self.open_lane(&opener, max_head).await?;
+        Ok((slot, lane))
+    }
+
+    /// Opens a lane that never rests, for an exchange that may switch protocols.
+    ///
+    /// # Errors
+    /// When the session has no connection that opens a stream.
+    pub async fn fresh_lane(&self, max_head: usize) -> Result<Lane, LaneError> {
+        let closed = LaneError::Open(mcpm_shared::mux::MuxError::Closed);
+        let (_, opener) = self.session.least_loaded().ok_or(closed)?;
+        self.open_lane(&opener, max_head).await
+    }
+
+    async fn open_lane(&self, opener: &Opener, max_head: usize) -> Result<Lane, LaneError> {
+        let head = StreamHead::http(self.facts.id, self.facts.generation);
+        Lane::open(opener, head, max_head).await
+    }
+
+    fn take_rested(&self, slot: usize) -> Option<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = lanes.iter().rposition(|(of, _)| *of == slot)?;
+        Some(lanes.swap_remove(at).1)
+    }
+
+    /// Lets a lane rest after an exchange, if it can carry another.
+    pub fn give_back(&self, slot: usize, mut lane: Lane) {
+        if !lane.settle() {
+            return;
+        }
+        lane.rest();
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if lanes.len() < MAX_RESTING {
+            lanes.push((slot, lane));
+        }
+    }
+
+    /// Closes lanes that rested long; called by the janitor.
+    pub fn tidy_lanes(&self) {
+        let now = Instant::now();
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let rested: Vec<_> = lanes
+            .extract_if(.., |(_, lane)| now.duration_since(lane.idle_since()) > MAX_REST)
+            .collect();
+        lanes.shrink_to(16);
+        drop(lanes);
+        drop(rested);
+    }
+
+    /// Closes all rested lanes.
+    pub fn drop_lanes(&self) {
+        let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lanes);
+    }
+}
+
+/// The key of a visitor's rate on one share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VisitorKey {
+    /// The visitor's address, an IPv6 one cut to its /64.
+    pub address: IpAddr,
+    /// The share's name.
+    pub share: Name,
+}
+
+/// Cuts an IPv6 address to its /64, which is what one visitor has at will; an IPv4 one stays.
+#[must_use]
+pub fn rate_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}

@@ -1,0 +1,115 @@
+//! The body of a visitor's request on its way to the agent: counted and bounded, never gathered.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// The longest first piece of a body that is kept for naming the request in a failure.
+const KEEP: usize = 64 * 1024;
+
+/// Why a request body stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VisitorBodyError {
+    /// The visitor went away or broke the framing.
+    #[error("the visitor's body failed")]
+    Visitor(#[source] hyper::Error),
+    /// It is longer than allowed.
+    #[error("the visitor's body is over the limit")]
+    TooLarge,
+}
+
+/// The first piece of a body, shared between the body and whoever may have to report a failure.
+/// Keeping it copies nothing.
+#[derive(Clone, Debug, Default)]
+pub struct FirstPiece(Arc<Mutex<Bytes>>);
+
+impl FirstPiece {
+    /// Returns the piece, empty when none came or it was long.
+    #[must_use]
+    pub fn take(&self) -> Bytes {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The body of one request.
+#[derive(Debug)]
+pub struct VisitorBody {
+    source: Source,
+    left: u64,
+    first: Option<FirstPiece>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Visitor(Incoming),
+    Read(Option<Bytes>),
+}
+
+impl VisitorBody {
+    /// Makes a body of at most `limit` bytes out of what the visitor sends. With `first`, the first
+    /// piece is kept there.
+    #[must_use]
+    pub fn new(incoming: Incoming, limit: u64, first: Option<FirstPiece>) -> Self {
+        Self { source: Source::Visitor(incoming), left: limit, first }
+    }
+
+    /// Makes a body of bytes that were read already.
+    #[must_use]
+    pub fn read(bytes: Bytes) -> Self {
+        let left = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Self { source: Source::Read(Some(bytes)), left, first: None }
+    }
+}
+
+impl Body for VisitorBody {
+    type Data = Bytes;
+    type Error = VisitorBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, VisitorBodyError>>> {
+        let this = &mut *self;
+        let incoming = match &mut this.source {
+            Source::Visitor(incoming) => incoming,
+            Source::Read(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+        };
+        let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(VisitorBodyError::Visitor(error)))),
+            Some(Ok(frame)) => frame,
+        };
+        if let Some(data) = frame.data_ref() {
+            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            let Some(left) = this.left.checked_sub(length) else {
+                return Poll::Ready(Some(Err(VisitorBodyError::TooLarge)));
+            };
+            this.left = left;
+            if let Some(first) = this.first.take().filter(|_| data.len() <= KEEP) {
+                *first.0.lock().unwrap_or_else(PoisonError::into_inner) = data.clone();
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Visitor(incoming) => incoming.is_end_stream(),
+            Source::Read(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Visitor(incoming) => incoming.size_hint(),
+            Source::Read(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+        }
+    }
+}
