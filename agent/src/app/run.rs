@@ -1,0 +1,92 @@
+//! Running one server for a local client, over stdio or over HTTP on this machine.
+
+use std::time::Duration;
+
+use mcpm_shared::scope::Scope;
+use tokio_util::sync::CancellationToken;
+
+use super::share::Local;
+use crate::gateway::listen::{self, ListenError, ListenOptions, listen};
+use crate::gateway::{Gateway, GatewayError, GatewayOptions};
+use crate::hint::Hint;
+use crate::model::Server;
+
+/// How long open connections may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Why a server cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The server does not work.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The address cannot be served.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+impl Hint for RunError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Gateway(error) => error.hint(),
+            Self::Listen(error) => error.hint(),
+        }
+    }
+}
+
+/// Serves one client over our own stdin and stdout, until its input ends or `stop` is cancelled.
+///
+/// # Errors
+/// When the server cannot be started or dies.
+pub async fn run_stdio(
+    server: &Server,
+    options: GatewayOptions,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let gateway = Gateway::new(server, options, Scope::new())?;
+    let served = gateway.serve_stdio(tokio::io::stdin(), tokio::io::stdout());
+    let result = stop.run_until_cancelled(served).await.unwrap_or(Ok(()));
+    gateway.shutdown().await;
+    Ok(result?)
+}
+
+/// Serves clients on this machine over HTTP until `stop` is cancelled.
+///
+/// The server is tried first; `ready` is told the URL once clients can come.
+///
+/// # Errors
+/// When the server does not work or the address cannot be bound.
+pub async fn run_http(
+    server: &Server,
+    options: GatewayOptions,
+    local: Local,
+    ready: impl FnOnce(&str),
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let scope = Scope::new();
+    let gateway = Gateway::new(server, options, scope.child())?;
+    let result = serve_http(&gateway, local, ready, &scope, &stop).await;
+    gateway.shutdown().await;
+    scope.drain(GRACE).await;
+    result
+}
+
+async fn serve_http(
+    gateway: &Gateway,
+    local: Local,
+    ready: impl FnOnce(&str),
+    scope: &Scope,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
+    match stop.run_until_cancelled(gateway.probe()).await {
+        None => return Ok(()),
+        Some(probed) => probed?,
+    };
+    let Local { host, port } = local;
+    let options = ListenOptions { host, port, ..ListenOptions::default() };
+    let address = listen(gateway.clone(), options, scope).await?;
+    ready(&format!("http://{address}{}", listen::PATH));
+    stop.cancelled().await;
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Sharing one server, or one HTTP service, until told to stop.
+//!
+//! The order matters: the server is tried before anything is published, and whatever happens,
+//! tunnel, listener and children end before this returns.
+
+mod access;
+mod error;
+mod session;
+
+use std::time::Duration;
+
+use mcpm_shared::name::Name;
+use mcpm_shared::scope::Scope;
+use mcpm_shared::token::Token;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::access::Keyring;
+pub use self::error::ShareError;
+use self::session::Session;
+use crate::app::stub::{HttpTarget, ProxySettings, RelayAddress};
+use crate::credentials::{RelayCredential, ShareTarget, agent_key};
+use crate::fs::Paths;
+use crate::gateway::{Gateway, GatewayOptions, Probe};
+use crate::model::Server;
+
+/// How long tasks may take to end once everything was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What to share, and how.
+#[derive(Debug)]
+pub struct ShareSpec {
+    /// What users call it.
+    pub target: ShareTarget,
+    /// What answers visitors.
+    pub source: Source,
+    /// The relay; none to serve this machine only.
+    pub relay: Option<RelaySpec>,
+    /// The name that is wanted, instead of the derived one.
+    pub name: Option<Name>,
+    /// Who may visit.
+    pub access: Access,
+    /// After what time the relay ends the share.
+    pub expires: Option<Duration>,
+    /// A local address to serve as well.
+    pub local: Option<Local>,
+    /// When to give up on the first connection.
+    pub patience: Patience,
+    /// How the gateway treats the server.
+    pub gateway: GatewayOptions,
+}
+
+/// What answers visitors.
+#[derive(Debug)]
+pub enum Source {
+    /// An MCP server behind the gateway.
+    Server(Box<Server>),
+    /// An HTTP service, as it is.
+    Http(HttpTarget),
+}
+
+/// The relay to use, and what it needs to know of us.
+#[derive(Debug)]
+pub struct RelaySpec {
+    /// Where it is.
+    pub address: RelayAddress,
+    /// What we show it and expect of it.
+    pub credential: RelayCredential,
+    /// The HTTP proxy on the way.
+    pub proxy: ProxySettings,
+    /// How many connections to keep.
+    pub connections: u8,
+}
+
+/// Who may visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Holders of a token.
+    Token,
+    /// Holders of a token or of the link.
+    Link,
+    /// Everybody.
+    Public,
+}
+
+/// A local address.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// The address or name to bind.
+    pub host: String,
+    /// The port; 0 for any.
+    pub port: u16,
+}
+
+/// When to give up on the first connection. Once the share was up, it comes back for ever.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// After this time.
+    Time(Duration),
+    /// After so many retries.
+    Retries(u32),
+}
+
+/// What happened to a share.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ShareEvent {
+    /// The server is being tried.
+    Probing,
+    /// The server answered.
+    Probed {
+        /// What it calls itself.
+        server: String,
+        /// Its version.
+        version: String,
+    },
+    /// The relay is being dialled.
+    Connecting {
+        /// Where it is.
+        relay: String,
+        /// Which attempt this is, from 1.
+        attempt: u32,
+    },
+    /// Visitors can come.
+    Up(Box<Up>),
+    /// The connection is lost, or could not be made, and is tried again.
+    Reconnecting {
+        /// What happened.
+        reason: String,
+        /// What the user may do.
+        hint: Option<String>,
+        /// How long until the next attempt.
+        retry_in: Duration,
+    },
+    /// Requests were served since the last time.
+    Activity {
+        /// All requests so far.
+        requests: u64,
+        /// Requests being served now.
+        active: u64,
+    },
+    /// The tokens of the share changed on disk and count from now on.
+    TokensChanged {
+        /// How many there are.
+        tokens: usize,
+    },
+    /// Something is odd, but the share goes on.
+    Warning(String),
+}
+
+/// A share that visitors can reach.
+#[derive(Debug)]
+pub struct Up {
+    /// Its name.
+    pub name: String,
+    /// Its URL.
+    pub url: String,
+    /// A token that opens it; none for a public share.
+    pub token: Option<Token>,
+    /// The URL with the link secret, when asked for.
+    pub link: Option<String>,
+    /// Its URL on this machine, when asked for.
+    pub local: Option<String>,
+    /// When the relay ends it, in Unix seconds.
+    pub expires_at: Option<u64>,
+    /// Whether it was up before.
+    pub again: bool,
+}
+
+/// Shares until `stop` is cancelled, which is a success, or until sharing is no longer possible.
+///
+/// # Errors
+/// When the server does not work, the relay refuses, or the first connection fails for too long.
+pub async fn share(
+    spec: ShareSpec,
+    paths: &Paths,
+    events: mpsc::Sender<ShareEvent>,
+    stop: CancellationToken,
+) -> Result<(), ShareError> {
+    let scope = Scope::new();
+    let gateway = match &spec.source {
+        Source::Server(server) => Some(Gateway::new(server, spec.gateway.clone(), scope.child())?),
+        Source::Http(_) => None,
+    };
+    let result = run(spec, paths, gateway.clone(), events, &scope, &stop).await;
+    if let Some(gateway) = gateway {
+        gateway.shutdown().await;
+    }
+    scope.drain(GRACE).await;
+    result
+}
+
+async fn run(
+    spec: ShareSpec,
+    paths: &Paths,
+    gateway: Option<Gateway>,
+    events: mpsc::Sender<ShareEvent>,
+    scope: &Scope,
+    stop: &CancellationToken,
+) -> Result<(), ShareError> {
+    if let Some(gateway) = &gateway {
+        match stop.run_until_cancelled(probe(gateway, &events)).await {
+            None => return Ok(()),
+            Some(probed) => probed?,
+        }
+    }
+    // Only now: what does not work leaves no tokens behind.
+    let key = agent_key(paths)?;
+    let wanted = spec.name.clone();
+    let name = wanted.unwrap_or_else(|| Name::derived(&spec.target.base(), &key.thumbprint()));
+    let origin = spec.relay.as_ref().map_or_else(|| "local".to_owned(), |r| r.address.origin());
+    let keyring = Keyring::open(paths, name, &origin, &spec.target, spec.access)?;
+    let scope = scope.clone();
+    Session { spec, key, keyring, gateway, events, scope }.run(stop).await
+}
+
+/// Tries the server, so that a broken one is never published.
+async fn probe(gateway: &Gateway, events: &mpsc::Sender<ShareEvent>) -> Result<(), ShareError> {
+    let _nobody = events.send(ShareEvent::Probing).await;
+    let Probe { server_name: server, version, .. } = gateway.probe().await?;
+    let _nobody = events.send(ShareEvent::Probed { server, version }).await;
+    Ok(())
+}

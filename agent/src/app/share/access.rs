@@ -1,0 +1,197 @@
+//! The credentials of one share while it runs: made on first use, kept, and watched for changes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::name::Name;
+use mcpm_shared::token::Token;
+
+use super::Access;
+use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
+use crate::fs::Paths;
+
+/// The credentials of one running share.
+#[derive(Debug)]
+pub(super) struct Keyring {
+    file: ShareFile,
+    access: Access,
+    /// The version that was read last; none before the first look, since somebody may have changed
+    /// the file right after it was opened.
+    version: Option<Version>,
+    record: ShareRecord,
+}
+
+impl Keyring {
+    /// Reads what earlier runs kept, and makes the token or link that this run needs.
+    pub(super) fn open(
+        paths: &Paths,
+        name: Name,
+        relay: &str,
+        target: &ShareTarget,
+        access: Access,
+    ) -> Result<Self, CredentialError> {
+        let file = ShareFile::new(paths, &name, relay);
+        let record = file.edit(|record| {
+            let mut record = match record {
+                Some(record) if record.target != *target => {
+                    // Tokens that were given out for one thing must not open another.
+                    return Err(CredentialError::NameInUse {
+                        name: name.to_string(),
+                        target: record.target,
+                    });
+                }
+                Some(record) => record,
+                None => ShareRecord::new(name, relay, target.clone()),
+            };
+            if access != Access::Public && record.valid_token(unix_now()).is_none() {
+                record.add_token(NewToken::default(), unix_now());
+            }
+            if access == Access::Link && record.link.is_none() {
+                record.link = Some(Token::generate());
+            }
+            Ok((record.clone(), record))
+        })?;
+        Ok(Self { file, access, version: None, record })
+    }
+
+    /// Returns the name of the share.
+    pub(super) fn name(&self) -> &Name {
+        &self.record.name
+    }
+
+    /// Returns the relay's ticket of the last run.
+    pub(super) fn ticket(&self) -> Option<String> {
+        self.record.ticket.clone()
+    }
+
+    /// Returns the policy as it stands.
+    pub(super) fn policy(&self) -> AccessPolicy {
+        match self.access {
+            Access::Public => AccessPolicy::public(),
+            access => self.record.policy(access == Access::Link),
+        }
+    }
+
+    /// Returns a token to show; none for a public share.
+    pub(super) fn token(&self) -> Option<Token> {
+        let shown = self.record.valid_token(unix_now()).filter(|_| self.access != Access::Public);
+        shown.map(|token| token.token.clone())
+    }
+
+    /// Returns `url` with the link secret, when the link is on.
+    pub(super) fn link(&self, url: &str) -> Option<String> {
+        let secret = self.record.link.as_ref().filter(|_| self.access == Access::Link)?;
+        Some(format!("{url}?s={}", secret.expose()))
+    }
+
+    /// Looks at the file again; returns the policy if it changed since.
+    ///
+    /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that.
+    pub(super) fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
+        let version = Some(self.file.version());
+        if version == self.version {
+            return None;
+        }
+        self.version = version;
+        let before = self.policy();
+        let failed = match self.file.read() {
+            Ok(Some(record)) => {
+                self.record = record;
+                None
+            }
+            read => {
+                self.record.tokens.clear();
+                self.record.link = None;
+                read.err()
+            }
+        };
+        if let Some(error) = failed {
+            return Some(Err(error));
+        }
+        Some(self.policy()).filter(|policy| *policy != before).map(Ok)
+    }
+
+    /// Keeps what the relay said, for the next run.
+    pub(super) fn keep(
+        &self,
+        url: &str,
+        ticket: Option<&str>,
+        generation: Option<u64>,
+    ) -> Result<(), CredentialError> {
+        // `version` stays as it was: somebody may have revoked a token just before we write, and
+        // the next look must see it.
+        self.file.update(|record| {
+            record.url = Some(url.to_owned());
+            record.ticket = ticket.map(str::to_owned);
+            record.generation = generation;
+            Ok(())
+        })
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(paths: &Paths, access: Access) -> Keyring {
+        let target = ShareTarget::Server("time".to_owned());
+        Keyring::open(paths, "time-abc".parse().unwrap(), "https://r.example", &target, access)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_token_is_made_once_and_shown_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let first = open(&paths, Access::Token).token().unwrap();
+        assert_eq!(open(&paths, Access::Token).token().unwrap(), first);
+        assert!(open(&paths, Access::Public).token().is_none());
+        assert!(open(&paths, Access::Token).link("https://u").is_none());
+        let link = open(&paths, Access::Link).link("https://u").unwrap();
+        assert_eq!(open(&paths, Access::Link).link("https://u").unwrap(), link);
+    }
+
+    #[test]
+    fn a_revocation_is_seen_at_the_next_look_even_when_we_wrote_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let mut keyring = open(&paths, Access::Token);
+        assert!(keyring.refresh().is_none());
+        let (file, record) = crate::credentials::find(&paths, "time").unwrap();
+        file.update(|r| r.revoke_token(&record.tokens[0].id)).unwrap();
+        keyring.keep("https://u", Some("ticket"), Some(1)).unwrap();
+        assert!(keyring.refresh().unwrap().unwrap().tokens.is_empty());
+        assert!(keyring.refresh().is_none());
+        assert_eq!(keyring.ticket().unwrap(), "ticket");
+    }
+
+    #[test]
+    fn a_file_that_goes_away_or_turns_corrupt_lets_nobody_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let path = paths.shares().join("time-abc@r.example.json");
+        let mut keyring = open(&paths, Access::Link);
+        std::fs::write(&path, "{").unwrap();
+        assert!(keyring.refresh().unwrap().is_err());
+        assert_eq!(keyring.policy(), AccessPolicy::default());
+        std::fs::remove_file(&path).unwrap();
+        let mut keyring = open(&paths, Access::Link);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(keyring.refresh().unwrap().unwrap(), AccessPolicy::default());
+    }
+
+    #[test]
+    fn a_name_keeps_to_what_its_tokens_were_given_out_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        open(&paths, Access::Token);
+        let other = ShareTarget::Profile("time".to_owned());
+        let name: Name = "time-abc".parse().unwrap();
+        let error = Keyring::open(&paths, name, "https://r.example", &other, Access::Token);
+        assert!(matches!(error, Err(CredentialError::NameInUse { .. })));
+    }
+}

@@ -1,0 +1,291 @@
+//! One run of a share whose server works: publish it, follow the tunnel's state, stop.
+
+use std::time::Duration;
+
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::identity::AgentKey;
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::scope::Scope;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::access::Keyring;
+use super::{Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up};
+use crate::app::stub::{
+    Backend, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus,
+};
+use crate::gateway::Gateway;
+use crate::gateway::listen::{self, ListenOptions, listen};
+
+/// How often the share looks at its file of tokens: a revocation must count within a second.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How visitors on this machine get in, and who they may be.
+struct Reach {
+    local: Option<String>,
+    access: watch::Sender<AccessPolicy>,
+}
+
+/// All that one run needs.
+pub(super) struct Session {
+    pub(super) spec: ShareSpec,
+    pub(super) key: AgentKey,
+    pub(super) keyring: Keyring,
+    pub(super) gateway: Option<Gateway>,
+    pub(super) events: mpsc::Sender<ShareEvent>,
+    pub(super) scope: Scope,
+}
+
+impl Session {
+    /// Runs until `stop` is cancelled or the share cannot go on. The caller stops the gateway.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), ShareError> {
+        let (access, policy) = watch::channel(self.keyring.policy());
+        let local = self.listen(policy).await?;
+        match self.spec.relay.take() {
+            Some(relay) => self.publish(relay, Reach { local, access }, stop).await,
+            None => self.serve_locally(Reach { local, access }, stop).await,
+        }
+    }
+
+    async fn say(&self, event: ShareEvent) {
+        // Nobody listening is no reason to stop sharing.
+        let _nobody = self.events.send(event).await;
+    }
+
+    /// Opens the local listener, if one is asked for, and returns its URL.
+    async fn listen(
+        &self,
+        policy: watch::Receiver<AccessPolicy>,
+    ) -> Result<Option<String>, ShareError> {
+        let (Some(local), Some(gateway)) = (&self.spec.local, &self.gateway) else {
+            return Ok(None);
+        };
+        let options = ListenOptions {
+            host: local.host.clone(),
+            port: local.port,
+            access: Some(policy),
+            ..ListenOptions::default()
+        };
+        let address = listen(gateway.clone(), options, &self.scope).await?;
+        Ok(Some(format!("http://{address}{}", listen::PATH)))
+    }
+
+    /// Serves this machine only.
+    async fn serve_locally(
+        mut self,
+        reach: Reach,
+        stop: &CancellationToken,
+    ) -> Result<(), ShareError> {
+        let url = reach.local.clone().unwrap_or_default();
+        let up = self.up(&url, None, &reach, false);
+        self.say(ShareEvent::Up(Box::new(up))).await;
+        let mut tick = ticker();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.scope.cancelled() => return Err(ShareError::Stopped),
+                _ = tick.tick() => self.look(&reach, None).await,
+            }
+        }
+    }
+
+    /// Publishes the share and follows the tunnel until something ends it.
+    async fn publish(
+        mut self,
+        relay: RelaySpec,
+        reach: Reach,
+        stop: &CancellationToken,
+    ) -> Result<(), ShareError> {
+        let address = relay.address.to_string();
+        let tunnel = self.start_tunnel(relay);
+        let result = self.follow(&tunnel, address, &reach, stop).await;
+        tunnel.shutdown().await;
+        result
+    }
+}
+
+fn ticker() -> tokio::time::Interval {
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+/// What is known of the connection, for deciding when to give up.
+struct Progress {
+    relay: String,
+    started: Instant,
+    was_up: bool,
+    reason: Option<String>,
+    hint: Option<String>,
+}
+
+impl Session {
+    fn start_tunnel(&self, relay: RelaySpec) -> Tunnel {
+        let RelaySpec { address, credential, proxy, connections } = relay;
+        let config = TunnelConfig {
+            relay: address,
+            key: self.key.clone(),
+            proof: credential.proof,
+            tls: TlsOptions { ca: credential.ca, fingerprint: credential.fingerprint },
+            connections,
+            proxy,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (mode, backend) = match (&self.gateway, &self.spec.source) {
+            (Some(gateway), _) => (ShareMode::Mcp, Backend::Gateway(gateway.clone())),
+            (None, Source::Http(target)) => (ShareMode::Http, Backend::Http(target.clone())),
+            (None, Source::Server(_)) => unreachable!("a server has a gateway"),
+        };
+        let request = ShareRequest {
+            name: Some(self.keyring.name().clone()),
+            base: self.spec.target.base(),
+            mode,
+            access: self.keyring.policy(),
+            expires: self.spec.expires,
+            ticket: self.keyring.ticket(),
+        };
+        Tunnel::start(config, request, backend, self.scope.child())
+    }
+
+    /// Follows the tunnel until it ends, `stop` is cancelled or patience runs out.
+    async fn follow(
+        &mut self,
+        tunnel: &Tunnel,
+        relay: String,
+        reach: &Reach,
+        stop: &CancellationToken,
+    ) -> Result<(), ShareError> {
+        let mut progress =
+            Progress { relay, started: Instant::now(), was_up: false, reason: None, hint: None };
+        let deadline = match self.spec.patience {
+            Patience::Time(time) => Some(progress.started + time),
+            Patience::Retries(_) => None,
+        };
+        let mut status = tunnel.status();
+        status.mark_changed();
+        let mut tick = ticker();
+        let mut seen = 0;
+        // Every branch is cancel-safe: tokens, watch channels and intervals keep their state.
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = status.changed() => {
+                    changed.map_err(|_| ShareError::Stopped)?;
+                    let status = status.borrow_and_update().clone();
+                    self.on_status(status, &mut progress, reach).await?;
+                }
+                _ = tick.tick() => {
+                    self.look(reach, Some(tunnel)).await;
+                    self.tell_activity(tunnel, &mut seen).await;
+                }
+                () = until(deadline), if !progress.was_up => {
+                    return Err(progress.out_of_time());
+                }
+            }
+        }
+    }
+
+    async fn on_status(
+        &mut self,
+        status: TunnelStatus,
+        progress: &mut Progress,
+        reach: &Reach,
+    ) -> Result<(), ShareError> {
+        match status {
+            TunnelStatus::Connecting { attempt } => {
+                if let Patience::Retries(retries) = self.spec.patience
+                    && !progress.was_up
+                    && attempt > retries.saturating_add(1)
+                {
+                    return Err(progress.out_of_retries(retries));
+                }
+                self.say(ShareEvent::Connecting { relay: progress.relay.clone(), attempt }).await;
+            }
+            TunnelStatus::Up(info) => {
+                self.keep(&info).await;
+                let up = self.up(&info.url, info.expires_at, reach, progress.was_up);
+                progress.was_up = true;
+                self.say(ShareEvent::Up(Box::new(up))).await;
+            }
+            TunnelStatus::Reconnecting { reason, hint, retry_in } => {
+                progress.reason = Some(reason.clone());
+                progress.hint.clone_from(&hint);
+                self.say(ShareEvent::Reconnecting { reason, hint, retry_in }).await;
+            }
+            TunnelStatus::Refused(error) => return Err(error.into()),
+            TunnelStatus::Ended(reason) => return Err(ShareError::Ended(reason)),
+        }
+        Ok(())
+    }
+
+    /// Keeps what the relay said; that it cannot be kept does not end the share.
+    async fn keep(&self, info: &ShareInfo) {
+        let kept = self.keyring.keep(&info.url, info.ticket.as_deref(), Some(info.generation));
+        if let Err(error) = kept {
+            self.say(ShareEvent::Warning(error.to_string())).await;
+        }
+    }
+
+    fn up(&self, url: &str, expires_at: Option<u64>, reach: &Reach, again: bool) -> Up {
+        Up {
+            name: self.keyring.name().to_string(),
+            url: url.to_owned(),
+            token: self.keyring.token(),
+            link: self.keyring.link(url),
+            local: reach.local.clone(),
+            expires_at,
+            again,
+        }
+    }
+
+    /// Looks for tokens that were added or revoked, and lets them count everywhere at once.
+    async fn look(&mut self, reach: &Reach, tunnel: Option<&Tunnel>) {
+        let Some(changed) = self.keyring.refresh() else { return };
+        let policy = self.keyring.policy();
+        let tokens = policy.tokens.len();
+        reach.access.send_replace(policy.clone());
+        if let Some(tunnel) = tunnel {
+            tunnel.update_access(policy);
+        }
+        match changed {
+            Ok(_) => self.say(ShareEvent::TokensChanged { tokens }).await,
+            Err(error) => {
+                let text = format!("{error}; nobody can visit until it is repaired");
+                self.say(ShareEvent::Warning(text)).await;
+            }
+        }
+    }
+
+    async fn tell_activity(&self, tunnel: &Tunnel, seen: &mut u64) {
+        let stats = tunnel.stats();
+        if stats.requests != *seen {
+            *seen = stats.requests;
+            let event = ShareEvent::Activity { requests: stats.requests, active: stats.active };
+            self.say(event).await;
+        }
+    }
+}
+
+impl Progress {
+    fn out_of_time(&mut self) -> ShareError {
+        self.unreachable(format!("tried for {} s", self.started.elapsed().as_secs()))
+    }
+
+    fn out_of_retries(&mut self, retries: u32) -> ShareError {
+        self.unreachable(format!("{retries} retries"))
+    }
+
+    fn unreachable(&mut self, tried: String) -> ShareError {
+        let (reason, hint) = (self.reason.take(), self.hint.take());
+        ShareError::Unreachable { relay: self.relay.clone(), tried, reason, hint }
+    }
+}
+
+/// Waits until `deadline`; for ever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,251 @@
+//! The command line: what users type, and the way from there to the use cases of `app`.
+//!
+//! Only `ui` prints. Commands that need no network start no runtime.
+
+mod completions;
+mod demo;
+mod env;
+mod error;
+mod live;
+mod ls;
+mod profile;
+mod relay;
+mod run;
+mod share;
+mod snippets;
+mod time;
+mod token;
+mod tunnel;
+mod ui;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::FalseyValueParser;
+use clap::{CommandFactory as _, Parser};
+use mcpm_shared::telemetry::{self, LogFormat};
+
+use self::error::CliError;
+use self::ui::Ui;
+use crate::fs::Paths;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "mcpm", version, about, disable_version_flag = true, max_term_width = 100)]
+struct Cli {
+    /// Print version
+    #[arg(short = 'V', short_alias = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Folder of mcpm's files [default: ~/.config/mcpm]
+    #[arg(
+        long,
+        global = true,
+        env = "MCPM_CONFIG_DIR",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    config_dir: Option<PathBuf>,
+    /// What to log to stderr, as tracing directives [default: warn]
+    #[arg(long, global = true, env = "MCPM_LOG", value_name = "FILTER", hide_env_values = true)]
+    log: Option<String>,
+    /// Log at level debug
+    #[arg(long, global = true, env = "MCPM_DEBUG", hide = true, value_parser = FalseyValueParser::new())]
+    debug: bool,
+    /// Never ask anything
+    #[arg(long, global = true, env = "MCPM_NON_INTERACTIVE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    non_interactive: bool,
+}
+
+/// The switch of commands that can speak to machines.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+struct JsonArg {
+    /// Print JSON instead of text
+    #[arg(long, env = "MCPM_JSON_OUTPUT", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Run(run::Args),
+    Share(share::Args),
+    Tunnel(tunnel::Args),
+    Ls(ls::Args),
+    Profile(profile::Args),
+    Token(token::Args),
+    Relay(relay::Args),
+    Demo(demo::Args),
+    Completions(completions::Args),
+    /// Kill the child processes of an agent that died (started by the agent itself)
+    #[command(hide = true)]
+    Guard,
+    /// Serve the built-in demo MCP server over stdio
+    #[command(hide = true)]
+    DemoServer,
+}
+
+impl Command {
+    fn json(&self) -> bool {
+        match self {
+            Self::Share(args) => args.json(),
+            Self::Tunnel(args) => args.json(),
+            Self::Ls(args) => args.json(),
+            Self::Profile(args) => args.json(),
+            Self::Token(args) => args.json(),
+            Self::Relay(args) => args.json(),
+            Self::Demo(args) => args.json(),
+            Self::Run(_) | Self::Completions(_) | Self::Guard | Self::DemoServer => false,
+        }
+    }
+}
+
+/// What every command gets.
+#[derive(Debug)]
+struct Context {
+    ui: Ui,
+    config_dir: Option<PathBuf>,
+}
+
+impl Context {
+    /// Returns the places of our files.
+    fn paths(&self) -> Result<Paths, CliError> {
+        match &self.config_dir {
+            Some(dir) => Ok(Paths::new(dir)),
+            None => Ok(Paths::of_user()?),
+        }
+    }
+}
+
+/// Runs one command line and returns its exit code: 0 done, 1 the user can mend it, 2 usage,
+/// 70 our fault, 128 + N for `run` ended by signal N.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too; clap knows where each belongs.
+            let _gone = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let Some(command) = cli.command else {
+        let _gone = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    };
+    let ui = Ui::new(command.json(), !cli.global.non_interactive);
+    match dispatch(command, cli.global, ui) {
+        Ok(code) => code,
+        Err(error) => {
+            ui.error(&error);
+            ExitCode::from(error.exit())
+        }
+    }
+}
+
+fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliError> {
+    let default = if global.debug { "warn,mcpm=debug,mcpm_shared=debug" } else { "warn" };
+    let filter = global.log.as_deref().unwrap_or(default);
+    telemetry::init(LogFormat::Text, filter)
+        .map_err(|error| CliError::usage(error.to_string()).with_hint("Try `--log debug`"))?;
+    let context = Context { ui, config_dir: global.config_dir };
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Run(args) => run::run(args, &context),
+        Command::Share(args) => share::run(args, &context).map(done),
+        Command::Tunnel(args) => tunnel::run(args, &context).map(done),
+        Command::Ls(args) => ls::run(&args, &context).map(done),
+        Command::Profile(args) => profile::run(args, &context).map(done),
+        Command::Token(args) => token::run(args, &context).map(done),
+        Command::Relay(args) => relay::run(args, &context).map(done),
+        Command::Demo(args) => demo::run(args, &context).map(done),
+        Command::Completions(args) => {
+            completions::run(&args, &context);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Guard => Ok(crate::gateway::guard::run_guard()),
+        Command::DemoServer => run::demo_server().map(done),
+    }
+}
+
+/// How many threads a command deserves.
+#[derive(Clone, Copy, Debug)]
+enum Threads {
+    /// One: a pipe between two processes.
+    One,
+    /// As many as there are processors.
+    Many,
+}
+
+/// Runs a command that waits for something.
+///
+/// The end does not wait for a thread that still reads stdin: nobody may ever write there.
+fn block_on<T>(
+    threads: Threads,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_of_every_command_is_as_agreed() {
+        let mut root = Cli::command().term_width(100);
+        root.build();
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("cli/snapshots");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| snapshot(&root, "help"));
+    }
+
+    fn snapshot(command: &clap::Command, name: &str) {
+        let help = command.clone().term_width(100).render_long_help().to_string();
+        insta::assert_snapshot!(name, help);
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            snapshot(child, &format!("{name}-{}", child.get_name()));
+        }
+    }
+
+    #[test]
+    fn version_is_one_line() {
+        for flag in ["--version", "-V", "-v"] {
+            let error = Cli::try_parse_from(["mcpm", flag]).unwrap_err();
+            assert_eq!(error.to_string(), format!("mcpm {}\n", env!("CARGO_PKG_VERSION")));
+            assert_eq!(error.exit_code(), 0);
+        }
+    }
+
+    #[test]
+    fn secrets_cannot_be_given_on_the_command_line() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["mcpm"], args].concat());
+        assert!(parse(&["relay", "login", "relay.example", "--secret", "x"]).is_err());
+        assert!(parse(&["relay", "login", "relay.example", "--token", "x"]).is_err());
+        assert!(parse(&["share", "time", "--token", "x"]).is_err());
+    }
+}

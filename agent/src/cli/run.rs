@@ -1,0 +1,103 @@
+//! `mcpm run`: one server for a client on this machine.
+//!
+//! stdout belongs to MCP in stdio mode. Ended by a signal, it exits with 128 + the signal's number,
+//! as clients that start servers expect.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use mcpm_shared::signal::{Signal, Signals};
+use tokio_util::sync::CancellationToken;
+
+use super::error::CliError;
+use super::{Context, Threads, block_on};
+use crate::app::run::{RunError, run_http, run_stdio};
+use crate::app::share::Local;
+use crate::config::GlobalConfigManager;
+use crate::gateway::{GatewayOptions, StderrSink};
+
+/// The port that mcpm serves on by default.
+pub(super) const PORT: u16 = 6276;
+
+/// Run a server over stdio, or over HTTP on this machine
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The server, as `mcpm ls` shows it
+    server: String,
+    /// Serve Streamable HTTP at /mcp instead of stdio
+    #[arg(long)]
+    http: bool,
+    /// Port to serve HTTP on
+    #[arg(long, default_value_t = PORT)]
+    port: u16,
+    /// Address to serve HTTP on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
+    let Args { server, http, port, host } = args;
+    let server = GlobalConfigManager::open(&context.paths()?)?.server(&server)?;
+    let ui = context.ui;
+    let sink = StderrSink::new(move |server, line| ui.note(format!("[{server}] {line}")));
+    let options = GatewayOptions { stderr: Some(sink), ..GatewayOptions::default() };
+    if !http {
+        let serve = |stop| async move { run_stdio(&server, options, stop).await };
+        return block_on(Threads::One, until_signal(serve));
+    }
+    let is_loopback = |host: &str| {
+        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    };
+    if !is_loopback(&host) {
+        ui.warning(format!(
+            "everybody who reaches {host}:{port} can use this server, without a token"
+        ));
+    }
+    let local = Local { host, port };
+    let ready = move |url: &str| {
+        ui.result(url);
+        ui.note("Serving; press Ctrl-C to stop.");
+    };
+    let serve = |stop| async move { run_http(&server, options, local, ready, stop).await };
+    block_on(Threads::Many, until_signal(serve))
+}
+
+/// Runs `serve` and stops it at the first signal; the second one does not wait for anything.
+async fn until_signal<F>(serve: impl FnOnce(CancellationToken) -> F) -> Result<ExitCode, CliError>
+where
+    F: Future<Output = Result<(), RunError>>,
+{
+    let mut signals = listen()?;
+    let stop = CancellationToken::new();
+    let serving = serve(stop.clone());
+    tokio::pin!(serving);
+    let mut ended_by: Option<Signal> = None;
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                if ended_by.is_some() {
+                    return Ok(ExitCode::from(signal.exit_code()));
+                }
+                ended_by = Some(signal);
+                stop.cancel();
+            }
+            result = &mut serving => {
+                result?;
+                return Ok(ended_by.map_or(ExitCode::SUCCESS, |s| ExitCode::from(s.exit_code())));
+            }
+        }
+    }
+}
+
+/// Starts to listen for signals.
+pub(super) fn listen() -> Result<Signals, CliError> {
+    Signals::listen()
+        .map_err(|error| CliError::internal(format!("cannot listen for signals: {error}")))
+}
+
+/// Serves the built-in demo server, which is a child of `mcpm demo`.
+pub(super) fn demo_server() -> Result<(), CliError> {
+    block_on(Threads::One, async {
+        crate::demo::serve_stdio().await.map_err(|error| CliError::internal(error.to_string()))
+    })
+}

@@ -1,0 +1,281 @@
+//! `mcpm share`, and what all commands that share have in common.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mcpm_shared::name::Name;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::CliError;
+use super::live::Live;
+use super::run::{PORT, listen};
+use super::{Context, JsonArg, Threads, block_on};
+use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
+use crate::app::stub::RelayAddress;
+use crate::config::GlobalConfigManager;
+use crate::credentials::{RelayStore, ShareTarget};
+use crate::fs::Paths;
+use crate::gateway::GatewayOptions;
+use crate::model::Server;
+
+/// How many events may wait for the terminal.
+const EVENTS: usize = 64;
+
+/// Share a server through a relay
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The server, as `mcpm ls` shows it
+    server: String,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// The options of sharing an MCP server.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Serve this port of this machine as well
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Use no relay: serve this machine only, with the same tokens
+    #[arg(long, conflicts_with_all = ["subdomain", "expires", "http", "ca"])]
+    local_only: bool,
+    #[command(flatten)]
+    access: AccessOptions,
+    #[command(flatten)]
+    relay: RelayOptions,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+/// Who may visit.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct AccessOptions {
+    /// Ask visitors for a token (the default)
+    #[arg(long)]
+    auth: bool,
+    /// Let everybody in who knows the URL
+    #[arg(long)]
+    no_auth: bool,
+    /// Make a link that needs no token too, for clients that cannot send headers
+    #[arg(long)]
+    link: bool,
+}
+
+/// Which relay, and what is asked of it.
+#[derive(Debug, clap::Args)]
+pub(super) struct RelayOptions {
+    /// The relay: HOST, HOST:PORT or a URL
+    #[arg(
+        long,
+        env = "MCPM_RELAY_ADDRESS",
+        hide_env_values = true,
+        default_value = "share.mcpm.sh"
+    )]
+    address: String,
+    /// Speak plain HTTP to a relay that is not given as a URL
+    #[arg(long)]
+    http: bool,
+    /// The name of the share [default: made from the server's name and this agent's key]
+    #[arg(long, value_name = "NAME")]
+    pub(super) subdomain: Option<Name>,
+    /// Give up after so many retries of the first connection, instead of after --timeout
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    retry: u32,
+    /// Give up when the share is not up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u64,
+    /// End the share after this time, such as 8h
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) expires: Option<Duration>,
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How many connections to keep to the relay
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    connections: u8,
+}
+
+impl Args {
+    pub(super) fn json(&self) -> bool {
+        self.options.json()
+    }
+}
+
+impl Options {
+    pub(super) fn json(&self) -> bool {
+        self.json.json
+    }
+}
+
+impl AccessOptions {
+    pub(super) fn access(&self) -> Access {
+        match self {
+            Self { no_auth: true, .. } => Access::Public,
+            Self { link: true, .. } => Access::Link,
+            Self { .. } => Access::Token,
+        }
+    }
+}
+
+impl RelayOptions {
+    /// Returns the relay with what we keep for it.
+    pub(super) fn spec(&self, paths: &Paths) -> Result<RelaySpec, CliError> {
+        let address = self.address()?;
+        let kept = RelayStore::open(paths)?.get(&address.origin()).cloned();
+        let mut credential = kept.unwrap_or_default();
+        if let Some(ca) = &self.ca {
+            credential.ca = Some(ca.clone());
+        }
+        let proxy = super::env::proxy();
+        Ok(RelaySpec { address, credential, proxy, connections: self.connections })
+    }
+
+    fn address(&self) -> Result<RelayAddress, CliError> {
+        let bare = !self.address.contains("://");
+        let text = match &self.address {
+            address if self.http && bare => format!("http://{address}"),
+            address => address.clone(),
+        };
+        text.parse().map_err(|error| {
+            CliError::usage(format!("`{}` is not the address of a relay: {error}", self.address))
+        })
+    }
+
+    /// Returns when to give up on the first connection.
+    pub(super) fn patience(&self) -> Patience {
+        match self.retry {
+            0 => Patience::Time(Duration::from_secs(self.timeout)),
+            retries => Patience::Retries(retries),
+        }
+    }
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    let Args { server, options } = args;
+    let found = GlobalConfigManager::open(&context.paths()?)?.server(&server)?;
+    serve(ShareTarget::Server(server), found, options, context)
+}
+
+/// Shares an MCP server until a signal comes.
+pub(super) fn serve(
+    target: ShareTarget,
+    server: Server,
+    options: Options,
+    context: &Context,
+) -> Result<(), CliError> {
+    let Options { port, local_only, access, relay, json: _ } = options;
+    let paths = context.paths()?;
+    let port = port.or(local_only.then_some(PORT));
+    let spec = ShareSpec {
+        target,
+        source: Source::Server(Box::new(server)),
+        relay: if local_only { None } else { Some(relay.spec(&paths)?) },
+        name: relay.subdomain.clone(),
+        access: access.access(),
+        expires: relay.expires,
+        local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
+        patience: relay.patience(),
+        gateway: GatewayOptions {
+            start_timeout: Duration::from_secs(relay.timeout),
+            ..GatewayOptions::default()
+        },
+    };
+    follow(spec, &paths, context)
+}
+
+/// Runs a share, shows what happens and stops it at the first signal: that is a success. The
+/// second signal does not wait for anything.
+pub(super) fn follow(spec: ShareSpec, paths: &Paths, context: &Context) -> Result<(), CliError> {
+    let mut live = Live::new(context.ui, &spec);
+    block_on(Threads::Many, async {
+        let mut signals = listen()?;
+        let stop = CancellationToken::new();
+        let (events, mut inbox) = mpsc::channel(EVENTS);
+        let sharing = share(spec, paths, events, stop.clone());
+        tokio::pin!(sharing);
+        let result = loop {
+            tokio::select! {
+                biased;
+                _ = signals.next() => {
+                    if stop.is_cancelled() {
+                        break Ok(());
+                    }
+                    live.stopping();
+                    stop.cancel();
+                }
+                Some(event) = inbox.recv() => live.show(event),
+                result = &mut sharing => break result,
+            }
+        };
+        while let Ok(event) = inbox.try_recv() {
+            live.show(event);
+        }
+        live.end(result.is_ok());
+        Ok(result?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &str) -> Result<Args, clap::Error> {
+        Line::try_parse_from(format!("share {words}").split(' ')).map(|line| line.args)
+    }
+
+    #[test]
+    fn an_address_without_scheme_is_https_unless_asked_otherwise() {
+        let origin = |words: &str| parse(words).unwrap().options.relay.address().unwrap().origin();
+        assert_eq!(origin("time"), "https://share.mcpm.sh");
+        assert_eq!(origin("time --address relay.example:6276"), "https://relay.example:6276");
+        assert_eq!(origin("time --address relay.example --http"), "http://relay.example");
+        assert_eq!(origin("time --address https://relay.example --http"), "https://relay.example");
+        assert_eq!(origin("time --address http://127.0.0.1:8080"), "http://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn a_bad_address_is_a_usage_error() {
+        let args = parse("time --address ftp://x").unwrap();
+        assert_eq!(args.options.relay.address().unwrap_err().exit(), 2);
+    }
+
+    #[test]
+    fn visitors_need_a_token_unless_asked_otherwise() {
+        let access = |words: &str| parse(words).unwrap().options.access.access();
+        assert_eq!(access("time"), Access::Token);
+        assert_eq!(access("time --auth"), Access::Token);
+        assert_eq!(access("time --link"), Access::Link);
+        assert_eq!(access("time --no-auth"), Access::Public);
+        assert!(parse("time --auth --no-auth").is_err());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for words in [
+            "time --local-only --subdomain x",
+            "time --subdomain Upper",
+            "time --expires soon",
+            "time --port 0",
+            "time --connections 9",
+        ] {
+            assert!(parse(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn retries_take_the_place_of_the_time_out() {
+        let patience = |words: &str| parse(words).unwrap().options.relay.patience();
+        assert!(matches!(patience("time"), Patience::Time(time) if time.as_secs() == 30));
+        assert!(matches!(patience("time --retry 3"), Patience::Retries(3)));
+    }
+}

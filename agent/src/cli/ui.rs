@@ -1,0 +1,98 @@
+//! The one place that writes to the terminal: results go to stdout, all the rest to stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use mcpm_shared::token::Token;
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// Where and how a command speaks.
+///
+/// A reader that went away (`mcpm ls | head -1`) is not an error: what it does not want to read
+/// is dropped without a word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ui {
+    json: bool,
+    interactive: bool,
+}
+
+impl Ui {
+    /// Makes one that speaks JSON or text, and that may ask when `interactive` and a person is there.
+    pub(super) fn new(json: bool, interactive: bool) -> Self {
+        Self { json, interactive }
+    }
+
+    /// Tells whether machines read stdout.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Tells whether there is somebody to ask.
+    pub(super) fn may_ask(self) -> bool {
+        self.interactive && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Tells whether a line on stderr may be redrawn.
+    pub(super) fn is_live(self) -> bool {
+        !self.json && io::stderr().is_terminal()
+    }
+
+    /// Asks for a secret without showing it.
+    pub(super) fn ask_secret(self, prompt: &str, may_be_empty: bool) -> Result<Token, CliError> {
+        dialoguer::Password::new()
+            .with_prompt(prompt)
+            .allow_empty_password(may_be_empty)
+            .interact()
+            .map(Token::new)
+            .map_err(|error| CliError::user("prompt", format!("cannot ask: {error}")))
+    }
+
+    /// Writes one line of the result.
+    pub(super) fn result(self, line: impl AsRef<str>) {
+        write_line(io::stdout().lock(), line.as_ref());
+    }
+
+    /// Writes raw bytes of the result, such as a completion script.
+    pub(super) fn raw(self, bytes: &[u8]) {
+        let mut out = io::stdout().lock();
+        let _gone = out.write_all(bytes).and_then(|()| out.flush());
+    }
+
+    /// Writes one JSON value of the result, on one line.
+    pub(super) fn json(self, value: &impl Serialize) {
+        if let Ok(line) = serde_json::to_string(value) {
+            write_line(io::stdout().lock(), &line);
+        }
+    }
+
+    /// Writes one line for people, unless machines read.
+    pub(super) fn note(self, line: impl AsRef<str>) {
+        if !self.json {
+            write_line(io::stderr().lock(), line.as_ref());
+        }
+    }
+
+    /// Writes a warning, which no mode suppresses.
+    pub(super) fn warning(self, line: impl AsRef<str>) {
+        write_line(io::stderr().lock(), &format!("warning: {}", line.as_ref()));
+    }
+
+    /// Writes why the command failed.
+    pub(super) fn error(self, error: &CliError) {
+        if self.json {
+            self.json(&error.to_json());
+            return;
+        }
+        let mut err = io::stderr().lock();
+        write_line(&mut err, &format!("error: {error}"));
+        if let Some(hint) = error.hint() {
+            write_line(&mut err, &format!("hint: {hint}"));
+        }
+    }
+}
+
+fn write_line(mut out: impl io::Write, line: &str) {
+    // One call, so that lines of several processes on one terminal do not mix.
+    let _gone = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+}

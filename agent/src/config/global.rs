@@ -1,0 +1,123 @@
+//! All servers of the user: `servers.json`.
+
+use super::document::Document;
+use super::{ConfigError, nearest};
+use crate::fs::Paths;
+use crate::model::{EntryError, Server};
+
+/// Reads and edits the servers of the user.
+#[derive(Debug)]
+pub struct GlobalConfigManager {
+    document: Document,
+}
+
+/// One entry of the list: the server, or what is wrong with its entry.
+#[derive(Debug)]
+pub struct Listed {
+    /// The key of the entry.
+    pub name: String,
+    /// The server, when its entry is valid.
+    pub server: Result<Server, EntryError>,
+}
+
+impl GlobalConfigManager {
+    /// Reads the file; a missing one has no servers.
+    ///
+    /// # Errors
+    /// When the file cannot be read or parsed.
+    pub fn open(paths: &Paths) -> Result<Self, ConfigError> {
+        Ok(Self { document: Document::open(paths.servers())? })
+    }
+
+    /// Returns all entries in file order, faulty ones too.
+    #[must_use]
+    pub fn list_servers(&self) -> Vec<Listed> {
+        let list = |(name, entry): (&str, _)| Listed {
+            name: name.to_owned(),
+            server: Server::from_entry(name, &entry),
+        };
+        self.document.iter().map(list).collect()
+    }
+
+    /// Returns one server.
+    ///
+    /// # Errors
+    /// When there is none of this name, or its entry is not valid.
+    pub fn server(&self, name: &str) -> Result<Server, ConfigError> {
+        let entry = self.document.get(name).ok_or_else(|| ConfigError::UnknownServer {
+            name: name.to_owned(),
+            near: nearest(name, self.document.names()),
+        })?;
+        Server::from_entry(name, &entry)
+            .map_err(|source| ConfigError::InvalidServer { name: name.to_owned(), source })
+    }
+
+    /// Adds a server, or replaces the one of the same name when `replace` says so.
+    ///
+    /// # Errors
+    /// When the name is taken or the file cannot be written.
+    pub fn add_server(&mut self, server: &Server, replace: bool) -> Result<(), ConfigError> {
+        if !replace && self.document.get(&server.name).is_some() {
+            return Err(ConfigError::Exists { what: "server", name: server.name.clone() });
+        }
+        Ok(self.document.set(&server.name, Some(&server.to_entry()))?)
+    }
+
+    /// Removes a server.
+    ///
+    /// # Errors
+    /// When there is none of this name or the file cannot be written.
+    pub fn remove_server(&mut self, name: &str) -> Result<(), ConfigError> {
+        if self.document.get(name).is_none() {
+            return self.server(name).map(|_| ());
+        }
+        Ok(self.document.set(name, None)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint::Hint as _;
+
+    fn manager(text: &str) -> (tempfile::TempDir, Paths, GlobalConfigManager) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::write(paths.servers(), text).unwrap();
+        let manager = GlobalConfigManager::open(&paths).unwrap();
+        (dir, paths, manager)
+    }
+
+    #[test]
+    fn a_faulty_entry_does_not_hide_the_others() {
+        let (_dir, _, manager) = manager(r#"{"bad":{"env":1},"good":{"command":"x"}}"#);
+        let listed = manager.list_servers();
+        assert!(listed[0].server.is_err());
+        assert_eq!(listed[1].server.as_ref().unwrap().name, "good");
+        assert!(matches!(manager.server("bad"), Err(ConfigError::InvalidServer { .. })));
+    }
+
+    #[test]
+    fn an_unknown_server_suggests_the_nearest_name() {
+        let (_dir, _, manager) = manager(r#"{"github":{"command":"x"},"time":{"command":"x"}}"#);
+        let error = manager.server("githb").unwrap_err();
+        assert_eq!(error.to_string(), "no server named `githb`");
+        assert_eq!(error.hint().unwrap(), "Did you mean `github`? List servers with `mcpm ls`");
+        assert_eq!(
+            manager.server("zzz").unwrap_err().hint().unwrap(),
+            "List servers with `mcpm ls`"
+        );
+    }
+
+    #[test]
+    fn servers_are_added_and_removed_on_disk() {
+        let (_dir, paths, mut manager) = manager("{}");
+        let server = Server::stdio("time", "uvx", ["mcp-server-time"]);
+        manager.add_server(&server, false).unwrap();
+        assert!(matches!(manager.add_server(&server, false), Err(ConfigError::Exists { .. })));
+        manager.add_server(&server, true).unwrap();
+        assert_eq!(GlobalConfigManager::open(&paths).unwrap().server("time").unwrap(), server);
+        manager.remove_server("time").unwrap();
+        assert!(matches!(manager.remove_server("time"), Err(ConfigError::UnknownServer { .. })));
+    }
+}

@@ -1,0 +1,241 @@
+//! The MCP engine: one server behind, many clients in front.
+//!
+//! The gateway is transparent: it forwards raw messages, in order, and what it does not understand
+//! it forwards too. It has two faces, stdio ([`Gateway::serve_stdio`]) and Streamable HTTP in both
+//! eras on one URL ([`Gateway::handle`]), and two kinds of upstream, a child process and a remote
+//! server. It does not know who may visit: callers bring an admitted
+//! [`Principal`](mcpm_shared::access::Principal) and have stripped its credentials.
+
+mod body;
+mod bridge;
+mod child;
+mod environment;
+mod error;
+pub mod guard;
+mod http;
+mod link;
+pub mod listen;
+mod probe;
+mod remote;
+mod reply;
+mod sessions;
+mod stdio;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use mcpm_shared::access::Principal;
+use mcpm_shared::scope::Scope;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use self::body::{BoxError, GatewayBody};
+use self::child::{Nursery, Spec};
+pub use self::error::GatewayError;
+use self::guard::Guard;
+pub use self::probe::Probe;
+use self::remote::Remote;
+use self::sessions::Sessions;
+use crate::mcp::line::MAX_LINE;
+use crate::model::{Server, Transport};
+
+/// How long all children may take to end on shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Where the lines that servers write to stderr go.
+#[derive(Clone)]
+pub struct StderrSink(Arc<dyn Fn(&str, &str) + Send + Sync>);
+
+impl StderrSink {
+    /// Makes a sink of a function that takes the server's name and one line.
+    pub fn new(sink: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sink))
+    }
+
+    fn line(&self, server: &str, line: &str) {
+        (self.0)(server, line);
+    }
+}
+
+impl fmt::Debug for StderrSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StderrSink")
+    }
+}
+
+/// How a gateway behaves. The defaults suit a share.
+#[derive(Clone, Debug)]
+pub struct GatewayOptions {
+    /// How many children may serve at a time; the longest idle one makes room.
+    pub max_sessions: usize,
+    /// After how long without use a session ends.
+    pub idle: Duration,
+    /// How long a server may take to answer its first request.
+    pub start_timeout: Duration,
+    /// Longest message of a server, in bytes.
+    pub max_line: usize,
+    /// Longest body of a request, in bytes.
+    pub max_body: usize,
+    /// Where the stderr of servers goes; to the log when absent.
+    pub stderr: Option<StderrSink>,
+    /// Who ends the children when we are killed; share one among all gateways of a process.
+    pub guard: Guard,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            max_sessions: 64,
+            idle: Duration::from_secs(600),
+            // `npx` and `uvx` download packages on a first start.
+            start_timeout: Duration::from_secs(30),
+            max_line: MAX_LINE,
+            max_body: MAX_LINE,
+            stderr: None,
+            guard: Guard::this_program(),
+        }
+    }
+}
+
+/// What a gateway is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Legacy sessions that are open.
+    pub sessions: usize,
+    /// Child processes that live.
+    pub children: usize,
+    /// HTTP requests handled since the start.
+    pub requests: u64,
+}
+
+/// The MCP engine for one server. Clones are the same gateway; it starts nothing by itself.
+#[derive(Clone, Debug)]
+pub struct Gateway(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    server: String,
+    options: GatewayOptions,
+    nursery: Nursery,
+    upstream: Upstream,
+    requests: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Upstream {
+    Child { spec: Spec, sessions: Arc<Sessions> },
+    Remote(Remote),
+}
+
+impl Gateway {
+    /// Makes the gateway of a server.
+    ///
+    /// # Errors
+    /// The entry cannot be served: it is for one client only, or its URL or headers are not usable.
+    pub fn new(
+        server: &Server,
+        options: GatewayOptions,
+        scope: Scope,
+    ) -> Result<Self, GatewayError> {
+        let name = server.name.clone();
+        // Our own child scope: `shutdown` must not stop the caller's tasks.
+        let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
+        drop(scope);
+        let upstream = match &server.transport {
+            Transport::Stdio { command, args, env, cwd } => {
+                let spec = Spec {
+                    server: name.clone(),
+                    command: command.clone(),
+                    args: args.clone(),
+                    env: env.clone(),
+                    cwd: cwd.clone(),
+                };
+                Upstream::Child { spec, sessions: Arc::default() }
+            }
+            Transport::Remote { url, headers } => {
+                Upstream::Remote(Remote::new(&name, url, headers)?)
+            }
+            Transport::Custom { .. } => return Err(GatewayError::Custom(name)),
+        };
+        let requests = AtomicU64::new(0);
+        Ok(Self(Arc::new(Inner { server: name, options, nursery, upstream, requests })))
+    }
+
+    /// Starts the server once, asks who it is and stops it again; to be called before publishing.
+    ///
+    /// # Errors
+    /// Says why the server cannot be used.
+    pub async fn probe(&self) -> Result<Probe, GatewayError> {
+        probe::probe(&self.0).await
+    }
+
+    /// Answers one HTTP request to the MCP endpoint, in either era. The path is not looked at.
+    /// Dropping the future or the body is how a visitor's disconnect arrives.
+    pub async fn handle<B>(
+        &self,
+        request: Request<B>,
+        principal: &Principal,
+    ) -> Response<GatewayBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        match &self.0.upstream {
+            Upstream::Child { spec, sessions } => {
+                http::Face { gateway: &self.0, spec, sessions, principal }.handle(request).await
+            }
+            Upstream::Remote(remote) => remote.exchange(request, principal).await,
+        }
+    }
+
+    /// Serves one client over a pair of streams until its input ends.
+    ///
+    /// # Errors
+    /// The server could not be started, died, or our own streams failed.
+    pub async fn serve_stdio(
+        &self,
+        stdin: impl AsyncRead + Send + Unpin,
+        stdout: impl AsyncWrite + Send + Unpin,
+    ) -> Result<(), GatewayError> {
+        match &self.0.upstream {
+            Upstream::Child { spec, .. } => stdio::serve(&self.0, spec, stdin, stdout).await,
+            Upstream::Remote(remote) => bridge::serve(&self.0, remote, stdin, stdout).await,
+        }
+    }
+
+    /// Stops every child: stdin closes, then SIGTERM and SIGKILL to its group, all within 5 s.
+    pub async fn shutdown(&self) {
+        self.0.nursery.scope.cancel();
+        if let Upstream::Child { sessions, .. } = &self.0.upstream {
+            sessions.clear();
+        }
+        if tokio::time::timeout(SHUTDOWN, self.0.nursery.empty()).await.is_err() {
+            tracing::error!(server = %self.0.server, "a child process does not end");
+        }
+    }
+
+    /// Tells what the gateway is doing.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let sessions = match &self.0.upstream {
+            Upstream::Child { sessions, .. } => sessions.count(),
+            Upstream::Remote(_) => 0,
+        };
+        Stats {
+            sessions,
+            children: *self.0.nursery.alive.borrow(),
+            requests: self.0.requests.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.nursery.scope.cancel();
+    }
+}

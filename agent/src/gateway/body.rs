@@ -1,0 +1,189 @@
+//! The body of the gateway's answers: whole bytes, a stream of events, or an upstream's own body.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+
+use super::link::{Claim, Packet};
+use crate::mcp::sse;
+
+/// Any error of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long an event stream may be silent before a comment shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The body of an answer of the gateway.
+#[derive(Debug)]
+pub struct GatewayBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Full(Bytes),
+    Events(Box<Events>),
+    Upstream(Box<hyper::body::Incoming>),
+}
+
+impl GatewayBody {
+    /// Makes a body without bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Kind::Full(Bytes::new()))
+    }
+
+    /// Makes a body of these bytes.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self(Kind::Full(bytes.into()))
+    }
+
+    pub(super) fn events(events: Events) -> Self {
+        Self(Kind::Events(Box::new(events)))
+    }
+
+    pub(super) fn upstream(body: hyper::body::Incoming) -> Self {
+        Self(Kind::Upstream(Box::new(body)))
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Events(events) => {
+                events.poll_next(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Kind::Upstream(body) => {
+                Pin::new(body.as_mut()).poll_frame(cx).map_err(Into::into)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Events(events) => events.is_over(),
+            Kind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Events(_) => SizeHint::default(),
+            Kind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Messages of one or more requests, or of a session, as server-sent events.
+#[derive(Debug)]
+pub(super) struct Events {
+    first: VecDeque<Bytes>,
+    queue: mpsc::Receiver<Packet>,
+    /// How many answers are still to come; `None` when the stream does not end with answers.
+    answers: Option<usize>,
+    /// Dropped with the stream: that is how an upstream learns that nobody listens any more.
+    _claims: Vec<Claim>,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Events {
+    /// Makes a stream that begins with `first` and ends after `answers` answers of the queue.
+    pub(super) fn new(
+        first: VecDeque<Bytes>,
+        queue: mpsc::Receiver<Packet>,
+        answers: Option<usize>,
+        claims: Vec<Claim>,
+    ) -> Self {
+        let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
+        Self { first, queue, answers, _claims: claims, silence }
+    }
+
+    fn is_over(&self) -> bool {
+        self.first.is_empty() && self.answers == Some(0)
+    }
+
+    /// Cancel-safe: nothing is taken from the queue that is not returned.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(message) = self.first.pop_front() {
+            return Poll::Ready(Some(sse::encode(&message)));
+        }
+        if self.is_over() {
+            return Poll::Ready(None);
+        }
+        let event = match self.queue.poll_recv(cx) {
+            Poll::Ready(Some(packet)) => {
+                if packet.last {
+                    self.answers = self.answers.map(|left| left.saturating_sub(1));
+                }
+                Some(sse::encode(&packet.message))
+            }
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(cx));
+                Some(sse::KEEP_ALIVE)
+            }
+        };
+        self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
+        Poll::Ready(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn packet(message: &'static str, last: bool) -> Packet {
+        Packet { message: Bytes::from_static(message.as_bytes()), last }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_its_last_answer_and_keeps_the_order() {
+        let (queue, receiver) = mpsc::channel(4);
+        let first = VecDeque::from([Bytes::from_static(b"1")]);
+        let body = GatewayBody::events(Events::new(first, receiver, Some(1), Vec::new()));
+        queue.try_send(packet("2", false)).unwrap();
+        queue.try_send(packet("3", true)).unwrap();
+        let all = body.collect().await.unwrap().to_bytes();
+        let expected = [1, 2, 3].map(|n| format!("event: message\ndata: {n}\n\n")).concat();
+        assert_eq!(&all[..], expected.as_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_says_every_15_seconds_that_it_lives() {
+        let (queue, receiver) = mpsc::channel(4);
+        let mut body = GatewayBody::events(Events::new(VecDeque::new(), receiver, None, Vec::new()));
+        let start = Instant::now();
+        for n in 1..=3 {
+            let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(frame, sse::KEEP_ALIVE);
+            assert_eq!(start.elapsed().as_secs(), 15 * n);
+        }
+        drop(queue);
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_body_knows_its_length() {
+        let body = GatewayBody::full("abc");
+        assert_eq!(body.size_hint().exact(), Some(3));
+        assert_eq!(&body.collect().await.unwrap().to_bytes()[..], b"abc");
+        assert!(GatewayBody::empty().is_end_stream());
+    }
+}

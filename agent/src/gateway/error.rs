@@ -1,0 +1,191 @@
+//! What can go wrong at the boundary of the gateway.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::hint::Hint;
+
+/// A failure of the gateway or of the server behind it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// The entry is for one client application only.
+    #[error("server `{0}` is a custom entry, which only its client application can run")]
+    Custom(String),
+    /// The working directory of a server does not exist.
+    #[error("the working directory `{}` of server `{server}` does not exist", cwd.display())]
+    WorkingDirectory {
+        /// The server's name.
+        server: String,
+        /// The directory.
+        cwd: PathBuf,
+    },
+    /// The command of a server could not be started.
+    #[error("cannot start `{command}` for server `{server}`")]
+    Spawn {
+        /// The server's name.
+        server: String,
+        /// The command as configured.
+        command: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server ended by itself.
+    #[error("server `{server}` stopped ({status}){}", after(stderr))]
+    ChildExited {
+        /// The server's name.
+        server: String,
+        /// How it ended.
+        status: String,
+        /// The last lines it wrote to stderr.
+        stderr: String,
+    },
+    /// The server did not answer its first request in time.
+    #[error("server `{server}` did not answer within {} s{}", after.as_secs(), self::after(stderr))]
+    StartTimeout {
+        /// The server's name.
+        server: String,
+        /// How long we waited.
+        after: Duration,
+        /// The last lines it wrote to stderr.
+        stderr: String,
+    },
+    /// The server answered its first request with an error, or with something that is not MCP.
+    #[error("server `{server}` refused to start a session: {message}")]
+    Refused {
+        /// The server's name.
+        server: String,
+        /// What it said.
+        message: String,
+    },
+    /// The URL of a remote server cannot be used.
+    #[error("the URL `{url}` of server `{server}` is not usable: {reason}")]
+    Url {
+        /// The server's name.
+        server: String,
+        /// The URL, without its query.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The URL is one of the old HTTP+SSE transport.
+    #[error("server `{server}` uses a legacy SSE URL, and legacy SSE upstreams are not supported yet")]
+    LegacySse {
+        /// The server's name.
+        server: String,
+    },
+    /// A configured header of a remote server is not a valid header.
+    #[error("header `{header}` of server `{server}` is not a valid HTTP header")]
+    Header {
+        /// The server's name.
+        server: String,
+        /// The header's name.
+        header: String,
+    },
+    /// A remote server could not be reached.
+    #[error("cannot reach server `{server}`")]
+    Unreachable {
+        /// The server's name.
+        server: String,
+        /// What the HTTP client said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A remote server refused our credentials.
+    #[error("server `{server}` refused our credentials (HTTP {status})")]
+    Unauthorized {
+        /// The server's name.
+        server: String,
+        /// The status it answered with.
+        status: u16,
+    },
+    /// The trust store of the platform could not be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// Our own standard input or output failed.
+    #[error("cannot talk to the client over standard input and output")]
+    Stdio(#[source] std::io::Error),
+    /// The gateway is shutting down.
+    #[error("the gateway is shutting down")]
+    Stopped,
+}
+
+fn after(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; it last wrote:\n{stderr}") }
+}
+
+impl Hint for GatewayError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Custom(_) => Some("Run it from the client that it was made for".to_owned()),
+            Self::WorkingDirectory { server, .. } => {
+                Some(format!("Correct `cwd` of `{server}` in servers.json"))
+            }
+            Self::Spawn { server, command, source, .. } => Some(spawn_hint(server, command, source)),
+            Self::ChildExited { server, .. } | Self::StartTimeout { server, .. } => Some(format!(
+                "Run the command of `{server}` by hand to see why, and check it in servers.json"
+            )),
+            Self::Refused { server, .. } => {
+                Some(format!("Check that the command or URL of `{server}` is an MCP server"))
+            }
+            Self::Url { server, .. } | Self::Header { server, .. } => {
+                Some(format!("Correct `{server}` in servers.json"))
+            }
+            Self::LegacySse { .. } => Some(
+                "Use the server's Streamable HTTP URL, which usually ends in `/mcp`".to_owned(),
+            ),
+            Self::Unreachable { .. } => Some("Check the URL and your network".to_owned()),
+            Self::Unauthorized { server, .. } => {
+                Some(format!("Check the `headers` of `{server}` in servers.json"))
+            }
+            Self::Tls(_) | Self::Stdio(_) | Self::Stopped => None,
+        }
+    }
+}
+
+fn spawn_hint(server: &str, command: &str, source: &std::io::Error) -> String {
+    if source.kind() == std::io::ErrorKind::PermissionDenied {
+        return format!("Make `{command}` executable, or correct it in servers.json");
+    }
+    let program = command.rsplit(['/', '\\']).next().unwrap_or(command);
+    match program.split('.').next().unwrap_or(program) {
+        "npx" | "npm" | "node" => "Install Node.js, which brings `npx`".to_owned(),
+        "uvx" | "uv" => "Install uv, which brings `uvx`".to_owned(),
+        "bunx" | "bun" => "Install Bun, which brings `bunx`".to_owned(),
+        "docker" | "podman" => format!("Install `{program}`"),
+        _ => format!("Install `{command}`, or correct the command of `{server}` in servers.json"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_runtime_is_named_in_the_hint() {
+        let error = |command: &str, kind: std::io::ErrorKind| GatewayError::Spawn {
+            server: "s".to_owned(),
+            command: command.to_owned(),
+            source: kind.into(),
+        };
+        let missing = std::io::ErrorKind::NotFound;
+        assert!(error("npx", missing).hint().unwrap().contains("Node.js"));
+        assert!(error("/opt/bin/uvx", missing).hint().unwrap().contains("uv"));
+        assert!(error("C:\\x\\npx.cmd", missing).hint().unwrap().contains("Node.js"));
+        assert!(error("my-server", missing).hint().unwrap().contains("servers.json"));
+        let denied = error("my-server", std::io::ErrorKind::PermissionDenied);
+        assert!(denied.hint().unwrap().contains("executable"));
+    }
+
+    #[test]
+    fn the_last_words_of_a_server_are_part_of_the_error() {
+        let error = GatewayError::ChildExited {
+            server: "s".to_owned(),
+            status: "exit status: 1".to_owned(),
+            stderr: "no such file".to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "server `s` stopped (exit status: 1); it last wrote:\nno such file"
+        );
+    }
+}

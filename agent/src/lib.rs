@@ -1,0 +1,13 @@
+//! The mcpm agent: installs, runs, aggregates and shares MCP servers.
+pub mod app;
+pub mod backoff;
+pub mod cli;
+pub mod config;
+pub mod credentials;
+pub mod demo;
+pub mod fs;
+pub mod gateway;
+pub mod hint;
+pub mod mcp;
+pub mod model;
+pub mod tunnel;

@@ -1,0 +1,208 @@
+//! Whom the agent trusts: the platform's roots, a CA file beside them, or one pinned certificate.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mcpm_shared::token::Digest;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_platform_verifier::Verifier;
+
+use super::error::TunnelError;
+
+/// Whom to trust beside or instead of the platform's roots.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// PEM file with further certificate authorities.
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the only certificate to trust, in hexadecimal, colons allowed.
+    pub fingerprint: Option<String>,
+}
+
+/// Builds the TLS client for HTTP/1.1, which the tunnel's upgrade needs.
+///
+/// # Errors
+/// When the CA file or the fingerprint cannot be used.
+pub(super) fn client(options: &TlsOptions) -> Result<ClientConfig, TunnelError> {
+    let provider = Arc::new(ring::default_provider());
+    let setting = |message: String| TunnelError::TlsSetting(message);
+    let verifier: Arc<dyn ServerCertVerifier> = match (&options.fingerprint, &options.ca) {
+        (Some(text), _) => {
+            let digest = parse_fingerprint(text).ok_or_else(|| {
+                setting(format!("the fingerprint `{text}` is not 64 hexadecimal digits"))
+            })?;
+            Arc::new(Pinned { digest, provider: Arc::clone(&provider) })
+        }
+        (None, Some(path)) => {
+            let roots = read_roots(path)?;
+            let verifier = Verifier::new_with_extra_roots(roots, Arc::clone(&provider));
+            Arc::new(verifier.map_err(|e| setting(format!("the CA file cannot be used: {e}")))?)
+        }
+        (None, None) => {
+            let verifier = Verifier::new(Arc::clone(&provider));
+            Arc::new(verifier.map_err(|e| setting(format!("no trusted roots were found: {e}")))?)
+        }
+    };
+    build(provider, verifier)
+}
+
+fn build(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, TunnelError> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TunnelError::TlsSetting(format!("TLS cannot be set up: {error}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Reads a SHA-256 written with or without colons, in either case.
+#[must_use]
+pub fn parse_fingerprint(text: &str) -> Option<Digest> {
+    let hex: String = text.chars().filter(|c| *c != ':' && !c.is_whitespace()).collect();
+    hex.to_ascii_lowercase().strip_prefix("sha256").unwrap_or(&hex).parse().ok()
+}
+
+fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, TunnelError> {
+    let fail =
+        |why: String| TunnelError::TlsSetting(format!("cannot use {}: {why}", path.display()));
+    let roots: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    match roots {
+        Ok(roots) if roots.is_empty() => Err(fail("there is no certificate in it".to_owned())),
+        Ok(roots) => Ok(roots),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+/// Trusts one certificate, whoever signed it and whatever it is called.
+#[derive(Debug)]
+struct Pinned {
+    digest: Digest,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.digest.matches(end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Where a fingerprint that was seen is noted.
+pub(super) type Seen = Arc<Mutex<Option<Digest>>>;
+
+/// Looks at a certificate and trusts nothing: the handshake ends with it.
+#[derive(Debug)]
+struct Looking {
+    seen: Seen,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Looking {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Digest::of(end_entity));
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Returns a client that only looks, and where it notes the fingerprint it saw.
+pub(super) fn looking() -> Result<(ClientConfig, Seen), TunnelError> {
+    let provider = Arc::new(ring::default_provider());
+    let seen = Seen::default();
+    let verifier = Looking { seen: Arc::clone(&seen), provider: Arc::clone(&provider) };
+    Ok((build(provider, Arc::new(verifier))?, seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_written_in_many_ways() {
+        let plain = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let colons: Vec<String> =
+            plain.as_bytes().chunks(2).map(|c| String::from_utf8_lossy(c).to_uppercase()).collect();
+        for text in [plain, &colons.join(":"), &format!("SHA256:{plain}")] {
+            assert_eq!(parse_fingerprint(text), Some(Digest::of(b"abc")), "{text}");
+        }
+        assert_eq!(parse_fingerprint("abc"), None);
+    }
+
+    #[test]
+    fn a_ca_file_that_is_none_is_named() {
+        let options = TlsOptions { ca: Some("/nonexistent.pem".into()), fingerprint: None };
+        let error = client(&options).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent.pem"), "{error}");
+        assert!(error.is_terminal());
+    }
+}
