@@ -1,0 +1,139 @@
+//! The visitor gate at the relay, and the relay's own gate for agents.
+
+use harness::{Service, TestAgent, TestRelay, eventually, request, token_policy, visitor};
+use mcpm::tunnel::TunnelError;
+use mcpm_relay::Config;
+use mcpm_relay::config::AuthMode;
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::assertion::Proof;
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::token::Token;
+
+#[tokio::test]
+async fn visitors_without_the_token_get_a_401_with_a_challenge_and_reach_nothing() {
+    let relay = TestRelay::start().await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (share, info) = agent.share(&relay, "gated", &service, token_policy("sesame")).await;
+    let client = visitor();
+    for (token, code) in [(None, "token_missing"), (Some("wrong"), "token_invalid")] {
+        let mut call = client.post(&info.url);
+        if let Some(token) = token {
+            call = call.bearer_auth(token);
+        }
+        let answer = call.send().await.unwrap();
+        assert_eq!(answer.status(), 401);
+        assert_eq!(answer.headers()["mcpm-relay-error"], code);
+        let challenge = answer.headers()["www-authenticate"].to_str().unwrap().to_owned();
+        assert!(challenge.starts_with("Bearer") && !challenge.contains("resource_metadata"));
+    }
+    assert_eq!(share.tunnel.stats().requests, 0);
+    assert_eq!(client.get(&info.url).bearer_auth("sesame").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_revoked_token_stops_working_on_a_running_share() {
+    let relay = TestRelay::start().await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (share, info) = agent.share(&relay, "revoked", &service, token_policy("sesame")).await;
+    let client = visitor();
+    assert_eq!(client.get(&info.url).bearer_auth("sesame").send().await.unwrap().status(), 200);
+    share.tunnel.update_access(token_policy("other"));
+    // At the agent at once, whatever the relay knows.
+    assert_eq!(client.get(&info.url).bearer_auth("sesame").send().await.unwrap().status(), 401);
+    eventually("the relay knows, too", || async {
+        let answer = client.get(&info.url).bearer_auth("sesame").send().await.unwrap();
+        answer.headers().contains_key("mcpm-relay-error").then_some(())
+    })
+    .await;
+    assert_eq!(client.get(&info.url).bearer_auth("other").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn the_link_secret_opens_a_share_and_leaves_the_url() {
+    let relay = TestRelay::start().await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let mut policy = token_policy("sesame");
+    policy.link = Some(Token::new("linked").digest());
+    let (_share, info) = agent.share(&relay, "link", &service, policy).await;
+    let client = visitor();
+    let url = format!("{}?s=linked&profile=p", info.url);
+    let said: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
+    assert_eq!(said["target"], "/mcp?profile=p");
+    assert!(!said.to_string().contains("linked"), "{said}");
+    let wrong = client.get(format!("{}?s=sesame", info.url)).send().await.unwrap();
+    assert_eq!(wrong.status(), 401);
+    // A visitor cannot speak in the relay's own headers.
+    let forged = client.get(&info.url).header("mcpm-link-secret", "linked").send().await.unwrap();
+    assert_ne!(forged.status(), 200);
+}
+
+#[tokio::test]
+async fn a_relay_with_a_secret_admits_those_who_know_it() {
+    let secret = Token::new("team");
+    let auth = AuthMode::Secret(vec![secret.clone()]);
+    let relay = TestRelay::with(Config { auth, ..Config::for_tests() }).await;
+    let service = Service::echo().await;
+    let member = TestAgent::showing(Proof::Secret(secret));
+    member.share(&relay, "member", &service, AccessPolicy::public()).await;
+    for proof in
+        [Proof::None, Proof::Secret(Token::new("guess")), Proof::Token(Token::new("x.y.z"))]
+    {
+        let stranger = TestAgent::showing(proof);
+        let asked = request("stranger", ShareMode::Http, AccessPolicy::public());
+        let error = stranger.open(&relay, asked, service.backend()).refused().await;
+        assert_eq!(error.code(), "bad_credential", "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_allows_its_names_and_ends_with_its_revocation() {
+    let relay = TestRelay::with(Config { auth: AuthMode::Token, ..Config::for_tests() }).await;
+    let service = Service::echo().await;
+    let (store, key) = (relay.ports().store.clone(), relay.ports().key.clone());
+    let wish = mcpm_relay::grants::GrantRequest {
+        subject: "alice".to_owned(),
+        names: mcpm_relay::grants::NamePatterns::new(vec!["alice-*".parse().unwrap()]),
+        max_shares: None,
+        bound_to: None,
+        expires_at: mcpm_relay::admission::unix_now() + 3600,
+    };
+    let now = mcpm_relay::admission::unix_now();
+    let (token, record) =
+        mcpm_relay::admission::issue_token(&key, store.as_ref(), wish, now).await.unwrap();
+    let alice = TestAgent::showing(Proof::Token(token));
+    let (share, _) = alice.share(&relay, "alice-x", &service, AccessPolicy::public()).await;
+    let asked = request("bob-x", ShareMode::Http, AccessPolicy::public());
+    let error = alice.open(&relay, asked, service.backend()).refused().await;
+    assert_eq!(error.code(), "name_forbidden");
+    assert!(mcpm_relay::admission::revoke_token(store.as_ref(), &record.jti, now).await.unwrap());
+    let error = share.refused().await;
+    assert!(
+        matches!(error, TunnelError::Refused { .. }) && error.code() == "bad_credential",
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_the_key_that_claimed_it_first() {
+    let relay = TestRelay::start().await;
+    let (alice, bob, service) = (TestAgent::new(), TestAgent::new(), Service::echo().await);
+    let (share, _) = alice.share(&relay, "mine", &service, AccessPolicy::public()).await;
+    let asked = || request("mine", ShareMode::Http, AccessPolicy::public());
+    assert_eq!(bob.open(&relay, asked(), service.backend()).refused().await.code(), "name_taken");
+    // Given up, it stays with its owner.
+    share.tunnel.shutdown().await;
+    assert_eq!(bob.open(&relay, asked(), service.backend()).refused().await.code(), "name_taken");
+    alice.share(&relay, "mine", &service, AccessPolicy::public()).await;
+}
+
+#[tokio::test]
+async fn reserved_names_and_modes_that_the_relay_does_not_serve_are_refused() {
+    let relay = TestRelay::with(Config { http_mode: false, ..Config::for_tests() }).await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let asked = request("www", ShareMode::Mcp, AccessPolicy::public());
+    let error = agent.open(&relay, asked, service.backend()).refused().await;
+    assert_eq!(error.code(), "name_reserved");
+    let asked = request("any-http", ShareMode::Http, AccessPolicy::public());
+    let error = agent.open(&relay, asked, service.backend()).refused().await;
+    assert_eq!(error.code(), "mode_forbidden");
+}

@@ -1,0 +1,118 @@
+//! Bounds that hold.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use harness::{Service, TestAgent, TestRelay, eventually, request, visitor};
+use mcpm_relay::Config;
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::proto::ShareMode;
+
+fn config(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config::for_tests();
+    change(&mut config);
+    config
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_with_and_without_its_length() {
+    let relay = TestRelay::with(config(|c| c.limits.max_body_bytes = 1000)).await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (_share, info) = agent.share(&relay, "small", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let told = client.post(&info.url).body(vec![b'x'; 1001]).send().await.unwrap();
+    assert_eq!(told.status(), 413);
+    let pieces =
+        futures_util::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
+    let streamed = client.post(&info.url).body(reqwest::Body::wrap_stream(pieces)).send().await;
+    assert_eq!(streamed.unwrap().status(), 413);
+    let fits = client.post(&info.url).body(vec![b'x'; 1000]).send().await.unwrap();
+    assert_eq!(fits.status(), 200);
+}
+
+#[tokio::test]
+async fn too_many_requests_from_one_address_are_told_when_to_come_back() {
+    let relay = TestRelay::with(config(|c| {
+        c.limits.requests_per_second = NonZeroU32::new(1);
+        c.limits.requests_burst = NonZeroU32::new(3).unwrap();
+    }))
+    .await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (_share, info) = agent.share(&relay, "busy", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        let answer = client.get(&info.url).send().await.unwrap();
+        if answer.status() == 429 {
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses[..3], [200, 200, 200]);
+    assert!(statuses[3..].contains(&429), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn as_many_requests_are_in_flight_as_a_share_may_have() {
+    let relay = TestRelay::with(config(|c| c.limits.max_streams_per_share = 2)).await;
+    let service = Service::start(|_| std::future::pending()).await;
+    let agent = TestAgent::new();
+    let (share, info) = agent.share(&relay, "full", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let hanging =
+        futures_util::future::join(client.get(&info.url).send(), client.get(&info.url).send());
+    let third = async {
+        eventually("two are in flight", || async {
+            (share.tunnel.stats().active == 2).then_some(())
+        })
+        .await;
+        client.get(&info.url).send().await.unwrap()
+    };
+    let third = tokio::select! { _ = hanging => panic!("they hang"), third = third => third };
+    assert_eq!(third.status(), 429);
+    assert_eq!(third.headers()["mcpm-relay-error"], "busy");
+}
+
+#[tokio::test]
+async fn an_owner_has_as_many_shares_as_allowed() {
+    let relay = TestRelay::with(config(|c| c.limits.max_shares_per_owner = 1)).await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (_first, _) = agent.share(&relay, "first", &service, AccessPolicy::public()).await;
+    let asked = request("second", ShareMode::Http, AccessPolicy::public());
+    let error = agent.open(&relay, asked, service.backend()).refused().await;
+    assert_eq!(error.code(), "too_many_shares");
+}
+
+#[tokio::test]
+async fn too_many_handshakes_are_told_to_wait() {
+    let relay =
+        TestRelay::with(config(|c| c.limits.handshakes_per_minute = NonZeroU32::new(2))).await;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let answer = visitor().get(relay.url("/v1/tunnel")).send().await.unwrap();
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses, [426, 426, 429]);
+}
+
+#[tokio::test]
+async fn a_service_that_never_answers_is_a_504() {
+    let relay = TestRelay::with(config(|c| c.timing.idle = Duration::from_millis(300))).await;
+    let service = Service::start(|_| std::future::pending()).await;
+    let agent = TestAgent::new();
+    let (_share, info) = agent.share(&relay, "never", &service, AccessPolicy::public()).await;
+    let answer = visitor().get(&info.url).send().await.unwrap();
+    assert_eq!(answer.status(), 504);
+}
+
+#[tokio::test]
+async fn a_share_ends_when_its_time_is_over() {
+    let relay = TestRelay::start().await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let mut asked = request("brief", ShareMode::Http, AccessPolicy::public());
+    asked.expires = Some(Duration::from_secs(1));
+    let share = agent.open(&relay, asked, service.backend());
+    let mut status = share.tunnel.status();
+    let ended = status.wait_for(|s| matches!(s, mcpm::tunnel::TunnelStatus::Ended(_)));
+    assert!(harness::soon("the share ends", ended).await.is_ok());
+}

@@ -1,0 +1,14 @@
+//! The real programs as processes, and the official clients and servers of MCP as their peers.
+//!
+//! `cargo xtask peers` installs the peers; a suite whose peers are missing says so and passes, unless `MCPM_PEERS` (set
+//! by `cargo xtask test`) says that they were installed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod failures;
+mod restarts;
+mod sdk;
+mod sdks;
+mod stage;
+mod stops;
+mod tokens;
+mod visit;

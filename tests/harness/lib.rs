@@ -1,0 +1,350 @@
+//! What the end-to-end suites stand on: a relay and agents in this process, on free ports, and real
+//! programs as processes where the process itself is under test.
+
+#![expect(clippy::unwrap_used, reason = "a harness panics where a test fails")]
+
+pub mod process;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use mcpm::tunnel::{
+    Backend, ProxySettings, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelError,
+    TunnelStatus,
+};
+use mcpm_relay::{Config, Ports, Relay};
+use mcpm_shared::access::{AccessPolicy, TokenGrant};
+use mcpm_shared::assertion::Proof;
+use mcpm_shared::identity::AgentKey;
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::scope::Scope;
+use mcpm_shared::token::Token;
+use tokio::net::TcpListener;
+
+/// How long a test waits for what must happen. Generous: no test waits for it unless it fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for a future that must be ready soon.
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}
+
+/// Asks again and again until the answer is there.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    soon(what, async {
+        loop {
+            ticks.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    })
+    .await
+}
+
+/// A relay in this process.
+#[derive(Debug)]
+pub struct TestRelay {
+    /// The relay itself.
+    pub relay: Relay,
+    ports: Ports,
+    config: Config,
+}
+
+impl TestRelay {
+    /// Starts a relay with the settings for tests.
+    pub async fn start() -> Self {
+        Self::with(Config::for_tests()).await
+    }
+
+    /// Starts a relay with these settings and ports in memory.
+    pub async fn with(config: Config) -> Self {
+        Self::on(config, Ports::in_memory()).await
+    }
+
+    /// Starts a relay on these ports.
+    pub async fn on(config: Config, ports: Ports) -> Self {
+        let relay = Relay::start(config.clone(), ports.clone()).await.unwrap();
+        Self { relay, ports, config }
+    }
+
+    /// Returns a URL on the apex.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.ports.cert.is_some() { "https" } else { "http" };
+        format!("{scheme}://localhost:{}{path}", self.relay.addr().port())
+    }
+
+    /// Returns the ports, for a second life of the relay.
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Ends this relay and starts another one on the same address and ports.
+    pub async fn restart(self) -> Self {
+        let Self { relay, ports, config } = self;
+        let listen = relay.addr();
+        relay.shutdown().await;
+        Self::on(Config { listen, ..config }, ports).await
+    }
+
+    /// Drops this relay without a word and starts another one on the same address and ports.
+    pub async fn crash(self) -> Self {
+        let Self { relay, ports, config } = self;
+        let config = Config { listen: relay.addr(), ..config };
+        drop(relay);
+        eventually("the address is free again", || async {
+            let relay = Relay::start(config.clone(), ports.clone()).await.ok()?;
+            Some(Self { relay, ports: ports.clone(), config: config.clone() })
+        })
+        .await
+    }
+}
+
+/// An agent in this process: a key and the tunnels it opens.
+#[derive(Debug)]
+pub struct TestAgent {
+    /// The agent's key.
+    pub key: AgentKey,
+    /// What it shows beside the key.
+    pub proof: Proof,
+    /// Whom it trusts.
+    pub tls: TlsOptions,
+    scope: Scope,
+}
+
+impl Default for TestAgent {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TestAgent {
+    /// Makes an agent with a key of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let (tls, scope) = (TlsOptions::default(), Scope::new());
+        Self { key: AgentKey::generate(), proof: Proof::None, tls, scope }
+    }
+
+    /// Makes an agent that shows `proof` beside its key.
+    #[must_use]
+    pub fn showing(proof: Proof) -> Self {
+        let mut agent = Self::new();
+        agent.proof = proof;
+        agent
+    }
+
+    /// Opens a tunnel without waiting for it.
+    #[must_use]
+    pub fn open(&self, relay: &TestRelay, request: ShareRequest, backend: Backend) -> TestShare {
+        let config = TunnelConfig {
+            relay: relay.url("").parse().unwrap(),
+            key: self.key.clone(),
+            proof: self.proof.clone(),
+            tls: self.tls.clone(),
+            connections: 2,
+            proxy: ProxySettings::default(),
+            agent_version: "test".to_owned(),
+        };
+        TestShare { tunnel: Tunnel::start(config, request, backend, self.scope.clone()) }
+    }
+
+    /// Shares an HTTP service with `policy` under `name` and waits until it is up.
+    pub async fn share(
+        &self,
+        relay: &TestRelay,
+        name: &str,
+        service: &Service,
+        policy: AccessPolicy,
+    ) -> (TestShare, ShareInfo) {
+        let request = request(name, ShareMode::Http, policy);
+        let share = self.open(relay, request, service.backend());
+        let info = share.up().await;
+        (share, info)
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        self.scope.cancel();
+    }
+}
+
+/// Makes a request to share under `name`.
+#[must_use]
+pub fn request(name: &str, mode: ShareMode, access: AccessPolicy) -> ShareRequest {
+    ShareRequest {
+        name: Some(name.parse().unwrap()),
+        base: name.to_owned(),
+        mode,
+        access,
+        expires: None,
+        ticket: None,
+    }
+}
+
+/// A tunnel under test.
+#[derive(Debug)]
+pub struct TestShare {
+    /// The tunnel itself.
+    pub tunnel: Tunnel,
+}
+
+impl TestShare {
+    /// Waits until the share is up.
+    pub async fn up(&self) -> ShareInfo {
+        self.up_after(0).await
+    }
+
+    /// Waits until the share is up with a generation above `generation`.
+    pub async fn up_after(&self, generation: u64) -> ShareInfo {
+        let mut status = self.tunnel.status();
+        let up = status.wait_for(|status| match status {
+            TunnelStatus::Up(info) => info.generation > generation,
+            TunnelStatus::Refused(error) => panic!("refused: {error}"),
+            _ => false,
+        });
+        match &*soon("the share is up", up).await.unwrap() {
+            TunnelStatus::Up(info) => info.clone(),
+            _ => unreachable!("waited for"),
+        }
+    }
+
+    /// Waits until the relay has refused the share for good.
+    pub async fn refused(&self) -> TunnelError {
+        let mut status = self.tunnel.status();
+        let refused = status.wait_for(|status| matches!(status, TunnelStatus::Refused(_)));
+        match &*soon("the share is refused", refused).await.unwrap() {
+            TunnelStatus::Refused(error) => error.clone(),
+            _ => unreachable!("waited for"),
+        }
+    }
+}
+
+/// Makes a policy that the token `secret` opens.
+#[must_use]
+pub fn token_policy(secret: &str) -> AccessPolicy {
+    let digest = Token::new(secret).digest();
+    let grant = TokenGrant { id: "t1".to_owned(), label: None, digest, expires_at: None };
+    AccessPolicy { tokens: vec![grant], ..AccessPolicy::default() }
+}
+
+/// What a [`Service`] answers with.
+pub type Answer = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Makes a body of known bytes.
+#[must_use]
+pub fn full(bytes: impl Into<Bytes>) -> Answer {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A real HTTP service on a real socket, whose behaviour a test writes.
+#[derive(Debug)]
+pub struct Service {
+    addr: SocketAddr,
+    scope: Scope,
+}
+
+impl Service {
+    /// Starts a service that answers with what `handler` returns.
+    pub async fn start<H, F>(handler: H) -> Self
+    where
+        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Answer>> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (scope, handler) = (Scope::new(), Arc::new(handler));
+        let tasks = scope.clone();
+        scope.spawn_until_cancelled(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let handler = Arc::clone(&handler);
+                let service = hyper::service::service_fn(move |request| {
+                    let answer = handler(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                tasks.spawn_until_cancelled(async move {
+                    let _ended = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades()
+                        .await;
+                });
+            }
+        });
+        Self { addr, scope }
+    }
+
+    /// Starts a service that says what it was asked: method, target, headers and body, as JSON.
+    pub async fn echo() -> Self {
+        Self::start(|request| async move {
+            let (parts, body) = request.into_parts();
+            let headers: Vec<(String, String)> = parts
+                .headers
+                .iter()
+                .map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
+                .collect();
+            let body = body.collect().await.unwrap().to_bytes();
+            let said = serde_json::json!({
+                "method": parts.method.as_str(),
+                "target": parts.uri.to_string(),
+                "headers": headers,
+                "body": String::from_utf8_lossy(&body),
+            });
+            Response::new(full(said.to_string()))
+        })
+        .await
+    }
+
+    /// Returns the backend of a share in front of this service.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        Backend::Http(self.addr.port().to_string().parse().unwrap())
+    }
+
+    /// Returns the service's own URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.scope.cancel();
+    }
+}
+
+/// Returns an HTTP client that trusts `fingerprint`-less test relays and follows no redirects.
+#[must_use]
+pub fn visitor() -> reqwest::Client {
+    let _installed_before = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .unwrap()
+}
+
+/// Reads the next piece of a streamed answer.
+pub async fn next_piece(
+    stream: &mut (impl futures_util::Stream<Item = reqwest::Result<Bytes>> + Unpin),
+) -> Option<reqwest::Result<Bytes>> {
+    soon("the next piece comes", stream.next()).await
+}
