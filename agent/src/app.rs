@@ -5,5 +5,3 @@
 pub mod demo;
 pub mod run;
 pub mod share;
-#[doc(hidden)]
-pub mod stub;

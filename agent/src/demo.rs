@@ -158,7 +158,10 @@ impl Demo {
 #[prompt_router]
 impl Demo {
     #[prompt(description = "Asks for a greeting")]
-    async fn greet(&self, Parameters(Greeting { name }): Parameters<Greeting>) -> Vec<PromptMessage> {
+    async fn greet(
+        &self,
+        Parameters(Greeting { name }): Parameters<Greeting>,
+    ) -> Vec<PromptMessage> {
         std::future::ready(()).await;
         let text = format!("Greet {name} and say that this prompt came through mcpm.");
         vec![PromptMessage::new_text(Role::User, text)]

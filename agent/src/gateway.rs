@@ -4,7 +4,7 @@
 //! it forwards too. It has two faces, stdio ([`Gateway::serve_stdio`]) and Streamable HTTP in both
 //! eras on one URL ([`Gateway::handle`]), and two kinds of upstream, a child process and a remote
 //! server. It does not know who may visit: callers bring an admitted
-//! [`Principal`](mcpm_shared::access::Principal) and have stripped its credentials.
+//! [`Principal`] and have stripped its credentials.
 
 mod body;
 mod bridge;
@@ -47,7 +47,9 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// Where the lines that servers write to stderr go.
 #[derive(Clone)]
-pub struct StderrSink(Arc<dyn Fn(&str, &str) + Send + Sync>);
+pub struct StderrSink(Arc<Sink>);
+
+type Sink = dyn Fn(&str, &str) + Send + Sync;
 
 impl StderrSink {
     /// Makes a sink of a function that takes the server's name and one line.
@@ -128,7 +130,7 @@ struct Inner {
 #[derive(Debug)]
 enum Upstream {
     Child { spec: Spec, sessions: Arc<Sessions> },
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Gateway {
@@ -157,7 +159,7 @@ impl Gateway {
                 Upstream::Child { spec, sessions: Arc::default() }
             }
             Transport::Remote { url, headers } => {
-                Upstream::Remote(Remote::new(&name, url, headers)?)
+                Upstream::Remote(Box::new(Remote::new(&name, url, headers)?))
             }
             Transport::Custom { .. } => return Err(GatewayError::Custom(name)),
         };

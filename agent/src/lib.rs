@@ -11,3 +11,5 @@ pub mod hint;
 pub mod mcp;
 pub mod model;
 pub mod tunnel;
+
+pub use self::config::{GlobalConfigManager, ProfileConfigManager};

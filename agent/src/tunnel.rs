@@ -253,7 +253,7 @@ impl Runner {
                 wait = wait.max(asked.min(Duration::from_secs(60)));
             }
             self.say(TunnelStatus::Reconnecting {
-                reason: error.to_string(),
+                reason: with_causes(&error),
                 hint: error.hint(),
                 retry_in: wait,
             });
@@ -376,6 +376,21 @@ fn info(claimed: &Claimed, relay: String) -> ShareInfo {
         expires_at: claimed.expires_at,
         relay,
     }
+}
+
+/// Returns an error's message followed by those of its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 fn unix_now() -> u64 {

@@ -233,9 +233,9 @@ impl Tunnels {
             return tracing::debug!("agent opened no control stream");
         };
         let (mut reader, writer) = tokio::io::split(stream);
-        let hello = match tokio::time::timeout(HANDSHAKE_TIMEOUT, wire::read(&mut reader)).await {
-            Ok(Ok(AgentMessage::Hello(hello))) => hello,
-            Ok(_) | Err(_) => return tracing::debug!("agent said no hello"),
+        let hello = tokio::time::timeout(HANDSHAKE_TIMEOUT, wire::read(&mut reader)).await;
+        let Ok(Ok(AgentMessage::Hello(hello))) = hello else {
+            return tracing::debug!("agent said no hello");
         };
         let (outbox, messages) = mpsc::channel(CONTROL_QUEUE);
         scope.spawn_essential(write_control(writer, messages, scope.clone()));
@@ -337,7 +337,7 @@ impl Tunnels {
         };
         let refuse = async {
             while let Some(stream) = streams.recv().await {
-                drop(stream)
+                drop(stream);
             }
         };
         tokio::select! {

@@ -14,12 +14,12 @@ pub use self::visitor::{Proof, ProofError};
 use super::share::{
     Access, Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up, share,
 };
-use crate::app::stub::{ProxySettings, RelayAddress};
 use crate::credentials::{RelayCredential, ShareTarget};
 use crate::fs::Paths;
 use crate::gateway::GatewayOptions;
 use crate::hint::Hint;
 use crate::model::Server;
+use crate::tunnel::{ProxySettings, RelayAddress};
 
 /// What the demo server is called.
 const NAME: &str = "demo";

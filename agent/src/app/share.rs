@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use self::access::Keyring;
 pub use self::error::ShareError;
 use self::session::Session;
-use crate::app::stub::{HttpTarget, ProxySettings, RelayAddress};
 use crate::credentials::{RelayCredential, ShareTarget, agent_key};
 use crate::fs::Paths;
 use crate::gateway::{Gateway, GatewayOptions, Probe};
 use crate::model::Server;
+use crate::tunnel::{HttpTarget, ProxySettings, RelayAddress};
 
 /// How long tasks may take to end once everything was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -137,13 +137,15 @@ pub enum ShareEvent {
         /// All requests so far.
         requests: u64,
         /// Requests being served now.
-        active: u64,
+        active: usize,
     },
     /// The tokens of the share changed on disk and count from now on.
     TokensChanged {
         /// How many there are.
         tokens: usize,
     },
+    /// The share came to the end that it was given.
+    Expired,
     /// Something is odd, but the share goes on.
     Warning(String),
 }
@@ -161,13 +163,13 @@ pub struct Up {
     pub link: Option<String>,
     /// Its URL on this machine, when asked for.
     pub local: Option<String>,
-    /// When the relay ends it, in Unix seconds.
+    /// When it ends, in Unix seconds, if an end was asked for.
     pub expires_at: Option<u64>,
     /// Whether it was up before.
     pub again: bool,
 }
 
-/// Shares until `stop` is cancelled, which is a success, or until sharing is no longer possible.
+/// Shares until `stop` is cancelled or the share expires, which are successes, or until sharing is no longer possible.
 ///
 /// # Errors
 /// When the server does not work, the relay refuses, or the first connection fails for too long.
@@ -220,4 +222,81 @@ async fn probe(gateway: &Gateway, events: &mpsc::Sender<ShareEvent>) -> Result<(
     let Probe { server_name: server, version, .. } = gateway.probe().await?;
     let _nobody = events.send(ShareEvent::Probed { server, version }).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(source: Source, relay: &str, patience: Patience) -> ShareSpec {
+        let relay = RelaySpec {
+            address: relay.parse().unwrap(),
+            credential: RelayCredential::default(),
+            proxy: ProxySettings::default(),
+            connections: 1,
+        };
+        ShareSpec {
+            target: ShareTarget::Server("x".to_owned()),
+            source,
+            relay: Some(relay),
+            name: None,
+            access: Access::Token,
+            expires: None,
+            local: None,
+            patience,
+            gateway: GatewayOptions::default(),
+        }
+    }
+
+    async fn run_alone(spec: ShareSpec, paths: &Paths) -> Result<(), ShareError> {
+        // A listener that never reads must not hold the share up.
+        let (events, inbox) = mpsc::channel(1);
+        drop(inbox);
+        share(spec, paths, events, CancellationToken::new()).await
+    }
+
+    /// Returns an address that nobody listens on.
+    fn nobody() -> String {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", free.local_addr().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_start_is_not_published_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path().join("mcpm"));
+        let server = Server::stdio("x", "/nonexistent/server", [""; 0]);
+        let patience = Patience::Time(Duration::from_secs(20));
+        let spec = spec(Source::Server(Box::new(server)), &nobody(), patience);
+        let error = run_alone(spec, &paths).await.unwrap_err();
+        assert!(matches!(error, ShareError::Gateway(_)), "{error}");
+        assert!(!paths.dir().exists());
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_is_down_is_given_up_after_the_retries() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let source = Source::Http("8080".parse().unwrap());
+        let error = run_alone(spec(source, &nobody(), Patience::Retries(1)), &paths).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains("1 retry"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stop_before_the_share_is_up_is_a_success() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let source = Source::Http("8080".parse().unwrap());
+        let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(60)));
+        let (events, mut inbox) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let stopping = async {
+            while !matches!(inbox.recv().await, Some(ShareEvent::Reconnecting { .. })) {}
+            stop.cancel();
+        };
+        let (result, ()) = tokio::join!(share(spec, &paths, events, stop.clone()), stopping);
+        result.unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::env::var_os;
 
-use crate::app::stub::ProxySettings;
+use crate::tunnel::ProxySettings;
 
 /// Reads the proxy settings as curl does: lower case first.
 pub(super) fn proxy() -> ProxySettings {

@@ -1,5 +1,6 @@
 //! How a command fails: a message, a hint, a code for machines and an exit code.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ const INTERNAL: u8 = 70;
 /// Why a command failed, ready to be shown.
 #[derive(Debug)]
 pub(super) struct CliError {
-    code: &'static str,
+    code: Cow<'static, str>,
     message: String,
     hint: Option<String>,
     exit: u8,
@@ -24,13 +25,13 @@ pub(super) struct CliError {
 
 impl CliError {
     /// Makes one from an error of a lower layer; `code` is API (add, never rename).
-    pub(super) fn new(code: &'static str, error: &dyn Hint) -> Self {
-        Self { code, message: with_sources(error), hint: error.hint(), exit: USER }
+    pub(super) fn new(code: impl Into<Cow<'static, str>>, error: &dyn Hint) -> Self {
+        Self { code: code.into(), message: with_sources(error), hint: error.hint(), exit: USER }
     }
 
     /// Makes one in words of the command line itself.
     pub(super) fn user(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, exit: USER }
+        Self { code: code.into(), message: message.into(), hint: None, exit: USER }
     }
 
     /// Makes one for arguments that contradict each other or do not parse.
@@ -121,6 +122,12 @@ impl From<crate::app::run::RunError> for CliError {
     }
 }
 
+impl From<crate::tunnel::TunnelError> for CliError {
+    fn from(error: crate::tunnel::TunnelError) -> Self {
+        Self::new(error.code().to_owned(), &error)
+    }
+}
+
 #[cfg(feature = "embedded-relay")]
 impl From<crate::app::demo::DemoError> for CliError {
     fn from(error: crate::app::demo::DemoError) -> Self {
@@ -139,7 +146,7 @@ impl From<crate::app::share::ShareError> for CliError {
             ShareError::Credentials(error) => error.into(),
             ShareError::Gateway(error) => error.into(),
             ShareError::Listen(error) => error.into(),
-            ShareError::Tunnel(error) => Self::new("relay", &error),
+            ShareError::Tunnel(error) => error.into(),
             error @ ShareError::Unreachable { .. } => Self::new("relay_unreachable", &error),
             error @ ShareError::Ended(_) => Self::new("ended", &error),
             error => Self::new("share", &error),

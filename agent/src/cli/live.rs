@@ -20,6 +20,7 @@ pub(super) struct Live {
     bar: Option<ProgressBar>,
     url: Option<String>,
     requests: u64,
+    last: String,
 }
 
 impl Live {
@@ -33,6 +34,7 @@ impl Live {
             bar: ui.is_live().then(bar),
             url: None,
             requests: 0,
+            last: String::new(),
         };
         if spec.access == Access::Public {
             let place = if spec.relay.is_some() { "on the internet" } else { "on this machine" };
@@ -55,6 +57,7 @@ impl Live {
             bar: ui.is_live().then(bar),
             url: None,
             requests: 0,
+            last: String::new(),
         }
     }
 
@@ -95,12 +98,13 @@ impl Live {
                 let text = format!("Tokens changed: {tokens} now open this share.");
                 self.apart(|ui| ui.note(text));
             }
+            ShareEvent::Expired => self.apart(|ui| ui.note("The share came to its end.")),
             ShareEvent::Warning(text) => self.apart(|ui| ui.warning(text)),
         }
     }
 
     /// Says that a signal came.
-    pub(super) fn stopping(&self) {
+    pub(super) fn stopping(&mut self) {
         self.state("Stopping".to_owned());
     }
 
@@ -160,23 +164,27 @@ impl Live {
         ui.note("");
     }
 
-    fn reconnecting(&self, reason: &str, hint: Option<&str>, retry_in: Duration) {
+    fn reconnecting(&mut self, reason: &str, hint: Option<&str>, retry_in: Duration) {
         let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
         let wait = humantime::format_duration(Duration::from_secs(retry_in.as_secs().max(1)));
         self.state(format!("{}{hint}; trying again in {wait}", capital(reason)));
     }
 
-    fn connected(&self, active: u64) -> String {
+    fn connected(&self, active: usize) -> String {
         let active = if active > 0 { format!(", {active} open") } else { String::new() };
         format!("Connected. Requests: {}{active}", self.requests)
     }
 
-    /// Puts `text` on the live line; where there is none, it is a line of its own.
-    fn state(&self, text: String) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text),
-            None => self.ui.note(text),
+    /// Puts `text` on the live line; where there is none, it is a line of its own, once.
+    fn state(&mut self, text: String) {
+        if self.last == text {
+            return;
         }
+        match &self.bar {
+            Some(bar) => bar.set_message(text.clone()),
+            None => self.ui.note(&text),
+        }
+        self.last = text;
     }
 
     /// Writes while the live line is out of the way.
@@ -231,6 +239,7 @@ fn to_json(event: &ShareEvent) -> Option<Value> {
             "retry_in_ms": u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX),
         }),
         ShareEvent::TokensChanged { tokens } => json!({ "event": "tokens", "count": tokens }),
+        ShareEvent::Expired => json!({ "event": "expired" }),
         ShareEvent::Warning(text) => json!({ "event": "warning", "message": text }),
         _ => return None,
     })

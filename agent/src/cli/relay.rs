@@ -4,13 +4,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use mcpm_shared::assertion::Proof;
-use mcpm_shared::token::Token;
+use mcpm_shared::token::{Digest, Token};
 use serde_json::{Value, json};
 
 use super::error::CliError;
-use super::{Context, JsonArg};
-use crate::app::stub::RelayAddress;
+use super::{Context, JsonArg, Threads, block_on};
 use crate::credentials::{RelayCredential, RelayStore};
+use crate::tunnel::{RelayAddress, fetch_fingerprint, parse_fingerprint};
 
 /// Keep credentials for relays
 #[derive(Debug, clap::Args)]
@@ -41,12 +41,15 @@ struct Login {
     address: RelayAddress,
     #[command(flatten)]
     source: SecretSource,
-    /// Trust the certificates in this PEM file instead of the system's
+    /// Trust the certificates in this PEM file as well
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Trust exactly the certificate with this SHA-256 fingerprint, in hexadecimal
-    #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
-    fingerprint: Option<String>,
+    #[arg(long, value_name = "SHA256", value_parser = fingerprint, conflicts_with = "ca")]
+    fingerprint: Option<Digest>,
+    /// Look at the relay's certificate, show its fingerprint and ask whether to trust exactly that
+    #[arg(long, conflicts_with_all = ["ca", "fingerprint"])]
+    pin: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,13 +88,18 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn login(login: Login, context: &Context) -> Result<(), CliError> {
-    let Login { address, source, ca, fingerprint } = login;
+    let Login { address, source, ca, fingerprint, pin } = login;
     // Opened first: a file that we cannot read must not cost the user a prompt.
     let mut store = RelayStore::open(&context.paths()?)?;
+    let fingerprint = match fingerprint {
+        None if pin => Some(ask_to_pin(&address, context)?),
+        given => given,
+    };
     let pinned = ca.is_some() || fingerprint.is_some();
     let ca = ca.map(|ca| absolute(&ca)).transpose()?;
     let proof = proof(source, &address, pinned, context)?;
     let what = describe(&proof);
+    let fingerprint = fingerprint.map(|fingerprint| fingerprint.to_string());
     store.login(&address.origin(), RelayCredential { proof, ca, fingerprint })?;
     context.ui.note(format!("Kept for {address}: {what}."));
     Ok(())
@@ -169,13 +177,26 @@ fn not_empty(token: Token) -> Result<Token, CliError> {
     Ok(token)
 }
 
-/// Takes colons and capitals, as other tools print fingerprints, and keeps bare lower-case digits.
-fn fingerprint(text: &str) -> Result<String, &'static str> {
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    if digits.len() != 64 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Err("a fingerprint is 64 hexadecimal digits");
+/// Takes colons and capitals, as other tools print fingerprints.
+fn fingerprint(text: &str) -> Result<Digest, &'static str> {
+    parse_fingerprint(text).ok_or("a fingerprint is 64 hexadecimal digits")
+}
+
+/// Asks the user to compare the certificate's fingerprint with what the operator says.
+fn ask_to_pin(address: &RelayAddress, context: &Context) -> Result<Digest, CliError> {
+    if !context.ui.may_ask() {
+        return Err(CliError::usage("there is nobody to ask whether to trust the certificate")
+            .with_hint("Give its fingerprint with --fingerprint"));
     }
-    Ok(digits.to_lowercase())
+    let proxy = super::env::proxy();
+    let found = block_on(Threads::One, async {
+        fetch_fingerprint(address, &proxy).await.map_err(CliError::from)
+    })?;
+    context.ui.note(format!("{address} shows the certificate with SHA-256 fingerprint\n  {found}"));
+    if !context.ui.confirm("Does its operator name the same, and do you trust it?")? {
+        return Err(CliError::user("not_trusted", "the certificate is not trusted"));
+    }
+    Ok(found)
 }
 
 fn describe(proof: &Proof) -> &'static str {
@@ -202,7 +223,7 @@ fn list(context: &Context) -> Result<(), CliError> {
             line.push_str(&format!(", certificates of {}", ca.display()));
         }
         if let Some(fingerprint) = fingerprint {
-            line.push_str(&format!(", certificate {}…", &fingerprint[..16]));
+            line.push_str(&format!(", certificate {fingerprint}"));
         }
         ui.result(line);
     }
@@ -239,8 +260,8 @@ mod tests {
     fn fingerprints_are_taken_as_other_tools_print_them() {
         let plain = "ab".repeat(32);
         let colons = vec!["AB"; 32].join(":");
-        assert_eq!(fingerprint(&colons).unwrap(), plain);
-        assert_eq!(fingerprint(&plain).unwrap(), plain);
+        assert_eq!(fingerprint(&colons).unwrap().to_string(), plain);
+        assert_eq!(fingerprint(&plain).unwrap().to_string(), plain);
         assert!(fingerprint("abcd").is_err());
         assert!(fingerprint(&"zz".repeat(32)).is_err());
     }

@@ -12,12 +12,12 @@ use super::live::Live;
 use super::run::{PORT, listen};
 use super::{Context, JsonArg, Threads, block_on};
 use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
-use crate::app::stub::RelayAddress;
 use crate::config::GlobalConfigManager;
 use crate::credentials::{RelayStore, ShareTarget};
 use crate::fs::Paths;
 use crate::gateway::GatewayOptions;
 use crate::model::Server;
+use crate::tunnel::RelayAddress;
 
 /// How many events may wait for the terminal.
 const EVENTS: usize = 64;
@@ -34,8 +34,8 @@ pub(super) struct Args {
 /// The options of sharing an MCP server.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Serve this port of this machine as well
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Serve this port of this machine as well; 0 takes any free one
+    #[arg(long)]
     port: Option<u16>,
     /// Use no relay: serve this machine only, with the same tokens
     #[arg(long, conflicts_with_all = ["subdomain", "expires", "http", "ca"])]
@@ -89,7 +89,7 @@ pub(super) struct RelayOptions {
     /// End the share after this time, such as 8h
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) expires: Option<Duration>,
-    /// Trust the certificates in this PEM file instead of the system's
+    /// Trust the certificates in this PEM file as well
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// How many connections to keep to the relay
@@ -265,7 +265,7 @@ mod tests {
             "time --local-only --subdomain x",
             "time --subdomain Upper",
             "time --expires soon",
-            "time --port 0",
+            "time --port 65536",
             "time --connections 9",
         ] {
             assert!(parse(words).is_err(), "{words}");

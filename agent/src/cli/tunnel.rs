@@ -4,9 +4,9 @@ use super::error::CliError;
 use super::share::{AccessOptions, RelayOptions, follow};
 use super::{Context, JsonArg};
 use crate::app::share::{ShareSpec, Source};
-use crate::app::stub::HttpTarget;
 use crate::credentials::ShareTarget;
 use crate::gateway::GatewayOptions;
+use crate::tunnel::HttpTarget;
 
 /// Share an HTTP server as it is, where the relay allows it
 #[derive(Debug, clap::Args)]

@@ -48,6 +48,15 @@ impl Ui {
             .map_err(|error| CliError::user("prompt", format!("cannot ask: {error}")))
     }
 
+    /// Asks a question whose answer is no unless said otherwise.
+    pub(super) fn confirm(self, question: &str) -> Result<bool, CliError> {
+        dialoguer::Confirm::new()
+            .with_prompt(question)
+            .default(false)
+            .interact()
+            .map_err(|error| CliError::user("prompt", format!("cannot ask: {error}")))
+    }
+
     /// Writes one line of the result.
     pub(super) fn result(self, line: impl AsRef<str>) {
         write_line(io::stdout().lock(), line.as_ref());

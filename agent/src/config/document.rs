@@ -106,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("servers.json");
         let mut ours = Document::open(path.clone()).unwrap();
-        Document::open(path.clone()).unwrap().set("theirs", Some(&json!(1))).unwrap();
+        Document::open(path).unwrap().set("theirs", Some(&json!(1))).unwrap();
         ours.set("ours", Some(&json!(2))).unwrap();
         assert_eq!(ours.names().collect::<Vec<_>>(), ["theirs", "ours"]);
     }

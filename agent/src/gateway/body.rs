@@ -66,9 +66,7 @@ impl Body for GatewayBody {
             Kind::Events(events) => {
                 events.poll_next(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Kind::Upstream(body) => {
-                Pin::new(body.as_mut()).poll_frame(cx).map_err(Into::into)
-            }
+            Kind::Upstream(body) => Pin::new(body.as_mut()).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -168,7 +166,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_says_every_15_seconds_that_it_lives() {
         let (queue, receiver) = mpsc::channel(4);
-        let mut body = GatewayBody::events(Events::new(VecDeque::new(), receiver, None, Vec::new()));
+        let mut body =
+            GatewayBody::events(Events::new(VecDeque::new(), receiver, None, Vec::new()));
         let start = Instant::now();
         for n in 1..=3 {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();

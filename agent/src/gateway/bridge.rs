@@ -188,7 +188,8 @@ impl Bridge<'_> {
         passed: &watch::Sender<u64>,
     ) {
         while let Some((number, line)) = queue.recv().await {
-            let opens = matches!(Incoming::parse(&line), Ok(Incoming::One(m)) if m.kind() == Kind::Request);
+            let opens =
+                matches!(Incoming::parse(&line), Ok(Incoming::One(m)) if m.kind() == Kind::Request);
             if opens {
                 self.request(&line).await;
             } else if timeout(NOTICE, self.post(&line)).await.is_err() {
@@ -218,7 +219,9 @@ impl Bridge<'_> {
     async fn request(&self, line: &Bytes) {
         let Ok(incoming) = Incoming::parse(line) else { return };
         let first = incoming.messages().iter().find(|message| message.kind() == Kind::Request);
-        let Some((message, id)) = first.and_then(|first| Some((first, first.id()?))) else { return };
+        let Some((message, id)) = first.and_then(|first| Some((first, first.id()?))) else {
+            return;
+        };
         let era = of_message(message).unwrap_or(Era::Legacy);
         let cancel = CancellationToken::new();
         let key = Key::of(id);
@@ -227,10 +230,7 @@ impl Bridge<'_> {
         self.running().remove(&key);
         if let Some(Err(error)) = outcome {
             tracing::debug!(error = &error as &dyn std::error::Error, "a request failed");
-            let text = match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
+            let text = with_root(&error);
             let answer = error_response(Some(id.get()), INTERNAL_ERROR, &text, None);
             drop(self.out.send(answer.into()).await);
         }
@@ -422,6 +422,16 @@ impl Bridge<'_> {
             drop(self.remote.call(Method::DELETE, self.session_headers(), Bytes::new()).await);
         }
     }
+}
+
+/// Returns an error with what is at the bottom of it, such as `connection refused`.
+fn with_root(error: &GatewayError) -> String {
+    let mut root: &dyn std::error::Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let (text, root) = (error.to_string(), root.to_string());
+    if text == root { text } else { format!("{text}: {root}") }
 }
 
 /// What a stream of events showed.

@@ -137,8 +137,12 @@ impl Handle {
     #[cfg(test)]
     pub(super) fn fake(server: &str) -> (Self, watch::Sender<Option<Exit>>) {
         let (sender, exit) = watch::channel(None);
-        let handle =
-            Self { server: server.into(), stop: CancellationToken::new(), exit, tail: Arc::default() };
+        let handle = Self {
+            server: server.into(),
+            stop: CancellationToken::new(),
+            exit,
+            tail: Arc::default(),
+        };
         (handle, sender)
     }
 }
@@ -156,9 +160,11 @@ pub(super) fn spawn(spec: &Spec, nursery: &Nursery) -> Result<Child, GatewayErro
         return Err(GatewayError::WorkingDirectory { server, cwd: cwd.to_owned() });
     }
     nursery.guard.start();
-    let mut process = command(spec)
-        .spawn()
-        .map_err(|source| GatewayError::Spawn { server, command: spec.command.clone(), source })?;
+    let mut process = command(spec).spawn().map_err(|source| GatewayError::Spawn {
+        server,
+        command: spec.command.clone(),
+        source,
+    })?;
     let group = process.id();
     if let Some(group) = group {
         nursery.guard.add(group);
@@ -344,7 +350,8 @@ async fn read_stderr(
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 pub(super) mod tests {
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
@@ -366,7 +373,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn a_child_gets_the_safe_list_the_mark_and_its_own_variables() {
-        let mut spec = sh(r#"echo "$MCPM_STDIO_SERVER $MINE ${CARGO_MANIFEST_DIR:-none} ${PATH:+path}""#);
+        let mut spec =
+            sh(r#"echo "$MCPM_STDIO_SERVER $MINE ${CARGO_MANIFEST_DIR:-none} ${PATH:+path}""#);
         spec.env = Vars::default().with("MINE", "yes");
         let mut child = spawn(&spec, &nursery()).unwrap();
         let mut out = String::new();

@@ -69,7 +69,9 @@ pub enum GatewayError {
         reason: String,
     },
     /// The URL is one of the old HTTP+SSE transport.
-    #[error("server `{server}` uses a legacy SSE URL, and legacy SSE upstreams are not supported yet")]
+    #[error(
+        "server `{server}` uses a legacy SSE URL, and legacy SSE upstreams are not supported yet"
+    )]
     LegacySse {
         /// The server's name.
         server: String,
@@ -120,7 +122,9 @@ impl Hint for GatewayError {
             Self::WorkingDirectory { server, .. } => {
                 Some(format!("Correct `cwd` of `{server}` in servers.json"))
             }
-            Self::Spawn { server, command, source, .. } => Some(spawn_hint(server, command, source)),
+            Self::Spawn { server, command, source, .. } => {
+                Some(spawn_hint(server, command, source))
+            }
             Self::ChildExited { server, .. } | Self::StartTimeout { server, .. } => Some(format!(
                 "Run the command of `{server}` by hand to see why, and check it in servers.json"
             )),

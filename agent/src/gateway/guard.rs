@@ -185,7 +185,8 @@ fn end(groups: &BTreeSet<i32>) {
 #[cfg(not(unix))]
 fn end(_groups: &BTreeSet<i32>) {}
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn groups_that_are_left_at_the_end_are_ended_and_others_are_not() {
         let mut ours = sleeper("sleep 1000 & wait");
-        let mut gone = sleeper("sleep 1000");
+        let mut gone = sleeper("exec sleep 1000");
         let lines = format!("+{}\n+{}\nnoise\n+1\n-{}\n", ours.id(), gone.id(), gone.id());
         guard(lines.as_bytes());
         assert_eq!(ours.wait().unwrap().signal(), Some(15));

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::body::{BoxError, Events, GatewayBody};
 use super::child::{self, Spec};
-use super::link::{Ids, INBOX, Link, Packet, Refusal};
+use super::link::{INBOX, Ids, Link, Packet, Refusal};
 use super::reply::{self, Accept, Reply, Status};
 use super::sessions::Sessions;
 use super::{GatewayError, Inner};
@@ -117,17 +117,18 @@ impl Face<'_> {
     }
 
     /// Starts a child for this principal and opens the conversation.
-    fn start(&self, ids: Ids) -> Result<Arc<Link>, Answer> {
+    fn start(&self, ids: Ids) -> Result<Arc<Link>, Box<Answer>> {
         if self.sessions.make_room(self.gateway.options.max_sessions).is_err() {
             let text = "too many sessions are open; try again later";
             let mut answer =
                 reply::error(StatusCode::SERVICE_UNAVAILABLE, None, SESSION_ERROR, text);
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
-            return Err(answer);
+            return Err(answer.into());
         }
         self.sweep();
         let nursery = &self.gateway.nursery;
-        let child = child::spawn(self.spec, nursery).map_err(|error| self.failed(&error))?;
+        let child =
+            child::spawn(self.spec, nursery).map_err(|error| Box::new(self.failed(&error)))?;
         let max_line = self.gateway.options.max_line;
         Ok(Link::new(child.stdin, child.stdout, child.handle, ids, max_line, &nursery.scope))
     }
@@ -147,7 +148,8 @@ impl Face<'_> {
         let idle = self.gateway.options.idle;
         let sessions = Arc::downgrade(self.sessions);
         self.gateway.nursery.scope.spawn_until_cancelled(async move {
-            let mut tick = tokio::time::interval((idle / 10).max(std::time::Duration::from_secs(1)));
+            let mut tick =
+                tokio::time::interval((idle / 10).max(std::time::Duration::from_secs(1)));
             loop {
                 tick.tick().await;
                 let Some(sessions) = sessions.upgrade() else { return };
@@ -163,7 +165,7 @@ impl Face<'_> {
         let id = message.id().map(serde_json::value::RawValue::get);
         let link = match self.start(Ids::Keep) {
             Ok(link) => link,
-            Err(answer) => return with_id(answer, id, self.spec),
+            Err(answer) => return with_id(*answer, id, self.spec),
         };
         let opening = self.sessions.open(self.principal, link.clone());
         let limit = self.gateway.options.start_timeout;
@@ -200,21 +202,21 @@ impl Face<'_> {
     }
 
     /// Returns the conversation that a request names, or what is wrong with the request.
-    fn session(&self, headers: &HeaderMap) -> Result<Arc<Link>, Answer> {
+    fn session(&self, headers: &HeaderMap) -> Result<Arc<Link>, Box<Answer>> {
         let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
             let text = "header `Mcp-Session-Id` is missing; open a session with `initialize`";
-            return Err(bad_request(SESSION_ERROR, text));
+            return Err(bad_request(SESSION_ERROR, text).into());
         };
         self.sessions.find(id, self.principal).ok_or_else(|| {
             let text = "the session has ended; open another one with `initialize`";
-            reply::error(StatusCode::NOT_FOUND, None, SESSION_ERROR, text)
+            reply::error(StatusCode::NOT_FOUND, None, SESSION_ERROR, text).into()
         })
     }
 
     async fn in_session(&self, headers: &HeaderMap, incoming: &Incoming<'_>) -> Answer {
         let link = match self.session(headers) {
             Ok(link) => link,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         let messages = incoming.messages();
         let batch = matches!(incoming, Incoming::Many(_));
@@ -246,25 +248,26 @@ impl Face<'_> {
     fn get(&self, headers: &HeaderMap) -> Answer {
         let link = match self.session(headers) {
             Ok(link) => link,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         if !Accept::of(headers).events {
             let text = "the client must accept text/event-stream";
             return reply::error(StatusCode::NOT_ACCEPTABLE, None, INVALID_REQUEST, text);
         }
         match link.listen() {
-            Ok(queue) => {
-                reply::stream(Events::new(std::collections::VecDeque::new(), queue, None, Vec::new()))
-            }
-            Err(busy) => {
-                reply::error(StatusCode::CONFLICT, None, SESSION_ERROR, &busy.to_string())
-            }
+            Ok(queue) => reply::stream(Events::new(
+                std::collections::VecDeque::new(),
+                queue,
+                None,
+                Vec::new(),
+            )),
+            Err(busy) => reply::error(StatusCode::CONFLICT, None, SESSION_ERROR, &busy.to_string()),
         }
     }
 
     fn delete(&self, headers: &HeaderMap) -> Answer {
         if let Err(answer) = self.session(headers) {
-            return answer;
+            return *answer;
         }
         if let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) {
             self.sessions.end(id, self.principal);
@@ -366,5 +369,6 @@ fn not_allowed(era: Era) -> Answer {
     answer
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

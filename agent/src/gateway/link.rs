@@ -171,11 +171,7 @@ impl Drop for Claim {
 }
 
 /// Writes lines to the server until it is told to stop.
-async fn write(
-    stdin: impl AsyncWrite + Unpin,
-    mut queue: mpsc::Receiver<Bytes>,
-    child: Handle,
-) {
+async fn write(stdin: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Bytes>, child: Handle) {
     let mut stdin = BufWriter::with_capacity(BUFFER, stdin);
     let work = async {
         while let Some(line) = queue.recv().await {
@@ -187,9 +183,8 @@ async fn write(
         }
         std::io::Result::Ok(())
     };
-    match child.stopping().run_until_cancelled(work).await {
-        Some(Err(error)) => tracing::debug!(server = child.server(), %error, "cannot write"),
-        Some(Ok(())) | None => {}
+    if let Some(Err(error)) = child.stopping().run_until_cancelled(work).await {
+        tracing::debug!(server = child.server(), %error, "cannot write");
     }
     // Dropping stdin is the first step of ending a server.
 }
@@ -249,8 +244,8 @@ impl Pump {
     /// A reader that does not read must not hold up others: a shared server does not wait for it.
     async fn deliver(&self, sink: &mpsc::Sender<Packet>, packet: Packet) {
         let Err(mpsc::error::TrySendError::Full(packet)) = sink.try_send(packet) else { return };
-        let sent = !self.patience.is_zero()
-            && timeout(self.patience, sink.send(packet)).await.is_ok();
+        let sent =
+            !self.patience.is_zero() && timeout(self.patience, sink.send(packet)).await.is_ok();
         if !sent {
             tracing::debug!(server = self.child.server(), "a reader does not read, dropped");
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);

@@ -101,7 +101,10 @@ pub async fn listen(
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let listener = TcpListener::bind((bare, port)).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let gate = Gate { gateway, allowed_hosts: options.allowed_hosts, access: options.access };
+    let mut allowed_hosts = options.allowed_hosts;
+    // A name that was chosen to be bound is a name to be called by.
+    allowed_hosts.push(bare.to_owned());
+    let gate = Gate { gateway, allowed_hosts, access: options.access };
     let connections = scope.clone();
     scope.spawn_until_cancelled(accept(listener, gate, connections));
     Ok(address)
@@ -229,5 +232,6 @@ fn refuse(denied: Denied) -> Response<GatewayBody> {
     response
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

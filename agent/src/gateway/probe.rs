@@ -23,8 +23,11 @@ pub struct Probe {
 
 pub(super) async fn probe(gateway: &Inner) -> Result<Probe, GatewayError> {
     match &gateway.upstream {
-        Upstream::Child { spec, .. } => match ask(gateway, spec, Era::Legacy).await? {
-            Outcome::Is(probe) => Ok(probe),
+        Upstream::Child { spec, sessions } => match ask(gateway, spec, Era::Legacy).await? {
+            Outcome::Is(probe) => {
+                sessions.set_answered_initialize();
+                Ok(probe)
+            }
             // One process is of one era, so the other one needs another process.
             Outcome::OtherEra => match ask(gateway, spec, Era::Modern).await? {
                 Outcome::Is(probe) => Ok(probe),
@@ -154,7 +157,8 @@ fn refused(server: &str, message: &str) -> GatewayError {
     GatewayError::Refused { server: server.to_owned(), message }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::time::Duration;
 

@@ -34,13 +34,27 @@ const MAX_OWNERS: usize = 4096;
 /// Headers that travel to the server, besides `mcp-…`. A list of what passes, because credentials,
 /// addresses and cookies of a visitor are nothing to the server.
 const TO_SERVER: [&str; 9] = [
-    "accept", "accept-language", "baggage", "content-length", "content-type", "last-event-id",
-    "traceparent", "tracestate", "user-agent",
+    "accept",
+    "accept-language",
+    "baggage",
+    "content-length",
+    "content-type",
+    "last-event-id",
+    "traceparent",
+    "tracestate",
+    "user-agent",
 ];
 /// Headers that travel back, besides `mcp-…`.
 const TO_CLIENT: [&str; 9] = [
-    "allow", "cache-control", "content-encoding", "content-length", "content-type", "etag",
-    "last-modified", "retry-after", "x-accel-buffering",
+    "allow",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "etag",
+    "last-modified",
+    "retry-after",
+    "x-accel-buffering",
 ];
 
 pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -223,7 +237,8 @@ impl Remote {
         let session = response.headers().get(SESSION_HEADER).cloned();
         let answer = self.read_answer(response).await?;
         if let Some(session) = session {
-            let headers = HeaderMap::from_iter([(HeaderName::from_static(SESSION_HEADER), session)]);
+            let headers =
+                HeaderMap::from_iter([(HeaderName::from_static(SESSION_HEADER), session)]);
             drop(self.call(Method::DELETE, headers, Bytes::new()).await);
         }
         match answer {
@@ -255,7 +270,8 @@ impl Remote {
             }
             while let Some(event) = events.next_event().map_err(|e| unreadable(e.into()))? {
                 let text = std::str::from_utf8(&event.data).unwrap_or_default();
-                if Message::parse(text).is_ok_and(|m| m.kind() == crate::mcp::message::Kind::Response)
+                if Message::parse(text)
+                    .is_ok_and(|m| m.kind() == crate::mcp::message::Kind::Response)
                 {
                     return Ok(Some(event.data));
                 }
@@ -322,5 +338,7 @@ pub(super) fn is_events(headers: &HeaderMap) -> bool {
     kind.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
+#[cfg(test)]
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;

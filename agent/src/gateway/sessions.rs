@@ -25,7 +25,11 @@ pub(super) struct Full;
 
 /// The sessions and children of one gateway.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<State>);
+pub(super) struct Sessions {
+    state: Mutex<State>,
+    /// Held while a modern child starts: requests that come together must not start one each.
+    starting: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,12 +37,13 @@ struct State {
     modern: HashMap<Principal, Arc<Link>>,
     /// What `server/discover` was answered by a server that does not know it.
     legacy_only: Option<Vec<u8>>,
+    answered_initialize: bool,
     swept: bool,
 }
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes room for one more child: evicts the longest idle one when `max` are there.
@@ -86,6 +91,11 @@ impl Sessions {
         true
     }
 
+    /// Waits for the turn to start a modern child. Cancel-safe.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.starting.lock().await
+    }
+
     /// Returns the living child of a principal.
     pub(super) fn modern(&self, principal: &Principal) -> Option<Arc<Link>> {
         let mut state = self.lock();
@@ -97,14 +107,9 @@ impl Sessions {
         Some(link)
     }
 
-    /// Keeps the child of a principal; if another one was faster, returns that one instead.
-    pub(super) fn keep_modern(&self, principal: &Principal, link: Arc<Link>) -> Arc<Link> {
-        let mut state = self.lock();
-        let slot = state.modern.entry(principal.clone()).or_insert_with(|| link.clone());
-        if slot.is_over() {
-            *slot = link;
-        }
-        slot.clone()
+    /// Keeps the child of a principal.
+    pub(super) fn keep_modern(&self, principal: &Principal, link: Arc<Link>) {
+        self.lock().modern.insert(principal.clone(), link);
     }
 
     /// Notes that the server is legacy-only and stops the children that were started to see.
@@ -114,6 +119,16 @@ impl Sessions {
         for (_, link) in state.modern.drain() {
             link.stop();
         }
+    }
+
+    /// Notes that the server knows `initialize`.
+    pub(super) fn set_answered_initialize(&self) {
+        self.lock().answered_initialize = true;
+    }
+
+    /// Tells whether the server is known to know `initialize`.
+    pub(super) fn answered_initialize(&self) -> bool {
+        self.lock().answered_initialize
     }
 
     /// Returns what a legacy-only server answered to `server/discover`.
@@ -141,8 +156,7 @@ impl Sessions {
 
     /// Ends what was not used for `idle` and is not busy.
     pub(super) fn sweep(&self, idle: Duration, now: Instant) {
-        let stale =
-            |link: &Link| !link.is_busy() && now.duration_since(link.last_used()) >= idle;
+        let stale = |link: &Link| !link.is_busy() && now.duration_since(link.last_used()) >= idle;
         let mut state = self.lock();
         state.drop_dead();
         state.legacy.retain(|_, session| !session.started || !stale(&session.link));
@@ -196,9 +210,12 @@ impl Opening {
     /// Ends the opening well and returns the session's id.
     pub(super) fn done(mut self) -> String {
         let id = self.id.take().unwrap_or_default();
-        if let Some(session) = self.sessions.lock().legacy.get_mut(&id) {
+        let mut state = self.sessions.lock();
+        state.answered_initialize = true;
+        if let Some(session) = state.legacy.get_mut(&id) {
             session.started = true;
         }
+        drop(state);
         id
     }
 }
@@ -238,16 +255,13 @@ mod tests {
         scope.spawn(async move {
             exit.closed().await;
         });
-        let (stdin, stdout) = (tokio::io::sink(), tokio::io::empty());
-        let (_, forever) = tokio::io::duplex(1);
-        drop(stdout);
-        Link::new(stdin, Held(forever), handle, Ids::Keep, 1000, &scope)
+        Link::new(tokio::io::sink(), Silent, handle, Ids::Keep, 1000, &scope)
     }
 
     /// A stream on which nothing ever comes.
-    struct Held(tokio::io::DuplexStream);
+    struct Silent;
 
-    impl tokio::io::AsyncRead for Held {
+    impl tokio::io::AsyncRead for Silent {
         fn poll_read(
             self: std::pin::Pin<&mut Self>,
             _: &mut std::task::Context<'_>,

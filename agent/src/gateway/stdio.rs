@@ -238,7 +238,8 @@ impl Waiting {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, duplex};
 
@@ -311,7 +312,10 @@ mod tests {
         let (reader, mut writer) = tokio::io::split(client);
         let talk = async move {
             for n in 0..1000 {
-                writer.write_all(format!("{{\"id\":{n},\"result\":1}}\n").as_bytes()).await.unwrap();
+                writer
+                    .write_all(format!("{{\"id\":{n},\"result\":1}}\n").as_bytes())
+                    .await
+                    .unwrap();
             }
             writer.shutdown().await.unwrap();
         };

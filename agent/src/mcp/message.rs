@@ -198,13 +198,13 @@ impl<'a> Message<'a> {
         struct Code {
             code: i64,
         }
-        serde_json::from_str::<Code>(self.error?.get()).ok().map(|error| error.code)
+        object::<Code>(self.error?).map(|error| error.code)
     }
 
     /// Returns what the gateway reads of the parameters; empty where they are no object.
     #[must_use]
     pub fn peek(&self) -> Params<'a> {
-        self.params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default()
+        self.params.and_then(object).unwrap_or_default()
     }
 
     /// Returns what the gateway reads of `params._meta`.
@@ -221,9 +221,7 @@ impl<'a> Message<'a> {
             #[serde(borrow, default, rename = "_meta")]
             meta: Option<&'a RawValue>,
         }
-        let peek: Option<Peek<'a>> =
-            self.result.and_then(|result| serde_json::from_str(result.get()).ok());
-        read_meta(peek.and_then(|peek| peek.meta))
+        read_meta(self.result.and_then(object::<Peek<'a>>).and_then(|peek| peek.meta))
     }
 
     /// Replaces one value of this message, one that a view of it gave, by other text.
@@ -295,7 +293,13 @@ pub struct Meta<'a> {
 }
 
 fn read_meta(meta: Option<&RawValue>) -> Meta<'_> {
-    meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default()
+    meta.and_then(object).unwrap_or_default()
+}
+
+/// Reads an object. serde would also take an array, member by member.
+fn object<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
+    let text = value.get();
+    if text.starts_with('{') { serde_json::from_str(text).ok() } else { None }
 }
 
 /// Returns the text of a JSON string, or `None` for any other value.
@@ -455,7 +459,9 @@ mod tests {
     #[test]
     fn parameters_that_are_no_object_are_simply_not_read() {
         assert!(one(r#"{"id":1,"method":"x","params":[1,2]}"#).peek().meta.is_none());
-        assert!(one(r#"{"id":1,"method":"x","params":{"_meta":3}}"#).meta().progress_token.is_none());
+        assert!(
+            one(r#"{"id":1,"method":"x","params":{"_meta":3}}"#).meta().progress_token.is_none()
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Why sharing ended without being asked to.
 
-use crate::app::stub::TunnelError;
 use crate::credentials::CredentialError;
 use crate::gateway::GatewayError;
 use crate::gateway::listen::ListenError;
 use crate::hint::Hint;
+use crate::tunnel::TunnelError;
 
 /// Why a share could not be made or could not go on.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! One run of a share whose server works: publish it, follow the tunnel's state, stop.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use mcpm_shared::access::AccessPolicy;
@@ -12,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Keyring;
 use super::{Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up};
-use crate::app::stub::{
-    Backend, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus,
-};
 use crate::gateway::Gateway;
 use crate::gateway::listen::{self, ListenOptions, listen};
+use crate::tunnel::{
+    Backend, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus,
+};
 
 /// How often the share looks at its file of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -173,7 +174,9 @@ impl Session {
                 changed = status.changed() => {
                     changed.map_err(|_| ShareError::Stopped)?;
                     let status = status.borrow_and_update().clone();
-                    self.on_status(status, &mut progress, reach).await?;
+                    if self.on_status(status, &mut progress, reach).await?.is_break() {
+                        return Ok(());
+                    }
                 }
                 _ = tick.tick() => {
                     self.look(reach, Some(tunnel)).await;
@@ -186,12 +189,13 @@ impl Session {
         }
     }
 
+    /// Tells what the tunnel says; breaks when the share has come to the end it was given.
     async fn on_status(
         &mut self,
         status: TunnelStatus,
         progress: &mut Progress,
         reach: &Reach,
-    ) -> Result<(), ShareError> {
+    ) -> Result<ControlFlow<()>, ShareError> {
         match status {
             TunnelStatus::Connecting { attempt } => {
                 if let Patience::Retries(retries) = self.spec.patience
@@ -214,9 +218,13 @@ impl Session {
                 self.say(ShareEvent::Reconnecting { reason, hint, retry_in }).await;
             }
             TunnelStatus::Refused(error) => return Err(error.into()),
+            TunnelStatus::Ended(_) if self.spec.expires.is_some() && progress.was_up => {
+                self.say(ShareEvent::Expired).await;
+                return Ok(ControlFlow::Break(()));
+            }
             TunnelStatus::Ended(reason) => return Err(ShareError::Ended(reason)),
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Keeps what the relay said; that it cannot be kept does not end the share.
@@ -234,7 +242,8 @@ impl Session {
             token: self.keyring.token(),
             link: self.keyring.link(url),
             local: reach.local.clone(),
-            expires_at,
+            // An end that was not asked for is the relay's own business: the tunnel renews it.
+            expires_at: expires_at.filter(|_| self.spec.expires.is_some()),
             again,
         }
     }
@@ -273,7 +282,8 @@ impl Progress {
     }
 
     fn out_of_retries(&mut self, retries: u32) -> ShareError {
-        self.unreachable(format!("{retries} retries"))
+        let noun = if retries == 1 { "retry" } else { "retries" };
+        self.unreachable(format!("{retries} {noun}"))
     }
 
     fn unreachable(&mut self, tried: String) -> ShareError {

@@ -1,6 +1,7 @@
 //! The modern era over child processes: no sessions; one child per principal, ids remapped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -18,6 +19,10 @@ use crate::mcp::era;
 use crate::mcp::message::{Incoming, Kind, Message, error_response, on_one_line};
 
 const DISCOVER: &str = "server/discover";
+
+/// How long a server may take to tell that it is modern; a silent one is taken for a legacy one,
+/// as clients do (2026-07-28 §Versioning).
+const PROBE: Duration = Duration::from_secs(10);
 
 impl Face<'_> {
     pub(super) async fn modern(&self, headers: &HeaderMap, message: &Message<'_>) -> Answer {
@@ -50,8 +55,7 @@ impl Face<'_> {
         if link.send(begun.line).await.is_err() {
             return refused(Refusal::Gone, id, &self.spec.server);
         }
-        let status =
-            if message.method() == DISCOVER { Status::BadRequest } else { Status::ByCode };
+        let status = if message.method() == DISCOVER { Status::BadRequest } else { Status::ByCode };
         let (accept, claims) = (Accept::of(headers), vec![begun.claim]);
         Reply { queue, claims, accept, batch: false, status }.answer().await
     }
@@ -74,30 +78,38 @@ impl Face<'_> {
     /// legacy server may answer a modern request by accident.
     async fn modern_child(&self, message: &Message<'_>) -> Result<Arc<Link>, Answer> {
         let id = message.id().map(RawValue::get);
+        if let Some(link) = self.sessions.modern(self.principal) {
+            return Ok(link);
+        }
+        let _turn = self.sessions.turn().await;
         if let Some(answer) = self.sessions.legacy_only() {
             return Err(fall_back(&answer, id));
         }
         if let Some(link) = self.sessions.modern(self.principal) {
             return Ok(link);
         }
-        let link =
-            self.start(Ids::Remap).map_err(|answer| with_id(answer, id, self.spec))?;
-        let limit = self.gateway.options.start_timeout;
+        let link = self.start(Ids::Remap).map_err(|answer| with_id(*answer, id, self.spec))?;
+        let limit = self.gateway.options.start_timeout.min(PROBE);
         let probe = discover(message);
         let probe = Message::parse(&probe).expect("the request is well-formed");
         let answer = timeout(limit, first_answer(&link, &probe)).await;
         let answer = answer.ok().flatten().and_then(|mut all| all.pop());
         let Some(answer) = answer.filter(|_| !link.is_over()) else {
             // Some legacy servers end at a request before `initialize`; others never answer it.
-            // That may also be a broken server, so it is not remembered; `initialize` will tell.
             let text = format!("server `{}` did not answer `{DISCOVER}`", self.spec.server);
-            return Err(reply::error(StatusCode::BAD_REQUEST, id, INTERNAL_ERROR, &text));
+            let answer = error_response(Some("0"), INTERNAL_ERROR, &text, None);
+            if self.sessions.answered_initialize() {
+                self.sessions.set_legacy_only(&answer);
+            }
+            // Otherwise it may as well be broken; `initialize` will tell.
+            return Err(fall_back(&answer, id));
         };
         if is_legacy(&answer) {
             self.sessions.set_legacy_only(&answer);
             return Err(fall_back(&answer, id));
         }
-        Ok(self.sessions.keep_modern(self.principal, link))
+        self.sessions.keep_modern(self.principal, link.clone());
+        Ok(link)
     }
 }
 
@@ -132,4 +144,3 @@ fn fall_back(answer: &[u8], id: Option<&str>) -> Answer {
     };
     reply::json(StatusCode::BAD_REQUEST, body)
 }
-

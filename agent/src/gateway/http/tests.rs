@@ -339,6 +339,18 @@ async fn modern_requests_of_one_principal_share_a_child_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn modern_requests_that_come_together_start_one_child() {
+    let gateway = gateway(MODERN, GatewayOptions::default());
+    let who = Principal::Anonymous;
+    let calls =
+        (0..20).map(|_| async { text(call_modern(&gateway, &who, "1", "pid").await).await });
+    let pids: std::collections::HashSet<String> =
+        futures_util::future::join_all(calls).await.into_iter().collect();
+    assert_eq!((pids.len(), gateway.stats().children), (1, 1));
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn modern_errors_get_the_status_of_their_code() {
     let gateway = gateway(MODERN, GatewayOptions::default());
     let who = Principal::Anonymous;
@@ -366,6 +378,19 @@ async fn a_legacy_server_makes_a_modern_client_fall_back() {
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("d"), &json!(-32601)));
     }
     open(&gateway).await;
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_at_a_modern_request_is_a_legacy_one() {
+    let script = r#"read -r line; case "$line" in *initialize*) ;; *) exit 1;; esac
+        echo '{"id":0,"result":{"serverInfo":{"name":"sh"}}}'; cat"#;
+    let gateway = gateway(script, GatewayOptions::default());
+    let who = Principal::Anonymous;
+    assert_eq!(call_modern(&gateway, &who, "1", "server/discover").await.status(), 400);
+    open(&gateway).await;
+    let answer = value(call_modern(&gateway, &who, "7", "tools/list").await).await;
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(7), &json!(-32603)));
     gateway.shutdown().await;
 }
 

@@ -347,6 +347,11 @@ impl Table {
     pub(super) fn last_used(&self) -> Instant {
         self.last_used
     }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.backlog.len()
+    }
 }
 
 /// A request that is in flight no more.
