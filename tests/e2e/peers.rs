@@ -2,7 +2,6 @@
 //!
 //! `cargo xtask peers` installs the peers; a suite whose peers are missing says so and passes, unless `MCPM_PEERS` (set
 //! by `cargo xtask test`) says that they were installed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod failures;
 mod restarts;

@@ -1,7 +1,6 @@
 //! The habits of the tree that no compiler checks: layers, purity, size, who prints.
 //!
 //! Each table below is the place to change when the tree changes; each exception says why.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,0 +1,38 @@
+# Short names for what CI runs. `cargo xtask test` runs all of it.
+
+_list:
+    @just --list --unsorted
+
+# Install the test peers and run every check
+check:
+    cargo xtask test
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo nextest run --workspace -E 'not test(/^peers::/)'
+
+# The real programs as processes, with the official SDKs
+e2e:
+    cargo xtask peers && cargo build --bins && cargo nextest run -p mcpm-tests
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licenses, advisories and bans (cargo install cargo-deny)
+deny:
+    cargo deny check
+
+fuzz seconds="30":
+    cargo xtask fuzz --seconds {{seconds}}
+
+bench *args:
+    cargo xtask bench {{args}}
+
+# A relay, an agent and the demo server
+dev:
+    cargo run --bin mcpm -- demo

@@ -1,0 +1,74 @@
+//! `cargo xtask bench`: the release binaries beside the peers that `docs/performance.md` compares them with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::peers;
+use crate::step::{self, Failed};
+use crate::tree::{Tree, has};
+
+/// Builds, installs the contenders and runs the tunnel bench; its table goes to standard output.
+pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
+    let build = ["build", "--release", "-p", "mcpm", "-p", "mcpm-relay", "--bins"];
+    step::run(tree, "release bins", tree.cargo(&build))?;
+    let (rathole, nginx) = (rathole(tree), nginx(tree));
+    let mut bench = tree.cargo(&["run", "--quiet", "--release", "-p", "mcpm-bench", "--"]);
+    bench.arg("--bins").arg(tree.target.join("release"));
+    bench.arg("--rathole").arg(rathole).arg("--nginx").arg(nginx).args(args);
+    let status = bench.status().map_err(|error| Failed::new("start the bench", error))?;
+    if status.success() { Ok(()) } else { Err(Failed(format!("the bench ended with {status}"))) }
+}
+
+/// rathole from crates.io, in `target/peers`.
+fn rathole(tree: &Tree) -> PathBuf {
+    let program = tree.peers().join("cargo/bin/rathole");
+    if !has(&program) {
+        peers::debian(tree, &["pkg-config", "libssl-dev"]);
+        let features = ["--no-default-features", "--features", "server,client,websocket"];
+        // Not `--locked`: its lock file holds a release of `time` that today's compilers refuse.
+        let mut install = tree.cargo(&["install", "rathole", "--version", "^0.5"]);
+        install.args(features).arg("--root").arg(tree.peers().join("cargo"));
+        if step::run(tree, "peers rathole", install).is_err() {
+            println!("peers: rathole could not be built: its rows are left out");
+        }
+    }
+    program
+}
+
+/// nginx of the system, or else Debian's unpacked below `target/peers`: installing the package would start a server.
+fn nginx(tree: &Tree) -> PathBuf {
+    let folder = tree.peers().join("nginx");
+    let unpacked = folder.join("usr/sbin/nginx");
+    for program in [PathBuf::from("nginx"), unpacked.clone()] {
+        if runs(&program) {
+            return program;
+        }
+    }
+    if fs::create_dir_all(&folder).is_ok() && unpack(tree, &folder).is_ok() && runs(&unpacked) {
+        return unpacked;
+    }
+    println!("peers: nginx not found: its row is left out");
+    unpacked
+}
+
+fn unpack(tree: &Tree, folder: &Path) -> Result<(), Failed> {
+    let mut download = tree.command("apt-get", &["download", "nginx"]);
+    download.current_dir(folder);
+    step::run(tree, "peers nginx", download)?;
+    let listed = fs::read_dir(folder).map_err(|error| Failed::new("list the download", error))?;
+    let packages = listed.filter_map(|entry| Some(entry.ok()?.path()));
+    for package in packages.filter(|path| path.extension().is_some_and(|e| e == "deb")) {
+        let mut extract = tree.command("dpkg", &["-x"]);
+        extract.arg(package).arg(folder);
+        step::run(tree, "unpack nginx", extract)?;
+    }
+    Ok(())
+}
+
+/// nginx knows `-v`, not `--version`.
+fn runs(nginx: &Path) -> bool {
+    let mut command = Command::new(nginx);
+    command.arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

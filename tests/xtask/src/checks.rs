@@ -1,0 +1,49 @@
+//! `cargo xtask test`: every check of the workspace, in the order in which they fail fastest.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::step::{self, Failed};
+use crate::tree::{Tree, has};
+use crate::{fuzz, peers};
+
+/// Feature sets that must build: additive features hide a missing `cfg` until somebody turns one off.
+const FEATURE_SETS: [(&str, &[&str]); 4] = [
+    ("features mcpm none", &["check", "-p", "mcpm", "--no-default-features"]),
+    ("features mcpm all", &["check", "-p", "mcpm", "--all-features"]),
+    ("features relay none", &["check", "-p", "mcpm-relay", "--no-default-features"]),
+    ("features relay all", &["check", "-p", "mcpm-relay", "--all-features"]),
+];
+
+/// Installs the peers and runs all checks; stops at the first that fails.
+pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
+    let started = Instant::now();
+    let peers = peers::install(tree, false)?;
+    step::run(tree, "fmt", tree.cargo(&["fmt", "--all", "--check"]))?;
+    let strict = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    step::run(tree, "clippy", tree.cargo(&strict))?;
+    let mut doc = tree.cargo(&["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    step::run(tree, "doc", doc)?;
+    for (name, args) in FEATURE_SETS {
+        step::run(tree, name, tree.cargo(args))?;
+    }
+    step::run(tree, "fuzz targets", fuzz::check(tree))?;
+    // The peer suites start these as processes.
+    step::run(tree, "bins", tree.cargo(&["build", "-p", "mcpm", "-p", "mcpm-relay", "--bins"]))?;
+    let mut tests = tests(tree);
+    tests.env("MCPM_PEERS", peers.join(","));
+    step::run(tree, "test", tests)?;
+    step::run(tree, "doctest", tree.cargo(&["test", "--workspace", "--doc"]))?;
+    println!("every check passed in {:.0}s", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// The test runner that is there: nextest runs each test in a process of its own, which is closer to the truth.
+fn tests(tree: &Tree) -> Command {
+    if has("cargo-nextest") {
+        tree.cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+    } else {
+        tree.cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"])
+    }
+}

@@ -1,0 +1,54 @@
+//! House chores of the workspace, run as `cargo xtask CHORE`: the one way to check, fuzz and bench it.
+//!
+//! It uses the standard library alone, so that it builds in a second on a fresh machine. It holds no knowledge of the
+//! product beyond the names of its packages.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose result is text")]
+
+mod bench;
+mod checks;
+mod fuzz;
+mod peers;
+mod step;
+mod tree;
+
+use std::process::ExitCode;
+
+use step::Failed;
+use tree::Tree;
+
+const USAGE: &str = "\
+usage: cargo xtask CHORE
+
+  test                   install the peers, then run every check; this is what CI runs
+  peers [--fresh]        install the npm and PyPI packages that the peer suites use
+  bench [--quick]        measure the tunnel beside its peers (release build)
+  fuzz [--seconds N] [TARGET]
+                         fuzz each target for N seconds (30)";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let tree = Tree::locate();
+    let done = match args.as_slice() {
+        ["test"] => checks::run(&tree),
+        ["peers"] => peers::install(&tree, false).map(drop),
+        ["peers", "--fresh"] => peers::install(&tree, true).map(drop),
+        ["bench", rest @ ..] => bench::run(&tree, rest),
+        ["fuzz", rest @ ..] => fuzz::run(&tree, rest),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `cargo xtask peers`: the programs of other people that the peer suites talk to, below `target/peers`.
+//!
+//! What is there already is left alone: a stamp keeps the list of packages that a folder was made from. A machine
+//! without Node.js or Python still passes: one line says what is skipped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::step::{self, Failed};
+use crate::tree::{Tree, has};
+
+/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`.
+pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Failed> {
+    let folder = tree.peers();
+    fs::create_dir_all(&folder)
+        .map_err(|e| Failed::new(format!("make {}", folder.display()), e))?;
+    let node = Kind {
+        name: "node",
+        language: "TypeScript",
+        manifest: "tests/peers/package.json",
+        programs: &["node", "npm"],
+        debian: &["nodejs", "npm"],
+        install: install_node,
+    };
+    let python = Kind {
+        name: "python",
+        language: "Python",
+        manifest: "tests/peers/requirements.txt",
+        programs: &["python3"],
+        debian: &["python3", "python3-venv"],
+        install: install_python,
+    };
+    let mut ready = Vec::new();
+    for kind in [node, python] {
+        match kind.ensure(tree, fresh) {
+            Ok(()) => ready.push(kind.name),
+            Err(Failed(why)) => {
+                let first = why.lines().next().unwrap_or_default();
+                println!("peers: {first}: the {} suites are skipped", kind.language);
+            }
+        }
+    }
+    Ok(ready)
+}
+
+/// One ecosystem that peers come from.
+struct Kind {
+    name: &'static str,
+    language: &'static str,
+    manifest: &'static str,
+    programs: &'static [&'static str],
+    debian: &'static [&'static str],
+    install: fn(&Tree, &Path) -> Result<(), Failed>,
+}
+
+impl Kind {
+    fn ensure(&self, tree: &Tree, fresh: bool) -> Result<(), Failed> {
+        let folder = tree.peers().join(self.name);
+        let stamp = tree.peers().join(format!("{}.stamp", self.name));
+        let wanted = fs::read_to_string(tree.root.join(self.manifest))
+            .map_err(|error| Failed::new(format!("read {}", self.manifest), error))?;
+        if !fresh && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+            return Ok(());
+        }
+        for program in self.programs {
+            if !has(program) {
+                debian(tree, self.debian);
+            }
+            if !has(program) {
+                return Err(Failed(format!("{program} not found")));
+            }
+        }
+        // Anything may have stopped an earlier attempt half-way.
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(|e| Failed::new("clear the old peers", e))?;
+        }
+        (self.install)(tree, &folder)?;
+        fs::write(&stamp, wanted).map_err(|error| Failed::new("write the stamp", error))
+    }
+}
+
+fn install_node(tree: &Tree, folder: &Path) -> Result<(), Failed> {
+    let copied = fs::create_dir_all(folder).and_then(|()| {
+        fs::copy(tree.root.join("tests/peers/package.json"), folder.join("package.json"))
+    });
+    copied.map_err(|error| Failed::new("copy package.json", error))?;
+    let flags = ["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"];
+    let mut npm = tree.command("npm", &flags);
+    npm.current_dir(folder);
+    step::run(tree, "peers node", npm)
+}
+
+fn install_python(tree: &Tree, folder: &Path) -> Result<(), Failed> {
+    let mut venv = tree.command("python3", &["-m", "venv"]);
+    venv.arg(folder);
+    step::run(tree, "peers venv", venv)?;
+    let flags = ["-m", "pip", "install", "--quiet", "-r", "tests/peers/requirements.txt"];
+    step::run(tree, "peers python", tree.command(folder.join("bin/python"), &flags))
+}
+
+/// Tries to install Debian packages; only where that needs no password. What comes of it shows in what is there after.
+pub(crate) fn debian(tree: &Tree, packages: &[&str]) {
+    let root = Command::new("id").arg("-u").stdin(Stdio::null()).output();
+    if !root.is_ok_and(|id| id.stdout == b"0\n") || !has("apt-get") {
+        return;
+    }
+    let install = || {
+        let mut apt = tree.command("apt-get", &["install", "-y", "--no-install-recommends"]);
+        apt.args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    let name = format!("apt {}", packages.join(" "));
+    // A fresh machine or image has no package lists yet.
+    if step::run(tree, &name, install()).is_err()
+        && step::run(tree, "apt update", tree.command("apt-get", &["update"])).is_ok()
+    {
+        step::run(tree, &name, install()).ok();
+    }
+}
