@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
+use mcpm_shared::proto::ShareMode;
 use mcpm_shared::token::Token;
 
 pub use layer::{Layer, LimitsLayer};
@@ -242,13 +243,17 @@ impl Config {
         self.public(bound).origin(&self.domain.host())
     }
 
-    /// Returns the URL at which a share is reached.
-    pub fn share_url(&self, bound: SocketAddr, name: &Name) -> String {
+    /// Returns the URL at which a share is reached: its MCP endpoint, or the root of an HTTP server.
+    pub fn share_url(&self, bound: SocketAddr, name: &Name, mode: ShareMode) -> String {
+        let end = match mode {
+            ShareMode::Mcp => "/mcp",
+            ShareMode::Http => "",
+        };
         if self.paths {
-            return format!("{}/s/{name}/mcp", self.apex_origin(bound));
+            return format!("{}/s/{name}{end}", self.apex_origin(bound));
         }
         let host = format!("{name}.{}", self.domain);
-        format!("{}/mcp", self.public(bound).origin(&host))
+        format!("{}{end}", self.public(bound).origin(&host))
     }
 
     /// Returns every origin that an assertion may name as its audience.

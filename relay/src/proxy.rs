@@ -24,6 +24,7 @@ use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
+use tokio_util::sync::CancellationToken;
 
 pub use self::body::{BodyError, EdgeBody, LaneBody};
 use self::mcp::Ask;
@@ -63,6 +64,8 @@ pub struct Proxy {
     rate: Keyed<VisitorKey>,
     /// Until then, a name nobody knows may belong to an agent that is about to come back.
     warm_until: tokio::time::Instant,
+    /// Cancelled when the relay is about to stop: nothing is held any more.
+    draining: CancellationToken,
     scope: Scope,
 }
 
@@ -87,12 +90,13 @@ impl Proxy {
         table: Arc<Table>,
         store: Arc<dyn Store>,
         metrics: Metrics,
+        draining: CancellationToken,
         scope: Scope,
     ) -> Self {
         let limits = &config.limits;
         let rate = Keyed::per_second(limits.requests_per_second, limits.requests_burst);
         let warm_until = tokio::time::Instant::now() + config.timing.hold;
-        Self { table, store, metrics, rate, warm_until, scope, config }
+        Self { table, store, metrics, rate, warm_until, draining, scope, config }
     }
 
     /// Answers a request for the share `name`, whose path at the share is `path` with its query.
@@ -151,9 +155,9 @@ impl Proxy {
         let entry = self.entry(name).await.map_err(Failure::plain)?;
         let share = match entry.presence() {
             Presence::Live(share) if share.session.may_serve(unix_now()) => share,
-            Presence::Live(_) | Presence::Away(_) => match self.hold(&entry, 0).await {
-                Some(share) => share,
-                None => return Err(Failure::unsent(EdgeError::Offline, request).await),
+            Presence::Live(_) | Presence::Away { .. } => match self.hold(&entry, 0).await {
+                Ok(share) => share,
+                Err(error) => return Err(Failure::unsent(error, request).await),
             },
         };
         match share.facts.mode {
@@ -217,8 +221,9 @@ impl Proxy {
                 Err((_, Some(unsent))) => unsent,
             };
             exchange = *error;
-            let Some(back) = self.hold(&entry, share.facts.generation).await else {
-                return Err(Failure::after(EdgeError::Offline, &exchange));
+            let back = match self.hold(&entry, share.facts.generation).await {
+                Ok(back) => back,
+                Err(error) => return Err(Failure::after(error, &exchange)),
             };
             let Some(entered) = back.enter(self.config.limits.max_streams_per_share) else {
                 return Err(Failure::after(EdgeError::Busy, &exchange));
@@ -360,12 +365,18 @@ impl Proxy {
         Err(if leased { EdgeError::Offline } else { EdgeError::UnknownShare })
     }
 
-    async fn hold(&self, entry: &Entry, not: u64) -> Option<Arc<Share>> {
+    /// Waits for the agent of a name to come back.
+    async fn hold(&self, entry: &Entry, not: u64) -> Result<Arc<Share>, EdgeError> {
         let _held = Tracked::new(&self.metrics.held_requests);
         let started = tokio::time::Instant::now();
-        let back = entry.wait_live(not, self.config.timing.hold).await;
+        let wait = entry.wait_live(not, self.config.timing.hold);
+        let back = self.draining.run_until_cancelled(wait).await;
         self.metrics.held_seconds.observe(started.elapsed().as_secs_f64());
-        back
+        match back {
+            Some(Some(share)) => Ok(share),
+            Some(None) => Err(EdgeError::Offline),
+            None => Err(EdgeError::Draining),
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl Relay {
         ports.store.release_node(&config.node, unix_now()).await?;
         let (visitors, agents, services) = (Scope::new(), Scope::new(), Scope::new());
         let tunnel_addr = tunnel.as_ref().map(|bound| bound.addr);
-        let edge = edge(&config, &ports, public.addr, tunnel_addr, &agents);
+        let edge = edge(&config, &ports, public.addr, tunnel_addr, (&visitors, &agents));
         let metrics = edge.tunnels.metrics.clone();
         let relay = Self {
             addr: public.addr,
@@ -226,7 +226,7 @@ fn edge(
     ports: &Ports,
     bound: SocketAddr,
     tunnel_bound: Option<SocketAddr>,
-    agents: &Scope,
+    (visitors, agents): (&Scope, &Scope),
 ) -> Arc<Edge> {
     let table = Arc::new(Table::default());
     let metrics = Metrics::new();
@@ -244,7 +244,14 @@ fn edge(
     };
     Arc::new(Edge {
         config: Arc::clone(config),
-        proxy: Proxy::new(Arc::clone(config), table, store, metrics, agents.child()),
+        proxy: Proxy::new(
+            Arc::clone(config),
+            table,
+            store,
+            metrics,
+            visitors.token().clone(),
+            agents.child(),
+        ),
         tunnels: Arc::new(Tunnels::new(parts, agents.child())),
         draining: false.into(),
         abort: Scope::new(),
@@ -315,7 +322,7 @@ async fn expire(tunnels: &Tunnels, share: &Arc<Share>) {
     tracing::info!(share.name = %facts.name, "share expired");
     let message = format!("the share `{}` has come to its end", facts.name);
     share.session.revoke(facts.id, Refusal::new(code::EXPIRED, message));
-    tunnels.table.away(share);
+    tunnels.table.away(share, false);
     share.drop_lanes();
     tunnels.metrics.shares.dec();
     end_lease(tunnels.store.as_ref(), &facts.name, unix_now()).await;

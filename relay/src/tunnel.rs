@@ -288,7 +288,7 @@ impl Tunnels {
         self.locked().remove(&session.id);
         self.metrics.sessions.dec();
         for share in session.take_shares() {
-            self.table.away(&share);
+            self.table.away(&share, true);
             share.drop_lanes();
             self.metrics.shares.dec();
         }

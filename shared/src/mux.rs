@@ -140,18 +140,17 @@ struct Driver<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     async fn run(mut self, close: CancellationToken) -> Result<(), MuxError> {
-        let driven = close.run_until_cancelled(poll_fn(|cx| self.poll(cx))).await;
-        let outcome = driven.unwrap_or(Ok(()));
-        if outcome.is_ok() {
-            let Self { connection, flusher, .. } = &mut self;
-            let closed = poll_fn(|cx| {
-                let closed = connection.poll_close(cx);
-                let flushed = flusher.poll_close(cx);
-                if closed.is_ready() { flushed.map(|_| ()) } else { Poll::Pending }
-            });
-            let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+        if let Some(ended) = close.run_until_cancelled(poll_fn(|cx| self.poll(cx))).await {
+            return ended;
         }
-        outcome
+        // yamux's own close would leave readers of open streams waiting; dropping the connection
+        // wakes them. So: say what was queued, close the WebSocket, drop.
+        let goodbye = poll_fn(|cx| match self.poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.flusher.poll_close(cx).map(|_| ()),
+        });
+        let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
+        Ok(())
     }
 
     /// Does all that can be done now: opens, accepts, reads, writes, and last flushes what yamux

@@ -149,12 +149,16 @@ impl Session<'_> {
         let (serving, served) = watch::channel(None);
         self.accept(streams, &scope, served.clone());
         let (inbox, mut messages) = mpsc::channel(16);
+        let stop = scope.clone();
         scope.spawn_essential(async move {
-            while let Ok(message) = wire::read::<RelayMessage>(&mut reader).await {
-                if inbox.send(message).await.is_err() {
-                    return;
+            let read = async {
+                while let Ok(message) = wire::read::<RelayMessage>(&mut reader).await {
+                    if inbox.send(message).await.is_err() {
+                        return;
+                    }
                 }
-            }
+            };
+            stop.token().run_until_cancelled(read).await;
         });
         let mut running = Running {
             claimed: None,
@@ -230,8 +234,9 @@ impl Session<'_> {
     fn accept(&self, mut streams: Streams, scope: &Scope, served: serve::Served) {
         let (backend, gate, tasks) =
             (Arc::clone(self.backend), Arc::clone(self.gate), scope.clone());
+        let stop = scope.clone();
         scope.spawn_essential(async move {
-            while let Some(stream) = streams.recv().await {
+            while let Some(Some(stream)) = stop.token().run_until_cancelled(streams.recv()).await {
                 let (backend, gate, served) =
                     (Arc::clone(&backend), Arc::clone(&gate), served.clone());
                 tasks.spawn_until_cancelled(serve::stream(stream, backend, gate, served));

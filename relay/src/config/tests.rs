@@ -183,7 +183,7 @@ fn addr(text: &str) -> SocketAddr {
 
 #[test]
 fn a_local_relay_hands_out_path_urls_with_its_port() {
-    let url = Config::local().share_url(addr("127.0.0.1:8080"), &name());
+    let url = Config::local().share_url(addr("127.0.0.1:8080"), &name(), ShareMode::Mcp);
     assert_eq!(url, "http://localhost:8080/s/calc-a1b2c3/mcp");
 }
 
@@ -195,7 +195,7 @@ fn default_ports_are_left_out_of_urls() {
         tls: Tls::SelfSigned,
         ..Config::local()
     };
-    let url = config.share_url(addr("0.0.0.0:443"), &name());
+    let url = config.share_url(addr("0.0.0.0:443"), &name(), ShareMode::Mcp);
     assert_eq!(url, "https://calc-a1b2c3.share.example.com/mcp");
     assert_eq!(config.apex_origin(addr("0.0.0.0:8443")), "https://share.example.com:8443");
 }
@@ -208,7 +208,7 @@ fn a_public_url_wins_over_the_listener() {
         public_url: Some("https://share.example.com".parse().unwrap()),
         ..Config::local()
     };
-    let url = config.share_url(addr("127.0.0.1:8080"), &name());
+    let url = config.share_url(addr("127.0.0.1:8080"), &name(), ShareMode::Mcp);
     assert_eq!(url, "https://calc-a1b2c3.share.example.com/mcp");
 }
 
@@ -229,7 +229,7 @@ fn audiences_hold_the_proxied_and_the_direct_origin() {
 #[test]
 fn an_ipv6_domain_is_written_in_brackets() {
     let config = Config { domain: "::1".parse().unwrap(), ..Config::local() };
-    let url = config.share_url(addr("[::1]:8080"), &name());
+    let url = config.share_url(addr("[::1]:8080"), &name(), ShareMode::Mcp);
     assert_eq!(url, "http://[::1]:8080/s/calc-a1b2c3/mcp");
 }
 

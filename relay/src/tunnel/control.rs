@@ -180,7 +180,7 @@ impl Speaker<'_> {
         }
         if session.scope.is_cancelled() {
             // The session ended while the store worked, after its shares were taken down.
-            tunnels.table.away(&share);
+            tunnels.table.away(&share, true);
         }
     }
 
@@ -202,7 +202,7 @@ impl Speaker<'_> {
             request: claim.request,
             share: facts.id,
             name: facts.name.clone(),
-            url: tunnels.config.share_url(tunnels.bound, &facts.name),
+            url: tunnels.config.share_url(tunnels.bound, &facts.name, facts.mode),
             generation: facts.generation,
             ticket: tunnels.key.sign_ticket(&ticket),
             expires_at,
@@ -236,7 +236,7 @@ impl Speaker<'_> {
             return self.refuse(release.request, no_such_share()).await;
         };
         let (tunnels, facts) = (self.tunnels, &share.facts);
-        tunnels.table.away(&share);
+        tunnels.table.away(&share, false);
         share.drop_lanes();
         tunnels.metrics.shares.dec();
         let now = unix_now();

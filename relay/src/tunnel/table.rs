@@ -21,8 +21,13 @@ const MAX_AWAY: usize = 64 * 1024;
 pub enum Presence {
     /// By this share.
     Live(Arc<Share>),
-    /// Its agent is gone since then.
-    Away(Instant),
+    /// Its agent is gone.
+    Away {
+        /// Since then.
+        since: Instant,
+        /// Whether it may be back in a moment: it did not say goodbye.
+        held: bool,
+    },
 }
 
 /// One known name.
@@ -60,7 +65,8 @@ impl Entry {
                 return Some(Arc::clone(share));
             }
             Presence::Live(_) => Instant::now(),
-            Presence::Away(since) => *since,
+            Presence::Away { held: false, .. } => return None,
+            Presence::Away { since, .. } => *since,
         };
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -72,7 +78,7 @@ impl Entry {
         match tokio::time::timeout_at(since + hold, back).await {
             Ok(Ok(presence)) => match &*presence {
                 Presence::Live(share) => Some(Arc::clone(share)),
-                Presence::Away(_) => None,
+                Presence::Away { .. } => None,
             },
             Ok(Err(_)) | Err(_) => None,
         }
@@ -107,7 +113,7 @@ impl Table {
         if !entries.contains_key(name) && entries.len() >= MAX_AWAY {
             return None;
         }
-        let away = || Arc::new(Entry::new(Presence::Away(Instant::now())));
+        let away = || Arc::new(Entry::new(Presence::Away { since: Instant::now(), held: true }));
         Some(Arc::clone(entries.entry(name.clone()).or_insert_with(away)))
     }
 
@@ -127,23 +133,23 @@ impl Table {
                 entry.presence.send_replace(live);
                 Installed::Serving(Some(present))
             }
-            Presence::Away(_) => {
+            Presence::Away { .. } => {
                 entry.presence.send_replace(live);
                 Installed::Serving(None)
             }
         }
     }
 
-    /// Notes that the agent of `share` is gone; its name is held. Changes nothing when another
-    /// share serves the name by now.
-    pub fn away(&self, share: &Arc<Share>) {
+    /// Notes that the agent of `share` is gone; with `held`, requests wait for it. Changes nothing
+    /// when another share serves the name by now.
+    pub fn away(&self, share: &Arc<Share>, held: bool) {
         let Some(entry) = self.find(&share.facts.name) else { return };
         entry.presence.send_if_modified(|presence| match presence {
             Presence::Live(present) if Arc::ptr_eq(present, share) => {
-                *presence = Presence::Away(Instant::now());
+                *presence = Presence::Away { since: Instant::now(), held };
                 true
             }
-            Presence::Live(_) | Presence::Away(_) => false,
+            Presence::Live(_) | Presence::Away { .. } => false,
         });
     }
 
@@ -152,7 +158,7 @@ impl Table {
         let now = Instant::now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let gone = |entry: &Entry| match &*entry.presence.borrow() {
-            Presence::Away(since) => {
+            Presence::Away { since, .. } => {
                 now.duration_since(*since) > keep && entry.waiting.load(Ordering::Relaxed) == 0
             }
             Presence::Live(_) => false,
@@ -169,7 +175,7 @@ impl Table {
     pub fn live(&self) -> Vec<Arc<Share>> {
         let live = |entry: &Arc<Entry>| match entry.presence() {
             Presence::Live(share) => Some(share),
-            Presence::Away(_) => None,
+            Presence::Away { .. } => None,
         };
         self.read().values().filter_map(live).collect()
     }

@@ -123,6 +123,7 @@ fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
     let mut at = 0;
     while at < bytes.len() {
         let hex = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let hex = hex.filter(|hex| hex.iter().all(u8::is_ascii_hexdigit));
         let decoded = hex
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_link_secret_may_be_percent_encoded() {
-        assert_eq!(percent_decoded("a%2Bb%zz%").as_ref(), b"a+b%zz%");
+        assert_eq!(percent_decoded("a%2Bb%zz%+f%").as_ref(), b"a+b%zz%+f%");
     }
 
     #[test]

@@ -76,3 +76,20 @@ async fn when_one_end_goes_the_other_learns_it() {
     assert!(opener.is_closed());
     assert!(matches!(opener.open().await, Err(MuxError::Closed)));
 }
+
+#[tokio::test]
+async fn closing_a_connection_wakes_whoever_reads_at_either_end() {
+    let scope = Scope::new();
+    let ((_keep, mut agent_in), (relay, _keep_in)) = pair(&scope).await;
+    let mut near = relay.open().await.unwrap();
+    near.write_all(b"x").await.unwrap();
+    near.flush().await.unwrap();
+    let mut far = agent_in.recv().await.unwrap();
+    far.read_u8().await.unwrap();
+    scope.cancel();
+    let (mut a, mut b) = ([0; 1], [0; 1]);
+    let ended = async { tokio::join!(near.read(&mut a), far.read(&mut b)) };
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert!(!matches!(ended, (Ok(1..), _) | (_, Ok(1..))));
+    assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+}
