@@ -7,7 +7,6 @@ mod address;
 mod dial;
 mod error;
 mod gate;
-pub mod http1;
 mod serve;
 mod session;
 mod sleep;

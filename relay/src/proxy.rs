@@ -21,8 +21,10 @@ use http::{Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
+use mcpm_shared::http1::BodyReader;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
+use mcpm_shared::proto::head::Verdict;
 use mcpm_shared::scope::Scope;
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +37,10 @@ use crate::headers;
 use crate::metrics::{Metrics, Tracked};
 use crate::quota::Keyed;
 use crate::store::Store;
-use crate::tunnel::lane::{Lane, LaneError};
+use crate::tunnel::lane::{Lane, LaneError, Outgoing};
 use crate::tunnel::share::{InFlight, Share, VisitorKey, rate_address};
 use crate::tunnel::table::{Entry, Presence, Table};
-use crate::tunnel::visitor_body::{FirstPiece, VisitorBody};
+use crate::tunnel::visitor_body::{FirstPiece, VisitorBody, VisitorBodyError};
 
 /// How long the body of a request that failed before it was sent is read for its id.
 const ID_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,7 +62,7 @@ pub struct Proxy {
     config: Arc<Config>,
     table: Arc<Table>,
     store: Arc<dyn Store>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     rate: Keyed<VisitorKey>,
     /// Until then, a name nobody knows may belong to an agent that is about to come back.
     warm_until: tokio::time::Instant,
@@ -71,7 +73,7 @@ pub struct Proxy {
 
 /// One request on its way, with what is needed to fail well.
 struct Exchange {
-    request: Request<VisitorBody>,
+    request: Outgoing,
     rpc: bool,
     first: FirstPiece,
 }
@@ -89,7 +91,7 @@ impl Proxy {
         config: Arc<Config>,
         table: Arc<Table>,
         store: Arc<dyn Store>,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
         draining: CancellationToken,
         scope: Scope,
     ) -> Self {
@@ -212,15 +214,16 @@ impl Proxy {
         let request = self
             .forwardable(request, &path, link, source, visitor, &share, false)
             .map(|body| VisitorBody::new(body, limit, rpc.then(|| first.clone())));
-        let mut exchange = Exchange { request, rpc, first };
+        let mut exchange = Exchange { request: Outgoing::new(request), rpc, first };
         loop {
-            let error = match self.exchange(&share, in_flight, exchange).await {
+            let error = match self.exchange(&share, in_flight, &mut exchange).await {
                 Ok(response) => return Ok(response),
-                Err((error, None)) => return Err(error),
-                // Nothing of the request reached the agent: it may wait for the agent's return.
-                Err((_, Some(unsent))) => unsent,
+                Err(error) => error,
             };
-            exchange = *error;
+            // Nothing of the request reached the agent: it may wait for the agent's return.
+            if exchange.request.is_started() || error != EdgeError::Offline {
+                return Err(Failure::after(error, &exchange));
+            }
             let back = match self.hold(&entry, share.facts.generation).await {
                 Ok(back) => back,
                 Err(error) => return Err(Failure::after(error, &exchange)),
@@ -232,48 +235,40 @@ impl Proxy {
         }
     }
 
-    /// Carries one request over one lane. Gives the request back when no byte of it was sent.
+    /// Carries one request over one lane.
     async fn exchange(
         &self,
         share: &Arc<Share>,
         mut in_flight: InFlight,
-        exchange: Exchange,
-    ) -> Result<Response<EdgeBody>, (Failure, Option<Box<Exchange>>)> {
-        let Exchange { request, rpc, first } = exchange;
-        let fail = |error, first: &FirstPiece| Failure { error, rpc, body: first.take() };
-        let max_head = self.config.limits.max_header_bytes;
-        let (slot, lane) = match share.lane(&mut in_flight, max_head).await {
+        exchange: &mut Exchange,
+    ) -> Result<Response<EdgeBody>, EdgeError> {
+        let (slot, mut lane) = match share.lane(&mut in_flight).await {
             Ok(lane) => lane,
             Err(error) => {
                 tracing::debug!(share.name = %share.facts.name, %error, "no lane");
-                let failure = fail(EdgeError::Offline, &first);
-                return Err((failure, Some(Box::new(Exchange { request, rpc, first }))));
+                return Err(EdgeError::Offline);
             }
         };
-        let sent = tokio::time::timeout(self.config.timing.idle, lane.exchange(request)).await;
-        match sent {
-            Ok(Ok((response, lane))) => self
-                .finish(response, share, in_flight, slot, lane)
-                .map_err(|error| (fail(error, &first), None)),
-            Ok(Err(LaneError::Unsent(request))) => {
-                let failure = fail(EdgeError::Offline, &first);
-                Err((failure, Some(Box::new(Exchange { request: *request, rpc, first }))))
+        let sent = lane.exchange(&mut exchange.request);
+        match tokio::time::timeout(self.config.timing.idle, sent).await {
+            Ok(Ok(response)) => self.finish(response, share, in_flight, (Some(slot), lane)),
+            Ok(Err(LaneError::Stream(_))) if !exchange.request.is_started() => {
+                Err(EdgeError::Offline)
             }
-            Ok(Err(error)) => Err((fail(lane_failure(share, &error), &first), None)),
-            Err(_) => Err((fail(EdgeError::Idle, &first), None)),
+            Ok(Err(error)) => Err(lane_failure(share, &error)),
+            Err(_) => Err(EdgeError::Idle),
         }
     }
 
     /// Turns the agent's answer into the visitor's.
     fn finish(
         &self,
-        response: Response<Incoming>,
+        response: Response<BodyReader>,
         share: &Arc<Share>,
         in_flight: InFlight,
-        slot: usize,
-        lane: Lane,
+        lane: (Option<usize>, Lane),
     ) -> Result<Response<EdgeBody>, EdgeError> {
-        let (mut parts, incoming) = response.into_parts();
+        let (mut parts, reader) = response.into_parts();
         let mcp = share.facts.mode == ShareMode::Mcp;
         if mcp && !mcp::is_mcp_answer(parts.status, &parts.headers) {
             return Err(EdgeError::NotMcpAnswer);
@@ -293,11 +288,11 @@ impl Proxy {
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         let body = LaneBody::new(
-            incoming,
-            Some((slot, lane)),
+            reader,
+            lane,
             Arc::clone(share),
             in_flight,
-            self.metrics.clone(),
+            Arc::clone(&self.metrics),
             events,
             self.config.timing.idle,
         );
@@ -321,6 +316,8 @@ impl Proxy {
         let host = visitor_host(&parts.headers, &parts.uri);
         let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
         headers::remove_hop_by_hop(&mut parts.headers);
+        // The relay's own server has answered it with `100 Continue`.
+        parts.headers.remove(header::EXPECT);
         headers::remove_relay_claims(&mut parts.headers);
         headers::add_forwarded(&mut parts.headers, visitor.address, visitor.https, &host);
         parts.headers.insert(header::HOST, host);
@@ -419,19 +416,16 @@ fn gate(
 }
 
 fn lane_failure(share: &Share, error: &LaneError) -> EdgeError {
+    let edge = match error {
+        LaneError::Visitor(VisitorBodyError::TooLarge) => return EdgeError::TooLarge,
+        // The agent has not looked at the request: its share has just ended, or it is full.
+        LaneError::Refused(Verdict::Busy) => EdgeError::Busy,
+        LaneError::Refused(_) => EdgeError::Offline,
+        _ => EdgeError::AgentFailed,
+    };
     let error: &dyn std::error::Error = error;
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if inner
-            .downcast_ref::<crate::tunnel::visitor_body::VisitorBodyError>()
-            .is_some_and(|e| matches!(e, crate::tunnel::visitor_body::VisitorBodyError::TooLarge))
-        {
-            return EdgeError::TooLarge;
-        }
-        cause = inner.source();
-    }
     tracing::debug!(share.name = %share.facts.name, error, "exchange failed");
-    EdgeError::AgentFailed
+    edge
 }
 
 /// Tells whether two headers disagree about where the body ends (RFC 9112 §6.3): such a request is

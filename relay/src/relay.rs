@@ -116,7 +116,7 @@ impl Relay {
         let (visitors, agents, services) = (Scope::new(), Scope::new(), Scope::new());
         let tunnel_addr = tunnel.as_ref().map(|bound| bound.addr);
         let edge = edge(&config, &ports, public.addr, tunnel_addr, (&visitors, &agents));
-        let metrics = edge.tunnels.metrics.clone();
+        let metrics = Arc::clone(&edge.tunnels.metrics);
         let relay = Self {
             addr: public.addr,
             tunnel_addr,
@@ -142,11 +142,15 @@ impl Relay {
         self.visitors.spawn_essential(accept);
     }
 
-    fn serve_background(&self, admin: Option<Bound>, metrics: Metrics, ports: Ports) {
+    fn serve_background(&self, admin: Option<Bound>, metrics: Arc<Metrics>, ports: Ports) {
         let services = &self.services;
         if let Some(bound) = admin {
             let store = Arc::clone(&ports.store);
-            let router = admin::router(Admin { metrics, store, phase: self.phase.subscribe() });
+            let router = admin::router(Admin {
+                metrics: (*metrics).clone(),
+                store,
+                phase: self.phase.subscribe(),
+            });
             let stop = services.clone();
             services.spawn_essential(async move {
                 let served = axum::serve(bound.listener, router)
@@ -229,7 +233,7 @@ fn edge(
     (visitors, agents): (&Scope, &Scope),
 ) -> Arc<Edge> {
     let table = Arc::new(Table::default());
-    let metrics = Metrics::new();
+    let metrics = Arc::new(Metrics::new());
     let (key, store) = (ports.key.clone(), Arc::clone(&ports.store));
     let admission = Admission::new(config.auth.clone(), key.clone(), Arc::clone(&store));
     let parts = TunnelParts {
@@ -238,7 +242,7 @@ fn edge(
         store: Arc::clone(&store),
         table: Arc::clone(&table),
         key,
-        metrics: metrics.clone(),
+        metrics: Arc::clone(&metrics),
         bound,
         tunnel_bound,
     };

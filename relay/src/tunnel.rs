@@ -60,7 +60,7 @@ pub struct Tunnels {
     /// Signs resume tickets.
     pub key: RelayKey,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Where the public listener listens.
     pub bound: SocketAddr,
     /// The origins an assertion may be meant for.
@@ -92,7 +92,7 @@ pub struct TunnelParts {
     /// Signs resume tickets.
     pub key: RelayKey,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Where the public listener listens.
     pub bound: SocketAddr,
     /// Where the extra tunnel listener listens.

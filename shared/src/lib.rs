@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod assertion;
+pub mod http1;
 pub mod identity;
 pub mod mux;
 pub mod name;

@@ -3,6 +3,7 @@
 //! yamux wants one task to drive it; [`connect`] gives that task's future beside the two handles
 //! that the rest uses: [`Opener`] opens streams, [`Incoming`] yields those the peer opened.
 
+mod stream;
 mod ws;
 
 use std::future::poll_fn;
@@ -14,16 +15,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 use tokio_util::sync::CancellationToken;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+pub use self::stream::MuxStream;
 pub use self::ws::{Activity, websocket_config};
 use self::ws::{Flusher, WsIo};
 use crate::proto::{MAX_STREAMS, WINDOW_BUDGET};
-
-/// One yamux stream. Dropping it before it is shut down resets it, which the peer sees at once.
-pub type MuxStream = Compat<yamux::Stream>;
 
 /// How many streams may wait to be opened or to be picked up.
 const QUEUE: usize = 256;
@@ -161,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             match self.connection.poll_next_inbound(cx) {
                 Poll::Ready(Some(Ok(stream))) => {
                     // A full queue resets the stream: whoever accepts has fallen far behind.
-                    if let Err(error) = self.accepted.try_send(stream.compat()) {
+                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream)) {
                         tracing::debug!(%error, "inbound stream dropped");
                     }
                 }
@@ -191,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 continue;
             }
             let opened = match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => Ok(stream.compat()),
+                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream)),
                 Poll::Ready(Err(ConnectionError::TooManyStreams)) => Err(MuxError::TooManyStreams),
                 Poll::Ready(Err(error)) => Err(MuxError::Failed(error)),
                 Poll::Pending => {

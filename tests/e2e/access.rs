@@ -58,7 +58,7 @@ async fn the_link_secret_opens_a_share_and_leaves_the_url() {
     let client = visitor();
     let url = format!("{}?s=linked&profile=p", info.url);
     let said: serde_json::Value = client.get(url).send().await.unwrap().json().await.unwrap();
-    assert_eq!(said["target"], "/mcp?profile=p");
+    assert_eq!(said["target"], "/?profile=p");
     assert!(!said.to_string().contains("linked"), "{said}");
     let wrong = client.get(format!("{}?s=sesame", info.url)).send().await.unwrap();
     assert_eq!(wrong.status(), 401);

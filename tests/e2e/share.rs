@@ -25,7 +25,7 @@ async fn a_request_reaches_the_service_and_its_answer_comes_back() {
     assert_eq!(answer.status(), 200);
     let said: Value = answer.json().await.unwrap();
     assert_eq!(said["method"], "POST");
-    assert_eq!(said["target"], "/mcp?a=1");
+    assert_eq!(said["target"], "/?a=1");
     assert_eq!(said["body"], "hello");
     assert_eq!(header(&said, "x-mine").as_deref(), Some("1"));
     assert_eq!(header(&said, "x-forwarded-proto").as_deref(), Some("http"));

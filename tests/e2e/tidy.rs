@@ -19,7 +19,7 @@ const CRATES: [Crate; 3] = [
     Crate {
         folder: "shared",
         layers: &[
-            &["token", "name"],
+            &["token", "name", "http1"],
             &["access", "identity"],
             &["assertion", "proto"],
             &["scope", "signal", "telemetry"],

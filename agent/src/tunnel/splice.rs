@@ -9,15 +9,15 @@ use std::io;
 use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mcpm_shared::access::{Grant, LINK_HEADER, Presented, SECRET_HEADER, Source};
+use mcpm_shared::http1::{
+    BodyLength, BodyTracker, FramingError, RequestHead, request_head, response_head,
+};
 use mcpm_shared::mux::MuxStream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::address::HttpTarget;
 use super::gate::Gate;
-use super::http1::{
-    BodyLength, BodyTracker, FramingError, RequestHead, request_head, response_head,
-};
 
 /// How much is read at once: small while messages are small, more when a body fills it.
 const SMALL: usize = 8 * 1024;

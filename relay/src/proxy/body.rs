@@ -1,16 +1,17 @@
 //! The body of an answer on its way to the visitor: driven, flushed at once, never gathered.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use mcpm_shared::http1::BodyReader;
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::Metrics;
-use crate::tunnel::lane::Lane;
+use crate::tunnel::lane::{Lane, LaneError};
 use crate::tunnel::share::{InFlight, Share};
 
 /// How often an idle event stream gets a comment: below the 60 s at which proxies cut (design §7).
@@ -24,7 +25,7 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 pub enum BodyError {
     /// The agent went away in the middle.
     #[error("the agent's answer broke off")]
-    Agent(#[source] hyper::Error),
+    Agent(#[source] LaneError),
     /// Nothing moved for too long.
     #[error("the agent's answer stood still for too long")]
     Idle,
@@ -70,7 +71,7 @@ impl Body for EdgeBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Lane(body) => body.incoming.is_end_stream(),
+            Self::Lane(body) => body.lane.is_none(),
         }
     }
 
@@ -79,7 +80,11 @@ impl Body for EdgeBody {
             Self::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Self::Lane(body) => body.incoming.size_hint(),
+            Self::Lane(body) => match (&body.lane, body.reader.bytes_left()) {
+                (None, _) => SizeHint::with_exact(0),
+                (Some(_), Some(left)) => SizeHint::with_exact(left),
+                (Some(_), None) => SizeHint::default(),
+            },
         }
     }
 }
@@ -87,11 +92,11 @@ impl Body for EdgeBody {
 /// What the agent answers, with the lane it comes over.
 #[derive(Debug)]
 pub struct LaneBody {
-    incoming: Incoming,
-    lane: Option<(usize, Lane)>,
-    share: std::sync::Arc<Share>,
+    reader: BodyReader,
+    lane: Option<(Option<usize>, Lane)>,
+    share: Arc<Share>,
     in_flight: Option<InFlight>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     events: Option<Events>,
     idle: Duration,
     moved: Instant,
@@ -99,19 +104,20 @@ pub struct LaneBody {
 }
 
 impl LaneBody {
-    /// Makes the body of an exchange. `events` says that it is an event stream.
+    /// Makes the body of an exchange over a lane, which rests at its connection's slot afterwards,
+    /// if it has one. `events` says that it is an event stream.
     pub(super) fn new(
-        incoming: Incoming,
-        lane: Option<(usize, Lane)>,
-        share: std::sync::Arc<Share>,
+        reader: BodyReader,
+        (slot, lane): (Option<usize>, Lane),
+        share: Arc<Share>,
         in_flight: InFlight,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
         events: bool,
         idle: Duration,
     ) -> Self {
         let mut body = Self {
-            incoming,
-            lane,
+            reader,
+            lane: Some((slot, lane)),
             share,
             in_flight: Some(in_flight),
             metrics,
@@ -128,17 +134,16 @@ impl LaneBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.poll_driven(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.metrics.bytes_out.inc_by(data.len() as u64);
-                    if let Some(events) = &mut self.events {
-                        events.saw(data);
-                    }
+        let Some((_, lane)) = &mut self.lane else { return Poll::Ready(None) };
+        match lane.poll_body(&mut self.reader, cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.metrics.bytes_out.inc_by(data.len() as u64);
+                if let Some(events) = &mut self.events {
+                    events.saw(&data);
                 }
                 self.moved = Instant::now();
                 self.finish_if_ended();
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lane = None;
@@ -150,22 +155,6 @@ impl LaneBody {
             }
             Poll::Pending => self.poll_stillness(cx),
         }
-    }
-
-    /// Asks for the next piece, and lets the lane's connection fetch it.
-    fn poll_driven(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let ready @ Poll::Ready(_) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return ready;
-        }
-        if let Some((_, lane)) = &mut self.lane
-            && lane.poll_drive(cx).is_ready()
-        {
-            self.lane = None;
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
     /// Waits for the agent: says a word between events meanwhile, or gives up on a still body.
@@ -195,13 +184,13 @@ impl LaneBody {
     }
 
     fn finish_if_ended(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.reader.is_done() {
             self.finish();
         }
     }
 
     fn finish(&mut self) {
-        if let Some((slot, lane)) = self.lane.take() {
+        if let Some((Some(slot), lane)) = self.lane.take() {
             self.share.give_back(slot, lane);
         }
         self.in_flight = None;

@@ -7,11 +7,13 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use mcpm_shared::scope::Scope;
+use tokio::io::AsyncWriteExt as _;
 
 use super::body::{EdgeBody, LaneBody};
 use crate::config::Config;
 use crate::error::EdgeError;
 use crate::metrics::Metrics;
+use crate::tunnel::lane::Outgoing;
 use crate::tunnel::share::{InFlight, Share};
 use crate::tunnel::visitor_body::VisitorBody;
 
@@ -30,34 +32,37 @@ pub(super) async fn run(
     share: &Arc<Share>,
     in_flight: InFlight,
     mut request: Request<Incoming>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Result<Response<EdgeBody>, EdgeError> {
     let visitor = hyper::upgrade::on(&mut request);
     let request = request.map(|body| VisitorBody::new(body, config.limits.max_body_bytes, None));
-    let lane = share.fresh_lane(config.limits.max_header_bytes).await.map_err(|error| {
+    let mut lane = share.fresh_lane().await.map_err(|error| {
         tracing::debug!(%error, "no lane");
         EdgeError::Offline
     })?;
-    let answer = lane.exchange_upgradable(request, |driver| scope.spawn_until_cancelled(driver));
-    let mut response = tokio::time::timeout(config.timing.idle, answer)
+    let mut request = Outgoing::new(request);
+    let response = tokio::time::timeout(config.timing.idle, lane.exchange(&mut request))
         .await
         .map_err(|_| EdgeError::Idle)?
         .map_err(|_| EdgeError::AgentFailed)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let share = Arc::clone(share);
-        return Ok(response.map(|incoming| {
-            let idle = config.timing.idle;
-            let body =
-                LaneBody::new(incoming, None, share, in_flight, metrics.clone(), false, idle);
+        let (share, metrics) = (Arc::clone(share), Arc::clone(metrics));
+        let idle = config.timing.idle;
+        return Ok(response.map(|reader| {
+            let body = LaneBody::new(reader, (None, lane), share, in_flight, metrics, false, idle);
             EdgeBody::Lane(Box::new(body))
         }));
     }
-    let agent = hyper::upgrade::on(&mut response);
+    let (mut agent, first) = lane.into_stream();
     scope.spawn_until_cancelled(async move {
         let _in_flight = in_flight;
-        let (Ok(visitor), Ok(agent)) = tokio::join!(visitor, agent) else { return };
-        let (mut visitor, mut agent) = (TokioIo::new(visitor), TokioIo::new(agent));
-        if let Err(error) = tokio::io::copy_bidirectional(&mut visitor, &mut agent).await {
+        let Ok(visitor) = visitor.await else { return };
+        let mut visitor = TokioIo::new(visitor);
+        let carried = async {
+            visitor.write_all(&first).await?;
+            tokio::io::copy_bidirectional(&mut visitor, &mut agent).await
+        };
+        if let Err(error) = carried.await {
             tracing::debug!(%error, "upgraded exchange ended");
         }
     });

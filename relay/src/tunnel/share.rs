@@ -125,11 +125,7 @@ impl Share {
     ///
     /// # Errors
     /// When the session has no connection that opens a stream.
-    pub async fn lane(
-        &self,
-        in_flight: &mut InFlight,
-        max_head: usize,
-    ) -> Result<(usize, Lane), LaneError> {
+    pub async fn lane(&self, in_flight: &mut InFlight) -> Result<(usize, Lane), LaneError> {
         let (slot, opener) = self
             .session
             .least_loaded()
@@ -137,11 +133,11 @@ impl Share {
         opener.load().fetch_add(1, Ordering::Relaxed);
         in_flight.connection = Some(Arc::clone(opener.load()));
         while let Some(mut lane) = self.take_rested(slot) {
-            if lane.settle() {
+            if lane.is_ready() {
                 return Ok((slot, lane));
             }
         }
-        let lane = self.open_lane(&opener, max_head).await?;
+        let lane = self.open_lane(&opener).await?;
         Ok((slot, lane))
     }
 
@@ -149,15 +145,15 @@ impl Share {
     ///
     /// # Errors
     /// When the session has no connection that opens a stream.
-    pub async fn fresh_lane(&self, max_head: usize) -> Result<Lane, LaneError> {
+    pub async fn fresh_lane(&self) -> Result<Lane, LaneError> {
         let closed = LaneError::Open(mcpm_shared::mux::MuxError::Closed);
         let (_, opener) = self.session.least_loaded().ok_or(closed)?;
-        self.open_lane(&opener, max_head).await
+        self.open_lane(&opener).await
     }
 
-    async fn open_lane(&self, opener: &Opener, max_head: usize) -> Result<Lane, LaneError> {
+    async fn open_lane(&self, opener: &Opener) -> Result<Lane, LaneError> {
         let head = StreamHead::http(self.facts.id, self.facts.generation);
-        Lane::open(opener, head, max_head).await
+        Lane::open(opener, head).await
     }
 
     fn take_rested(&self, slot: usize) -> Option<Lane> {
@@ -168,7 +164,7 @@ impl Share {
 
     /// Lets a lane rest after an exchange, if it can carry another.
     pub fn give_back(&self, slot: usize, mut lane: Lane) {
-        if !lane.settle() {
+        if !lane.is_reusable() {
             return;
         }
         lane.rest();

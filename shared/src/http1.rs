@@ -2,6 +2,7 @@
 //!
 //! Only as much of RFC 9112 as a go-between needs that forwards bytes as they are.
 
+use bytes::{Buf as _, Bytes};
 use httparse::Status;
 
 /// The longest head, in bytes, and the most fields of one.
@@ -63,7 +64,7 @@ pub struct RequestHead<'a> {
     pub upgrade: bool,
 }
 
-/// What matters of a response head that stands whole at the start of a buffer.
+/// What frames a response, read from a head that stands whole at the start of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// Its length in bytes.
@@ -104,6 +105,18 @@ pub fn request_head(buffer: &[u8]) -> Result<Option<RequestHead<'_>>, FramingErr
 /// # Errors
 /// When the bytes are no head or leave open where the body ends.
 pub fn response_head(buffer: &[u8], method: &str) -> Result<Option<ResponseHead>, FramingError> {
+    response_head_with(buffer, method, |_| ())
+}
+
+/// Does the same and shows each field, in order, once the head is whole.
+///
+/// # Errors
+/// When the bytes are no head or leave open where the body ends.
+pub fn response_head_with(
+    buffer: &[u8],
+    method: &str,
+    mut show: impl FnMut(Field<'_>),
+) -> Result<Option<ResponseHead>, FramingError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut fields);
     let len = match parsed.parse(buffer) {
@@ -122,6 +135,9 @@ pub fn response_head(buffer: &[u8], method: &str) -> Result<Option<ResponseHead>
     let connection = |token: &str| has_token(parsed.headers, "connection", token);
     let persistent =
         if parsed.version == Some(1) { !connection("close") } else { connection("keep-alive") };
+    for field in parsed.headers.iter() {
+        show(Field { name: field.name, value: field.value });
+    }
     let keep_alive = persistent && body != BodyLength::UntilClose;
     Ok(Some(ResponseHead { len, status, body, keep_alive }))
 }
@@ -159,6 +175,65 @@ fn has_token(fields: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
             .split(|b| *b == b',')
             .any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     })
+}
+
+/// Takes the data of a body out of the bytes that carry it.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyReader(BodyTracker);
+
+impl BodyReader {
+    /// Starts at the first byte of a body.
+    #[must_use]
+    pub fn new(length: BodyLength) -> Self {
+        Self(BodyTracker::new(length))
+    }
+
+    /// Tells whether the body has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+
+    /// Tells whether only the end of the connection ends the body.
+    #[must_use]
+    pub fn ends_with_connection(&self) -> bool {
+        matches!(self.0.0, State::UntilClose)
+    }
+
+    /// Returns how many bytes are to come, where that was declared.
+    #[must_use]
+    pub fn bytes_left(&self) -> Option<u64> {
+        match self.0.0 {
+            State::Done => Some(0),
+            State::Bytes(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Takes the next piece of data off the front of `buffer`, and the framing before it; `None`
+    /// when more bytes are needed or the body has ended. Copies nothing.
+    ///
+    /// # Errors
+    /// When a chunk is malformed.
+    pub fn take(&mut self, buffer: &mut Bytes) -> Result<Option<Bytes>, FramingError> {
+        while !buffer.is_empty() {
+            match self.0.0 {
+                State::Done => return Ok(None),
+                State::UntilClose => return Ok(Some(std::mem::take(buffer))),
+                State::Bytes(left) | State::Chunk(left) => {
+                    let take = usize::try_from(left).map_or(buffer.len(), |l| l.min(buffer.len()));
+                    let piece = buffer.split_to(take);
+                    self.0.feed(&piece)?;
+                    return Ok(Some(piece));
+                }
+                _ => {
+                    self.0.0 = self.0.step(buffer[0])?;
+                    buffer.advance(1);
+                }
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Follows a body through the bytes that pass, to know where it ends.
@@ -318,6 +393,26 @@ mod tests {
         assert_eq!(bad, Err(FramingError::Chunk));
         let long = BodyTracker::new(BodyLength::Chunked).feed(b"ffffffffffffffffff\r\n");
         assert_eq!(long, Err(FramingError::Chunk));
+    }
+
+    #[test]
+    fn the_data_of_chunks_is_taken_without_their_frame() {
+        let wire: &[u8] = b"5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\n\r\nNEXT";
+        for split in 0..wire.len() {
+            let mut reader = BodyReader::new(BodyLength::Chunked);
+            let mut data = Vec::new();
+            let mut left = Bytes::new();
+            for part in [&wire[..split], &wire[split..]] {
+                left = [left, Bytes::copy_from_slice(part)].concat().into();
+                while let Some(piece) = reader.take(&mut left).unwrap() {
+                    data.extend_from_slice(&piece);
+                }
+            }
+            assert_eq!(
+                (data.as_slice(), &left[..], reader.is_done()),
+                (&b"hello!"[..], &b"NEXT"[..], true)
+            );
+        }
     }
 
     proptest! {
