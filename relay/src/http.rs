@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::error::EdgeError;
 use crate::host::{self, Target};
 use crate::proxy::{EdgeBody, Proxy, Visitor};
@@ -57,6 +57,8 @@ pub struct Edge {
     pub tunnels: Arc<Tunnels>,
     /// Whether the relay is about to stop.
     pub draining: AtomicBool,
+    /// Serves each connection.
+    pub server: Arc<Server>,
     /// Ends every connection at once when it is cancelled: the grace period is over.
     pub abort: Scope,
 }
@@ -110,7 +112,8 @@ async fn connection(
     match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             let sni = stream.get_ref().1.server_name().map(str::to_owned);
-            serve(edge, stream, peer, Some(sni), routes, scope).await;
+            // Boxed, so that the state of a plain connection is not as large as both together.
+            Box::pin(serve(edge, stream, peer, Some(sni), routes, scope)).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake timed out"),
@@ -130,12 +133,12 @@ async fn serve<S>(
 {
     let visitor = Visitor { address: peer.ip().to_canonical(), https: tls.is_some() };
     let sni = tls.flatten();
-    let builder = builder(&edge.config);
+    let server = Arc::clone(&edge.server);
     let service = service_fn(|request| {
         let (edge, sni) = (Arc::clone(&edge), sni.clone());
         async move { Ok::<_, Infallible>(edge.route(request, visitor, sni.as_deref(), routes).await) }
     });
-    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let mut serving = pin!(server.0.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = scope.cancelled() => {
@@ -151,24 +154,42 @@ async fn serve<S>(
     }
 }
 
-fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(config.limits.max_header_bytes.max(8 * 1024))
-        .max_headers(MAX_HEADERS);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(config.limits.max_header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
+/// How connections are served: made once, used by all.
+pub struct Server(auto::Builder<TokioExecutor>);
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+impl Server {
+    /// Makes the server of these settings.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        // Without TLS there is nothing to agree on HTTP/2 with.
+        if config.tls == Tls::None {
+            builder = builder.http1_only();
+        }
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(config.limits.max_header_bytes.max(8 * 1024))
+            .max_headers(MAX_HEADERS);
+        let headers = u32::try_from(config.limits.max_header_bytes).unwrap_or(u32::MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(H2_STREAMS)
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(headers)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        Self(builder)
+    }
 }
 
 impl Edge {
@@ -209,7 +230,7 @@ impl Edge {
         let path = request.uri().path();
         if path == TUNNEL_PATH {
             let draining = self.draining.load(Ordering::Relaxed);
-            let answer = self.tunnels.upgrade(request, visitor.address, draining).await;
+            let answer = Box::pin(self.tunnels.upgrade(request, visitor.address, draining)).await;
             return answer.map(|body| EdgeBody::from(Bytes::from(body)));
         }
         if self.config.paths

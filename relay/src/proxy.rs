@@ -157,9 +157,10 @@ impl Proxy {
         let entry = self.entry(name).await.map_err(Failure::plain)?;
         let share = match entry.presence() {
             Presence::Live(share) if share.session.may_serve(unix_now()) => share,
-            Presence::Live(_) | Presence::Away { .. } => match self.hold(&entry, 0).await {
+            Presence::Live(_) | Presence::Away { .. } => match Box::pin(self.hold(&entry, 0)).await
+            {
                 Ok(share) => share,
-                Err(error) => return Err(Failure::unsent(error, request).await),
+                Err(error) => return Err(Box::pin(Failure::unsent(error, request)).await),
             },
         };
         match share.facts.mode {
@@ -187,27 +188,21 @@ impl Proxy {
     ) -> Result<Response<EdgeBody>, Failure> {
         let (link, source) = match gate(&share, &path, request.headers()) {
             Ok(admitted) => admitted,
-            Err(error) => return Err(Failure::unsent(error, request).await),
+            Err(error) => return Err(Box::pin(Failure::unsent(error, request)).await),
         };
         let limit = self.config.limits.max_body_bytes;
         if content_length(request.headers()).is_some_and(|length| length > limit) {
             return Err(Failure::plain(EdgeError::TooLarge));
         }
         let Some(mut in_flight) = share.enter(self.config.limits.max_streams_per_share) else {
-            return Err(Failure::unsent(EdgeError::Busy, request).await);
+            return Err(Box::pin(Failure::unsent(EdgeError::Busy, request)).await);
         };
         if share.facts.mode == ShareMode::Http && upgrade::is_asked(request.headers()) {
             let request = self.forwardable(request, &path, link, source, visitor, &share, true);
-            return upgrade::run(
-                &self.scope,
-                &self.config,
-                &share,
-                in_flight,
-                request,
-                &self.metrics,
-            )
-            .await
-            .map_err(Failure::plain);
+            let run =
+                upgrade::run(&self.scope, &self.config, &share, in_flight, request, &self.metrics);
+            // Boxed like other rare paths: the state of a common request stays small.
+            return Box::pin(run).await.map_err(Failure::plain);
         }
         let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
         let first = FirstPiece::default();
@@ -224,7 +219,7 @@ impl Proxy {
             if exchange.request.is_started() || error != EdgeError::Offline {
                 return Err(Failure::after(error, &exchange));
             }
-            let back = match self.hold(&entry, share.facts.generation).await {
+            let back = match Box::pin(self.hold(&entry, share.facts.generation)).await {
                 Ok(back) => back,
                 Err(error) => return Err(Failure::after(error, &exchange)),
             };
@@ -249,14 +244,10 @@ impl Proxy {
                 return Err(EdgeError::Offline);
             }
         };
-        let sent = lane.exchange(&mut exchange.request);
-        match tokio::time::timeout(self.config.timing.idle, sent).await {
-            Ok(Ok(response)) => self.finish(response, share, in_flight, (Some(slot), lane)),
-            Ok(Err(LaneError::Stream(_))) if !exchange.request.is_started() => {
-                Err(EdgeError::Offline)
-            }
-            Ok(Err(error)) => Err(lane_failure(share, &error)),
-            Err(_) => Err(EdgeError::Idle),
+        match lane.exchange(&mut exchange.request, self.config.timing.idle).await {
+            Ok(response) => self.finish(response, share, in_flight, (Some(slot), lane)),
+            Err(LaneError::Stream(_)) if !exchange.request.is_started() => Err(EdgeError::Offline),
+            Err(error) => Err(lane_failure(share, &error)),
         }
     }
 
@@ -421,6 +412,7 @@ fn lane_failure(share: &Share, error: &LaneError) -> EdgeError {
         // The agent has not looked at the request: its share has just ended, or it is full.
         LaneError::Refused(Verdict::Busy) => EdgeError::Busy,
         LaneError::Refused(_) => EdgeError::Offline,
+        LaneError::Idle => EdgeError::Idle,
         _ => EdgeError::AgentFailed,
     };
     let error: &dyn std::error::Error = error;

@@ -16,7 +16,7 @@ use crate::admin::{self, Admin, Phase};
 use crate::admission::{Admission, unix_now};
 use crate::cert::{self, CertError};
 use crate::config::Config;
-use crate::http::{self, Edge, Routes};
+use crate::http::{self, Edge, Routes, Server};
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::proxy::Proxy;
@@ -258,6 +258,7 @@ fn edge(
         ),
         tunnels: Arc::new(Tunnels::new(parts, agents.child())),
         draining: false.into(),
+        server: Arc::new(Server::new(config)),
         abort: Scope::new(),
     })
 }

@@ -92,8 +92,8 @@ pub(super) struct RelayOptions {
     /// Trust the certificates in this PEM file as well
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How many connections to keep to the relay
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// How many connections to the relay to open under load
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=8))]
     connections: u8,
 }
 

@@ -26,7 +26,7 @@ use super::serve::{self, Backend};
 use super::sleep::SleepWatch;
 
 /// How many requests in flight a connection carries before another one is opened beside it.
-const BUSY: usize = 32;
+const BUSY: usize = 64;
 
 /// One connection that has said hello.
 pub(super) struct Connection {

@@ -41,10 +41,10 @@ pub(super) async fn run(
         EdgeError::Offline
     })?;
     let mut request = Outgoing::new(request);
-    let response = tokio::time::timeout(config.timing.idle, lane.exchange(&mut request))
-        .await
-        .map_err(|_| EdgeError::Idle)?
-        .map_err(|_| EdgeError::AgentFailed)?;
+    let response = lane.exchange(&mut request, config.timing.idle).await.map_err(|error| {
+        tracing::debug!(%error, "upgrade failed");
+        EdgeError::AgentFailed
+    })?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (share, metrics) = (Arc::clone(share), Arc::clone(metrics));
         let idle = config.timing.idle;

@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
@@ -17,6 +17,7 @@ use mcpm_shared::http1::{BodyReader, FramingError, MAX_HEAD, response_head_with}
 use mcpm_shared::mux::{MuxError, MuxStream, Opener};
 use mcpm_shared::proto::head::{StreamHead, Verdict};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
+use tokio::time::{Instant, Sleep};
 
 use super::visitor_body::{VisitorBody, VisitorBodyError};
 
@@ -39,6 +40,9 @@ pub enum LaneError {
     /// The agent's answer is not HTTP.
     #[error("the agent's answer is not HTTP")]
     Framing(#[from] FramingError),
+    /// Nothing came for too long.
+    #[error("the agent did not answer in time")]
+    Idle,
     /// The visitor's body failed, or is too long.
     #[error(transparent)]
     Visitor(#[from] VisitorBodyError),
@@ -54,6 +58,9 @@ pub struct Lane {
     /// Whether another exchange may follow the present one.
     reusable: bool,
     idle_since: Instant,
+    /// Made by the first exchange and set anew only when it fires too early: a timer costs more
+    /// than the exchange's other waits.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// A request on its way: its head and what is ready of its body. It outlives a lane that fails
@@ -82,6 +89,7 @@ impl Lane {
             accepted: false,
             reusable: false,
             idle_since: Instant::now(),
+            timer: None,
         })
     }
 
@@ -94,19 +102,44 @@ impl Lane {
     pub async fn exchange(
         &mut self,
         request: &mut Outgoing,
+        patience: Duration,
     ) -> Result<Response<BodyReader>, LaneError> {
         self.reusable = false;
-        request.gather().await?;
+        let deadline = Instant::now() + patience;
+        std::future::poll_fn(|cx| match request.poll_together(cx) {
+            Poll::Pending => self.poll_deadline(deadline, cx),
+            gathered @ Poll::Ready(_) => gathered,
+        })
+        .await?;
         std::future::poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_send(request, cx) {
                 return Poll::Ready(Err(error));
             }
-            let response = ready!(self.poll_head(&request.method, cx))?;
+            let Poll::Ready(response) = self.poll_head(&request.method, cx) else {
+                return self.poll_deadline(deadline, cx).map(|_| Err(LaneError::Idle));
+            };
+            let response = response?;
             // An answer that comes before its request has ended leaves the lane in the middle.
             self.reusable &= request.body.is_none() && request.buffer.is_empty();
             Poll::Ready(Ok(response))
         })
         .await
+    }
+
+    /// Waits for `deadline` and fails then.
+    fn poll_deadline(
+        &mut self,
+        deadline: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LaneError>> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(LaneError::Idle));
+            }
+            timer.as_mut().reset(deadline);
+        }
     }
 
     /// Tells whether the lane rests and lives: nothing came unasked, not even the end.
@@ -305,12 +338,12 @@ impl Outgoing {
     }
 
     /// Waits for a small body of known length, so that it leaves together with the head.
-    async fn gather(&mut self) -> Result<(), LaneError> {
-        let exact = |body: &VisitorBody| body.size_hint().exact().is_some_and(|n| n <= TOGETHER);
-        while self.body.as_ref().is_some_and(exact) {
-            std::future::poll_fn(|cx| self.poll_gather(cx)).await?;
+    fn poll_together(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LaneError>> {
+        let small = |body: &VisitorBody| body.size_hint().exact().is_some_and(|n| n <= TOGETHER);
+        while self.body.as_ref().is_some_and(small) {
+            ready!(self.poll_gather(cx))?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     /// Takes the next piece of the body into the buffer.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mcpm_shared::access::AccessPolicy;
@@ -11,6 +11,8 @@ use mcpm_shared::mux::Opener;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::head::StreamHead;
+
+use tokio::time::Instant;
 
 use super::lane::{Lane, LaneError};
 use super::session::Session;
