@@ -8,9 +8,11 @@
 //! | `NAME.<domain>` | everything | `proxy` |
 //! | anything else | | 421 |
 
+mod patience;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,23 +22,22 @@ use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, Tls};
+use self::patience::HEAD_TIMEOUT;
+use crate::config::{Config, Domain};
 use crate::error::EdgeError;
 use crate::host::{self, Target};
 use crate::proxy::{EdgeBody, Proxy, Visitor};
 use crate::tunnel::Tunnels;
 
-/// How long a visitor may take for a TLS handshake or a request head (slow loris).
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most header fields of a request (hyper's own default, which is nginx's order of magnitude).
 const MAX_HEADERS: usize = 100;
 /// HTTP/2: concurrent requests of one connection, and its windows.
@@ -51,6 +52,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Edge {
     /// The settings.
     pub config: Arc<Config>,
+    /// Tells hosts apart.
+    pub apex: Apex,
     /// Serves visitors.
     pub proxy: Proxy,
     /// Serves agents.
@@ -58,9 +61,29 @@ pub struct Edge {
     /// Whether the relay is about to stop.
     pub draining: AtomicBool,
     /// Serves each connection.
-    pub server: Arc<Server>,
+    pub server: Server,
     /// Ends every connection at once when it is cancelled: the grace period is over.
     pub abort: Scope,
+}
+
+/// The host under which names are shared, as every request needs it.
+#[derive(Clone, Debug)]
+pub struct Apex {
+    host: String,
+    local: bool,
+}
+
+impl Apex {
+    /// Prepares a domain.
+    #[must_use]
+    pub fn new(domain: &Domain) -> Self {
+        // Without brackets, as hosts of requests are compared.
+        Self { host: domain.as_str().to_owned(), local: domain.is_local() }
+    }
+
+    fn classify(&self, host: &str) -> Target {
+        host::classify(host, &self.host, self.local)
+    }
 }
 
 /// Which routes a listener has.
@@ -107,88 +130,148 @@ async fn connection(
         return tracing::debug!(%error, "visitor gone before the first byte");
     }
     let Some(tls) = tls else {
-        return serve(edge, stream, peer, None, routes, scope).await;
+        return serve_http1(Connection::new(edge, peer, None, routes), stream, scope).await;
     };
     match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            let sni = stream.get_ref().1.server_name().map(str::to_owned);
-            // Boxed, so that the state of a plain connection is not as large as both together.
-            Box::pin(serve(edge, stream, peer, Some(sni), routes, scope)).await;
+            let session = stream.get_ref().1;
+            let http2 = session.alpn_protocol() == Some(b"h2");
+            let connection = Connection::new(edge, peer, Some(session.server_name()), routes);
+            // Boxed, so that the state of a plain connection is not as large as all together.
+            if http2 {
+                Box::pin(serve_http2(connection, stream, scope)).await;
+            } else {
+                Box::pin(serve_http1(connection, stream, scope)).await;
+            }
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake timed out"),
     }
 }
 
-/// Serves one connection. `tls` is `None` on a plain one, else what SNI named.
-async fn serve<S>(
+/// What the requests of one connection have in common.
+struct Connection {
     edge: Arc<Edge>,
-    stream: S,
-    peer: SocketAddr,
-    tls: Option<Option<String>>,
+    visitor: Visitor,
+    /// What the certificate was chosen for, where TLS named a server.
+    meant: Option<Target>,
     routes: Routes,
-    scope: Scope,
-) where
+    /// Whether there was a request.
+    asked: AtomicBool,
+}
+
+impl Connection {
+    /// Makes the connection. `tls` is `None` on a plain one, else what SNI named.
+    fn new(
+        edge: Arc<Edge>,
+        peer: SocketAddr,
+        tls: Option<Option<&str>>,
+        routes: Routes,
+    ) -> Arc<Self> {
+        let visitor = Visitor { address: peer.ip().to_canonical(), https: tls.is_some() };
+        let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
+        Arc::new(Self { edge, visitor, meant, routes, asked: AtomicBool::new(false) })
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<EdgeBody>, Infallible> {
+        self.asked.store(true, Ordering::Relaxed);
+        Ok(self.edge.route(request, &self).await)
+    }
+
+    /// Waits until the visitor should have asked something and has not.
+    async fn overdue(&self) {
+        tokio::time::sleep(HEAD_TIMEOUT).await;
+        if self.asked.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+}
+
+async fn serve_http1<S>(connection: Arc<Connection>, stream: S, scope: Scope)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let visitor = Visitor { address: peer.ip().to_canonical(), https: tls.is_some() };
-    let sni = tls.flatten();
-    let server = Arc::clone(&edge.server);
-    let service = service_fn(|request| {
-        let (edge, sni) = (Arc::clone(&edge), sni.clone());
-        async move { Ok::<_, Infallible>(edge.route(request, visitor, sni.as_deref(), routes).await) }
-    });
-    let mut serving = pin!(server.0.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let edge = Arc::clone(&connection.edge);
+    let (stream, timer) = patience::watch(stream);
+    let service = service_fn(move |request| Arc::clone(&connection).answer(request));
+    let mut builder = edge.server.http1.clone();
+    let serving = builder.timer(timer).serve_connection(TokioIo::new(stream), service);
+    let finish = http1::UpgradeableConnection::graceful_shutdown;
+    drive(serving.with_upgrades(), finish, &edge.abort, &scope).await;
+}
+
+async fn serve_http2<S>(connection: Arc<Connection>, stream: S, scope: Scope)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let edge = Arc::clone(&connection.edge);
+    let asking = Arc::clone(&connection);
+    let service = service_fn(move |request| Arc::clone(&asking).answer(request));
+    let serving = edge.server.http2.serve_connection(TokioIo::new(stream), service);
+    let finish = http2::Connection::graceful_shutdown;
+    // hyper waits for the preface and the first request as long as it takes; later, pings find
+    // out who is gone.
+    tokio::select! {
+        () = drive(serving, finish, &edge.abort, &scope) => {}
+        () = connection.overdue() => tracing::debug!("visitor asked nothing"),
+    }
+}
+
+/// Drives one connection to its end. Once the scope is cancelled it is told to `finish`.
+async fn drive<C>(serving: C, finish: impl Fn(Pin<&mut C>), abort: &Scope, scope: &Scope)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = scope.cancelled() => {
-            serving.as_mut().graceful_shutdown();
+            finish(serving.as_mut());
             tokio::select! {
                 ended = serving => ended,
-                () = edge.abort.cancelled() => return,
+                () = abort.cancelled() => return,
             }
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(error, "connection ended");
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
 }
 
 /// How connections are served: made once, used by all.
-pub struct Server(auto::Builder<TokioExecutor>);
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Server")
-    }
+///
+/// Which protocol a connection speaks is known before its first byte: a plain one has nothing to
+/// agree on HTTP/2 with, and TLS has ALPN (RFC 9113 §3).
+#[derive(Debug)]
+pub struct Server {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
 }
 
 impl Server {
     /// Makes the server of these settings.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        // Without TLS there is nothing to agree on HTTP/2 with.
-        if config.tls == Tls::None {
-            builder = builder.http1_only();
-        }
-        builder
-            .http1()
-            .timer(TokioTimer::new())
+        let max_head = config.limits.max_header_bytes;
+        let mut http1 = http1::Builder::new();
+        // The timer comes with each connection.
+        http1
             .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(config.limits.max_header_bytes.max(8 * 1024))
+            .max_buf_size(max_head.max(8 * 1024))
             .max_headers(MAX_HEADERS);
-        let headers = u32::try_from(config.limits.max_header_bytes).unwrap_or(u32::MAX);
-        builder
-            .http2()
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(H2_STREAMS)
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(headers)
+            .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
-        Self(builder)
+        Self { http1, http2 }
     }
 }
 
@@ -197,21 +280,22 @@ impl Edge {
     async fn route(
         &self,
         request: Request<Incoming>,
-        visitor: Visitor,
-        sni: Option<&str>,
-        routes: Routes,
+        connection: &Connection,
     ) -> Response<EdgeBody> {
-        if routes == Routes::Tunnel {
-            return self.apex(request, visitor).await;
+        let visitor = connection.visitor;
+        if connection.routes == Routes::Tunnel {
+            return match request.uri().path() {
+                TUNNEL_PATH => self.tunnel(request, visitor).await,
+                _ => nothing_here(),
+            };
         }
         let Some(host) = request_host(&request) else {
             return EdgeError::WrongHost.response(false, None).map(EdgeBody::from);
         };
-        let (domain, local) = (self.config.domain.host(), self.config.domain.is_local());
+        let target = self.apex.classify(host);
         // A connection whose certificate was chosen for one share must not be used for another:
         // HTTP/2 clients coalesce hosts of one wildcard certificate (RFC 9113 §9.1.2).
-        let target = host::classify(host, &domain, local);
-        if sni.is_some_and(|sni| host::classify(sni, &domain, local) != target) {
+        if connection.meant.as_ref().is_some_and(|meant| *meant != target) {
             return EdgeError::WrongHost.response(false, None).map(EdgeBody::from);
         }
         match target {
@@ -226,12 +310,16 @@ impl Edge {
         }
     }
 
+    async fn tunnel(&self, request: Request<Incoming>, visitor: Visitor) -> Response<EdgeBody> {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let answer = Box::pin(self.tunnels.upgrade(request, visitor.address, draining)).await;
+        answer.map(|body| EdgeBody::from(Bytes::from(body)))
+    }
+
     async fn apex(&self, request: Request<Incoming>, visitor: Visitor) -> Response<EdgeBody> {
         let path = request.uri().path();
         if path == TUNNEL_PATH {
-            let draining = self.draining.load(Ordering::Relaxed);
-            let answer = Box::pin(self.tunnels.upgrade(request, visitor.address, draining)).await;
-            return answer.map(|body| EdgeBody::from(Bytes::from(body)));
+            return self.tunnel(request, visitor).await;
         }
         if self.config.paths
             && let Some((name, rest)) = host::split_share_path(path)
@@ -252,7 +340,7 @@ impl Edge {
             "/" if reading => html(LANDING),
             "/healthz" if reading => text(StatusCode::OK, "ok\n"),
             "/robots.txt" if reading => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
-            _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
+            _ => nothing_here(),
         }
     }
 
@@ -289,6 +377,10 @@ const LANDING: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
     <p>This host gives MCP servers on people's own machines a public address. To share one: \
     <code>mcpm share NAME --address &lt;this host&gt;</code></p></html>";
 
+fn nothing_here() -> Response<EdgeBody> {
+    text(StatusCode::NOT_FOUND, "nothing here\n")
+}
+
 fn html(page: &'static str) -> Response<EdgeBody> {
     let mut response = text(StatusCode::OK, page);
     let headers = response.headers_mut();
@@ -312,4 +404,60 @@ fn text(status: StatusCode, text: &'static str) -> Response<EdgeBody> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::ports::Ports;
+
+    fn visit(routes: Routes) -> Arc<Connection> {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (visitors, agents) = (Scope::new(), Scope::new());
+        let (config, ports) = (Arc::new(Config::local()), Ports::in_memory());
+        let edge = crate::relay::edge(&config, &ports, addr, None, (&visitors, &agents));
+        Connection::new(edge, addr, None, routes)
+    }
+
+    async fn status(routes: Routes, path: &str) -> String {
+        let (mut near, far) = tokio::io::duplex(4096);
+        let visitor = async {
+            let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            near.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            near.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().to_owned()
+        };
+        tokio::join!(serve_http1(visit(routes), far, Scope::new()), visitor).1
+    }
+
+    #[tokio::test]
+    async fn the_tunnel_listener_serves_the_tunnel_alone() {
+        assert_eq!(status(Routes::Public, "/healthz").await, "200");
+        assert_eq!(status(Routes::Tunnel, "/healthz").await, "404");
+        assert_eq!(status(Routes::Tunnel, "/").await, "404");
+        assert_eq!(status(Routes::Tunnel, "/s/calc/mcp").await, "404");
+        assert_eq!(status(Routes::Tunnel, TUNNEL_PATH).await, "426");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_on_http_2_must_ask_soon() {
+        for said in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+            let (mut near, far) = tokio::io::duplex(4096);
+            near.write_all(said.as_bytes()).await.unwrap();
+            let start = Instant::now();
+            serve_http2(visit(Routes::Public), far, Scope::new()).await;
+            let waited = start.elapsed();
+            assert!(waited.abs_diff(HEAD_TIMEOUT) < Duration::from_millis(50), "{waited:?}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_apex_is_told_with_brackets() {
+        let apex = Apex::new(&"2001:db8::1".parse().unwrap());
+        assert_eq!(apex.classify("[2001:db8::1]:8443"), Target::Apex);
+    }
 }

@@ -11,6 +11,7 @@ mod page;
 mod upgrade;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
 use mcpm_shared::http1::BodyReader;
+use mcpm_shared::mux::MuxError;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::head::Verdict;
@@ -47,6 +49,12 @@ const ID_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of it is read.
 const ID_LIMIT: usize = 64 * 1024;
 
+/// How many ways a request is tried while nothing of it was sent.
+const MAX_TRIES: u32 = 3;
+/// How many unknown names an address may ask for a second, and at once: mistakes pass, scans do not.
+const STRANGERS: Option<NonZeroU32> = NonZeroU32::new(10);
+const STRANGERS_BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+
 /// Who asked, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Visitor {
@@ -64,6 +72,8 @@ pub struct Proxy {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     rate: Keyed<VisitorKey>,
+    /// How often an address may ask for names that are not in the table.
+    strangers: Keyed<IpAddr>,
     /// Until then, a name nobody knows may belong to an agent that is about to come back.
     warm_until: tokio::time::Instant,
     /// Cancelled when the relay is about to stop: nothing is held any more.
@@ -97,8 +107,10 @@ impl Proxy {
     ) -> Self {
         let limits = &config.limits;
         let rate = Keyed::per_second(limits.requests_per_second, limits.requests_burst);
+        let strangers =
+            Keyed::per_second(limits.requests_per_second.and(STRANGERS), STRANGERS_BURST);
         let warm_until = tokio::time::Instant::now() + config.timing.hold;
-        Self { table, store, metrics, rate, warm_until, draining, scope, config }
+        Self { table, store, metrics, rate, strangers, warm_until, draining, scope, config }
     }
 
     /// Answers a request for the share `name`, whose path at the share is `path` with its query.
@@ -109,7 +121,7 @@ impl Proxy {
         request: Request<Incoming>,
         visitor: Visitor,
     ) -> Response<EdgeBody> {
-        let _counted = Tracked::new(&self.metrics.requests_in_flight);
+        let counted = Tracked::new(&self.metrics.requests_in_flight);
         let started = tokio::time::Instant::now();
         let method = request.method().clone();
         let response = match self.answer(name, path, request, visitor).await {
@@ -132,12 +144,14 @@ impl Proxy {
             http.status = response.status().as_u16(),
             "request"
         );
+        // From here on the body counts it, if it is not whole yet.
+        drop(counted);
         response
     }
 
     /// Forgets visitors at rest; called by the janitor.
     pub fn tidy(&self) {
-        let _full = self.rate.sweep();
+        let _full = self.rate.sweep() | self.strangers.sweep();
     }
 
     async fn answer(
@@ -147,21 +161,24 @@ impl Proxy {
         request: Request<Incoming>,
         visitor: Visitor,
     ) -> Result<Response<EdgeBody>, Failure> {
+        let mut request = request;
+        // The relay's own headers are nobody else's to send.
+        request.headers_mut().remove(LINK_HEADER);
         let key = VisitorKey { address: rate_address(visitor.address), share: name.clone() };
         if let Err(wait) = self.rate.check(&key) {
-            return Err(Failure::plain(EdgeError::RateLimited(wait)));
+            let error = EdgeError::RateLimited(wait);
+            return Err(Box::pin(Failure::unsent(error, request, None)).await);
         }
         if framing_is_ambiguous(request.headers()) {
             return Err(Failure::plain(EdgeError::Malformed));
         }
-        let entry = self.entry(name).await.map_err(Failure::plain)?;
-        let share = match entry.presence() {
-            Presence::Live(share) if share.session.may_serve(unix_now()) => share,
-            Presence::Live(_) | Presence::Away { .. } => match Box::pin(self.hold(&entry, 0)).await
-            {
-                Ok(share) => share,
-                Err(error) => return Err(Box::pin(Failure::unsent(error, request)).await),
-            },
+        let found = match self.entry(name, visitor.address).await {
+            Ok(entry) => self.live(&entry).await.map(|share| (entry, share)),
+            Err(error) => Err(error),
+        };
+        let (entry, share) = match found {
+            Ok(found) => found,
+            Err(error) => return Err(Box::pin(Failure::unsent(error, request, None)).await),
         };
         match share.facts.mode {
             ShareMode::Http => self.pass(entry, share, path, request, visitor).await,
@@ -177,6 +194,17 @@ impl Proxy {
         }
     }
 
+    /// Returns the share that serves the name, or waits for it. The right of its session and its
+    /// own life are looked at for every request.
+    async fn live(&self, entry: &Entry) -> Result<Arc<Share>, EdgeError> {
+        let now = unix_now();
+        match entry.presence() {
+            Presence::Live(share) if share.may_serve(now) => Ok(share),
+            Presence::Live(share) => Box::pin(self.hold(entry, share.facts.generation)).await,
+            Presence::Away { .. } => Box::pin(self.hold(entry, 0)).await,
+        }
+    }
+
     /// Gate, limits, exchange.
     async fn pass(
         &self,
@@ -186,16 +214,19 @@ impl Proxy {
         request: Request<Incoming>,
         visitor: Visitor,
     ) -> Result<Response<EdgeBody>, Failure> {
+        let mode = Some(share.facts.mode);
         let (link, source) = match gate(&share, &path, request.headers()) {
             Ok(admitted) => admitted,
-            Err(error) => return Err(Box::pin(Failure::unsent(error, request)).await),
+            Err(error) => return Err(Box::pin(Failure::unsent(error, request, mode)).await),
         };
-        let limit = self.config.limits.max_body_bytes;
-        if content_length(request.headers()).is_some_and(|length| length > limit) {
-            return Err(Failure::plain(EdgeError::TooLarge));
+        let limits = &self.config.limits;
+        if content_length(request.headers()).is_some_and(|length| length > limits.max_body_bytes) {
+            return Err(Box::pin(Failure::unsent(EdgeError::TooLarge, request, mode)).await);
         }
-        let Some(mut in_flight) = share.enter(self.config.limits.max_streams_per_share) else {
-            return Err(Box::pin(Failure::unsent(EdgeError::Busy, request)).await);
+        let full = share.session.in_flight() >= limits.max_streams_per_session;
+        let entered = share.enter(limits.max_streams_per_share).filter(|_| !full);
+        let Some(mut in_flight) = entered else {
+            return Err(Box::pin(Failure::unsent(EdgeError::Busy, request, mode)).await);
         };
         if share.facts.mode == ShareMode::Http && upgrade::is_asked(request.headers()) {
             let request = self.forwardable(request, &path, link, source, visitor, &share, true);
@@ -206,27 +237,43 @@ impl Proxy {
         }
         let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
         let first = FirstPiece::default();
-        let request = self
-            .forwardable(request, &path, link, source, visitor, &share, false)
-            .map(|body| VisitorBody::new(body, limit, rpc.then(|| first.clone())));
+        let counter = self.metrics.bytes_in.clone();
+        let request =
+            self.forwardable(request, &path, link, source, visitor, &share, false).map(|body| {
+                VisitorBody::new(body, limits.max_body_bytes, rpc.then(|| first.clone()), counter)
+            });
         let mut exchange = Exchange { request: Outgoing::new(request), rpc, first };
+        let judged = Arc::clone(&*share.access());
+        let mut tries = 0;
         loop {
             let error = match self.exchange(&share, in_flight, &mut exchange).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            // Nothing of the request reached the agent: it may wait for the agent's return.
+            // Nothing of the request reached the agent: it may go another way, or wait for the
+            // agent's return.
             if exchange.request.is_started() || error != EdgeError::Offline {
                 return Err(Failure::after(error, &exchange));
             }
-            let back = match Box::pin(self.hold(&entry, share.facts.generation)).await {
-                Ok(back) => back,
-                Err(error) => return Err(Failure::after(error, &exchange)),
+            tries += 1;
+            let elsewhere = tries < MAX_TRIES
+                && share.may_serve(unix_now())
+                && share.session.least_loaded().is_some();
+            if !elsewhere {
+                let back = match Box::pin(self.hold(&entry, share.facts.generation)).await {
+                    Ok(back) => back,
+                    Err(error) => return Err(Failure::after(error, &exchange)),
+                };
+                // The visitor was judged by the policy of the share that went.
+                if back.facts.mode != share.facts.mode || **back.access() != *judged {
+                    return Err(Failure::after(EdgeError::Offline, &exchange));
+                }
+                share = back;
+            }
+            in_flight = match share.enter(limits.max_streams_per_share) {
+                Some(entered) => entered,
+                None => return Err(Failure::after(EdgeError::Busy, &exchange)),
             };
-            let Some(entered) = back.enter(self.config.limits.max_streams_per_share) else {
-                return Err(Failure::after(EdgeError::Busy, &exchange));
-            };
-            (share, in_flight) = (back, entered);
         }
     }
 
@@ -239,13 +286,17 @@ impl Proxy {
     ) -> Result<Response<EdgeBody>, EdgeError> {
         let (slot, mut lane) = match share.lane(&mut in_flight).await {
             Ok(lane) => lane,
+            Err(LaneError::Open(MuxError::TooManyStreams)) => return Err(EdgeError::Busy),
             Err(error) => {
                 tracing::debug!(share.name = %share.facts.name, %error, "no lane");
                 return Err(EdgeError::Offline);
             }
         };
         match lane.exchange(&mut exchange.request, self.config.timing.idle).await {
-            Ok(response) => self.finish(response, share, in_flight, (Some(slot), lane)),
+            Ok(response) => {
+                let rest = exchange.request.take_rest().map(Box::new);
+                self.finish(response, share, in_flight, (Some(slot), lane), rest)
+            }
             Err(LaneError::Stream(_)) if !exchange.request.is_started() => Err(EdgeError::Offline),
             Err(error) => Err(lane_failure(share, &error)),
         }
@@ -258,6 +309,7 @@ impl Proxy {
         share: &Arc<Share>,
         in_flight: InFlight,
         lane: (Option<usize>, Lane),
+        rest: Option<Box<Outgoing>>,
     ) -> Result<Response<EdgeBody>, EdgeError> {
         let (mut parts, reader) = response.into_parts();
         let mcp = share.facts.mode == ShareMode::Mcp;
@@ -269,7 +321,9 @@ impl Proxy {
         let events = mcp::media_type(&parts.headers)
             .is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
             && !parts.headers.contains_key(header::CONTENT_LENGTH);
-        if events {
+        // What a server of mode `http` says is not touched; what is compressed cannot be added to.
+        let commented = events && mcp && !parts.headers.contains_key(header::CONTENT_ENCODING);
+        if events && mcp {
             parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         }
         if mcp {
@@ -281,10 +335,11 @@ impl Proxy {
         let body = LaneBody::new(
             reader,
             lane,
+            rest,
             Arc::clone(share),
             in_flight,
             Arc::clone(&self.metrics),
-            events,
+            commented,
             self.config.timing.idle,
         );
         Ok(Response::from_parts(parts, EdgeBody::Lane(Box::new(body))))
@@ -335,22 +390,23 @@ impl Proxy {
     }
 
     /// Finds the name here or in the store.
-    async fn entry(&self, name: &Name) -> Result<Arc<Entry>, EdgeError> {
+    async fn entry(&self, name: &Name, visitor: IpAddr) -> Result<Arc<Entry>, EdgeError> {
         if let Some(entry) = self.table.find(name) {
             return Ok(entry);
         }
-        let leased = match self.store.lease(name).await {
-            Ok(lease) => lease.is_some(),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "lease lookup failed");
-                true
-            }
-        };
-        let warming = tokio::time::Instant::now() < self.warm_until;
-        if warming {
+        // A flood of names nobody has must reach neither the table nor the store.
+        self.strangers.check(&rate_address(visitor)).map_err(EdgeError::RateLimited)?;
+        if tokio::time::Instant::now() < self.warm_until {
             return self.table.expect(name).ok_or(EdgeError::Offline);
         }
-        Err(if leased { EdgeError::Offline } else { EdgeError::UnknownShare })
+        match self.store.lease(name).await {
+            Ok(Some(_)) => Err(EdgeError::Offline),
+            Ok(None) => Err(EdgeError::UnknownShare),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "lease lookup failed");
+                Err(EdgeError::Offline)
+            }
+        }
     }
 
     /// Waits for the agent of a name to come back.
@@ -373,9 +429,12 @@ impl Failure {
         Self { error, rpc: false, body: Bytes::new() }
     }
 
-    /// Fails a request whose body nobody has read: reads a little of it, for the id.
-    async fn unsent(error: EdgeError, request: Request<Incoming>) -> Self {
-        if request.method() != Method::POST {
+    /// Fails a request whose body nobody has read: reads a little of it, for the id. Without a
+    /// `mode`, what looks like JSON-RPC is taken for it.
+    async fn unsent(error: EdgeError, request: Request<Incoming>, mode: Option<ShareMode>) -> Self {
+        let json = mcp::media_type(request.headers())
+            .is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
+        if request.method() != Method::POST || !json || mode == Some(ShareMode::Http) {
             return Self::plain(error);
         }
         let read = Limited::new(request.into_body(), ID_LIMIT).collect();
@@ -397,9 +456,6 @@ fn gate(
     path: &PathAndQuery,
     headers: &HeaderMap,
 ) -> Result<(Option<HeaderValue>, Source), EdgeError> {
-    if headers.contains_key(LINK_HEADER) {
-        return Err(EdgeError::Malformed);
-    }
     let presented = Presented::from_request(headers, path.query());
     let grant = share.access().evaluate(&presented, unix_now())?;
     let link = presented.link_secret().and_then(|secret| HeaderValue::from_bytes(secret).ok());

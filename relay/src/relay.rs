@@ -4,31 +4,41 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::scope::Scope;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::admin::{self, Admin, Phase};
 use crate::admission::{Admission, unix_now};
 use crate::cert::{self, CertError};
 use crate::config::Config;
-use crate::http::{self, Edge, Routes, Server};
+use crate::http::{self, Apex, Edge, Routes, Server};
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::proxy::Proxy;
 use crate::store::{Store, StoreError};
-use crate::tunnel::share::Share;
-use crate::tunnel::table::Table;
+use crate::tunnel::table::{Left, Table};
 use crate::tunnel::{TunnelParts, Tunnels};
 
 /// How often the janitor looks around; a share ends at most this much late.
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long a name whose agent is gone stays in memory, and its lease live.
 const AWAY_KEPT: Duration = Duration::from_secs(300);
+/// How long one write of the janitor may take.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the store is pruned.
+const PRUNE: Duration = Duration::from_secs(3600);
+/// How many ended leases wait for a slow store, and how long each write to it may take.
+const ENDED_QUEUE: usize = 64 * 1024;
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the store forgets, and for how long it remembers what nobody has a right to any more:
+/// clocks of nodes differ, and operators ask what was.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
+const PRUNE_MARGIN: Duration = Duration::from_secs(24 * 3600);
 /// How long the last tasks get after everything was told to end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How many connections may wait to be accepted: a burst of visitors, or all agents after a restart.
@@ -161,12 +171,27 @@ impl Relay {
             });
         }
         if let Some(cert) = ports.cert {
-            services.spawn_until_cancelled(cert::keep_fresh(cert));
+            self.serve_always(cert::keep_fresh(cert));
         }
-        let admission = Arc::clone(&self.edge.tunnels.admission);
-        services.spawn_until_cancelled(async move { admission.follow_revocations().await });
-        services.spawn_until_cancelled(end_revoked_sessions(Arc::clone(&self.edge.tunnels)));
-        services.spawn_until_cancelled(janitor(Arc::clone(&self.edge)));
+        let (edge, tunnels) = (&self.edge, &self.edge.tunnels);
+        let (admission, store) = (Arc::clone(&tunnels.admission), Arc::clone(&tunnels.store));
+        let keep = edge.config.timing.keep_name;
+        let (ended, leases) = mpsc::channel(ENDED_QUEUE);
+        self.serve_always(async move { admission.follow_revocations().await });
+        self.serve_always(end_revoked_sessions(Arc::clone(tunnels)));
+        self.serve_always(janitor(Arc::clone(edge), ended));
+        self.serve_always(end_leases(Arc::clone(&store), leases));
+        self.serve_always(prune(store, keep));
+    }
+
+    /// Runs a task until the services end; that it ends before, even by panic, ends the relay.
+    fn serve_always(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.services.token().clone();
+        self.services.spawn_essential(async move {
+            if stop.run_until_cancelled(task).await.is_some() {
+                tracing::error!("a task that the relay needs has ended");
+            }
+        });
     }
 
     /// Returns the address of the public listener.
@@ -225,7 +250,7 @@ impl Drop for Relay {
     }
 }
 
-fn edge(
+pub(crate) fn edge(
     config: &Arc<Config>,
     ports: &Ports,
     bound: SocketAddr,
@@ -248,6 +273,7 @@ fn edge(
     };
     Arc::new(Edge {
         config: Arc::clone(config),
+        apex: Apex::new(&config.domain),
         proxy: Proxy::new(
             Arc::clone(config),
             table,
@@ -258,7 +284,7 @@ fn edge(
         ),
         tunnels: Arc::new(Tunnels::new(parts, agents.child())),
         draining: false.into(),
-        server: Arc::new(Server::new(config)),
+        server: Server::new(config),
         abort: Scope::new(),
     })
 }
@@ -280,6 +306,14 @@ fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
     Ok(Bound { listener, addr })
 }
 
+/// Runs a task without which the relay must not go on: its end, by panic too, ends the relay.
+fn essential(services: &Scope, task: impl Future<Output = ()> + Send + 'static) {
+    let stop = services.clone();
+    services.spawn_essential(async move {
+        stop.token().run_until_cancelled(task).await;
+    });
+}
+
 /// Ends sessions whose token was revoked, as soon as that is known.
 async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
     let mut revoked = tunnels.admission.revoked();
@@ -298,50 +332,90 @@ fn end_sessions_without_right(tunnels: &Tunnels) {
     }
 }
 
-/// Does what time brings: ends shares and sessions, forgets names and addresses at rest.
-async fn janitor(edge: Arc<Edge>) {
+/// Does what time brings: ends shares and sessions, forgets names and addresses at rest. All of it
+/// in memory: leases that ended go to `ended`, for the store to learn when it has time.
+async fn janitor(edge: Arc<Edge>, ended: mpsc::Sender<Left>) {
     let mut ticks = tokio::time::interval(JANITOR);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (tunnels, store) = (&edge.tunnels, &edge.tunnels.store);
+    let tunnels = &edge.tunnels;
     loop {
         ticks.tick().await;
         end_sessions_without_right(tunnels);
         let now = unix_now();
+        let mut left = Vec::new();
         for share in tunnels.table.live() {
             if share.is_expired(now) {
-                expire(tunnels, &share).await;
+                left.push(expire(tunnels, &share));
             } else {
                 share.tidy_lanes();
             }
         }
-        for name in tunnels.table.sweep(AWAY_KEPT) {
-            end_lease(store.as_ref(), &name, now).await;
+        left.extend(tunnels.table.sweep(AWAY_KEPT));
+        for left in left {
+            if ended.try_send(left).is_err() {
+                tracing::warn!("the store is too slow: a lease is not ended in it");
+            }
         }
         edge.proxy.tidy();
         tunnels.tidy();
     }
 }
 
-async fn expire(tunnels: &Tunnels, share: &Arc<Share>) {
+fn expire(tunnels: &Tunnels, share: &Arc<Share>) -> Left {
     let facts = &share.facts;
     tracing::info!(share.name = %facts.name, "share expired");
     let message = format!("the share `{}` has come to its end", facts.name);
     share.session.revoke(facts.id, Refusal::new(code::EXPIRED, message));
     tunnels.table.away(share, false);
-    share.drop_lanes();
-    tunnels.metrics.shares.dec();
-    end_lease(tunnels.store.as_ref(), &facts.name, unix_now()).await;
+    Left { name: facts.name.clone(), owner: facts.owner.clone(), generation: facts.generation }
 }
 
-async fn end_lease(store: &dyn Store, name: &mcpm_shared::name::Name, now: u64) {
-    let ended = match store.lease(name).await {
-        Ok(Some(lease)) if lease.is_live(now) => {
-            store.release(name, &lease.owner, lease.generation, now).await.map(|_| ())
+/// Ends leases in the store, one after the other. A generation that was claimed since stays.
+async fn end_leases(store: Arc<dyn Store>, mut ended: mpsc::Receiver<Left>) {
+    while let Some(Left { name, owner, generation }) = ended.recv().await {
+        let released = store.release(&name, &owner, generation, unix_now());
+        match tokio::time::timeout(STORE_TIMEOUT, released).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, share.name = %name, "lease not ended in the store");
+            }
+            Err(_) => {
+                tracing::warn!(share.name = %name, "lease not ended in the store: it is too slow");
+            }
         }
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ended {
-        tracing::warn!(error = &error as &dyn std::error::Error, "lease not ended in the store");
+    }
+}
+
+/// Makes the store forget what ended so long ago that nobody has a right to it, from time to time.
+async fn prune(store: Arc<dyn Store>, keep_name: Duration) {
+    let mut ticks = tokio::time::interval(PRUNE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let age = keep_name.saturating_add(PRUNE_MARGIN).as_secs();
+    loop {
+        ticks.tick().await;
+        match store.prune(unix_now().saturating_sub(age)).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!(forgotten, "store pruned"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "store not pruned");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mcpm_shared::proto::ShareMode;
+
+    use super::*;
+    use crate::store::{Claim, MemoryStore};
+
+    fn claim(now: u64) -> Claim {
+        CLAIM
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_claimed_anew_is_not_ended() {
     }
 }

@@ -158,7 +158,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Gives a name to its owner, in one atomic step.
     ///
     /// The same owner always wins, and gets a generation above all earlier ones and above the
-    /// floor. Another owner wins only when the lease ended longer ago than `keep_secs`.
+    /// floor. Another owner wins when the lease ended longer ago than `keep_secs`, or with a floor
+    /// that is not below the generation here: then the store forgot whose name it was.
     async fn claim(&self, claim: Claim) -> Result<Lease, ClaimError>;
 
     /// Moves the end of a live lease; `false` when this generation is not live.

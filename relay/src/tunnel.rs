@@ -46,6 +46,13 @@ use crate::store::Store;
 /// How many control messages may wait for an agent that reads slowly.
 const CONTROL_QUEUE: usize = 256;
 
+/// How long a session may share nothing.
+const CLAIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How many sessions one key may have at once (a person's machines share no key), and one address:
+/// an office behind one.
+const SESSIONS_PER_KEY: usize = 64;
+const SESSIONS_PER_ADDRESS: usize = 4096;
+
 /// What the parts of a relay share about its agents.
 #[derive(Debug)]
 pub struct Tunnels {
@@ -199,10 +206,29 @@ impl Tunnels {
             .admission
             .authenticate(bearer(request.headers())?, &self.audiences, unix_now())
             .await?;
-        if self.locked().len() >= self.config.limits.max_sessions {
+        self.check_room(&admitted, peer)?;
+        Ok((admitted, accept))
+    }
+
+    /// Refuses an agent when there are as many sessions as allowed, in all or of its kind.
+    fn check_room(&self, admitted: &Admitted, peer: IpAddr) -> Result<(), Refused> {
+        let sessions = self.locked();
+        if sessions.len() >= self.config.limits.max_sessions {
             return Err(unavailable("the relay is full"));
         }
-        Ok((admitted, accept))
+        let (key, address) = (&admitted.subject, rate_address(peer));
+        let mut same = (0, 0);
+        for session in sessions.values() {
+            same.0 += usize::from(session.admitted.subject == *key);
+            same.1 += usize::from(session.peer == address);
+        }
+        if same.0 >= SESSIONS_PER_KEY || same.1 >= SESSIONS_PER_ADDRESS {
+            let refusal =
+                Refusal::new(code::RATE_LIMITED, "too many agents of yours are connected")
+                    .retry_after(10);
+            return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, refusal));
+        }
+        Ok(())
     }
 
     /// Drives one connection from its upgrade to its end.
@@ -253,30 +279,27 @@ impl Tunnels {
         }
         let primary = existing.is_none();
         let session = existing.unwrap_or_else(|| self.open_session(&connected, admitted));
-        let Some(slot) = session.add_connection(connected.opener.clone()) else {
+        let mut joined = Joined { tunnels: &self, session: &session, slot: None, primary };
+        joined.slot = session.add_connection(connected.opener.clone());
+        if joined.slot.is_none() {
             return tracing::debug!(session.id = %session.id, "too many connections");
-        };
+        }
         let welcome = RelayMessage::Welcome(self.welcome(&session));
-        if connected.outbox.send(welcome).await.is_err() {
-            return;
-        }
-        let scope = connected.scope.clone();
-        tokio::select! {
-            () = self.converse(connected, &session, primary) => {}
-            () = session.scope.cancelled() => {}
-            () = scope.cancelled() => {}
-        }
-        session.remove_connection(slot);
-        if primary {
-            self.close_session(&session);
+        if connected.outbox.send(welcome).await.is_ok() {
+            self.converse(connected, &session, primary).await;
         }
     }
 
     fn open_session(&self, connected: &Connected, admitted: Admitted) -> Arc<Session> {
         let id = Token::generate().expose().to_owned();
         tracing::info!(agent.id = %admitted.subject, "agent connected");
-        let session =
-            Session::new(id.clone(), admitted, connected.outbox.clone(), self.scope.child());
+        let session = Session::new(
+            id.clone(),
+            admitted,
+            rate_address(connected.peer),
+            connected.outbox.clone(),
+            self.scope.child(),
+        );
         let session = Arc::new(session);
         self.locked().insert(id, Arc::clone(&session));
         self.metrics.sessions.inc();
@@ -289,8 +312,6 @@ impl Tunnels {
         self.metrics.sessions.dec();
         for share in session.take_shares() {
             self.table.away(&share, true);
-            share.drop_lanes();
-            self.metrics.shares.dec();
         }
         tracing::info!(agent.id = %session.admitted.subject, "agent gone");
     }
@@ -316,39 +337,75 @@ impl Tunnels {
         }
     }
 
-    /// Reads what the agent says until it says no more for too long. Streams that an agent opens
-    /// beside its control stream are against the protocol, and reset.
-    async fn converse(&self, mut connected: Connected, session: &Arc<Session>, primary: bool) {
-        let mut streams = connected.streams;
-        let mut speaker = control::Speaker {
-            tunnels: self,
-            session,
-            peer: connected.peer,
-            outbox: connected.outbox,
-            primary,
-        };
-        let talk = async {
-            loop {
-                match wire::read::<AgentMessage>(&mut connected.reader).await {
-                    Ok(message) => speaker.handle(message).await,
-                    Err(error) => return tracing::debug!(%error, "control stream ended"),
-                }
-            }
-        };
+    /// Reads what the agent says until it says no more for too long. What it asks for is done to its
+    /// end, whatever becomes of the connection meanwhile. Streams that an agent opens beside its
+    /// control stream are against the protocol, and reset.
+    async fn converse(&self, connected: Connected, session: &Arc<Session>, primary: bool) {
+        let Connected { mut reader, mut streams, outbox, activity, scope, peer, .. } = connected;
+        let mut speaker = control::Speaker { tunnels: self, session, peer, outbox, primary };
         let refuse = async {
             while let Some(stream) = streams.recv().await {
                 drop(stream);
             }
+            std::future::pending::<()>().await;
         };
-        tokio::select! {
-            () = talk => {}
-            () = refuse => {}
-            () = silence(&connected.activity) => tracing::debug!("agent fell silent"),
+        let stop = async {
+            tokio::select! {
+                () = refuse => {}
+                () = silence(&activity) => tracing::debug!("agent fell silent"),
+                () = shares_nothing(session), if primary => {
+                    tracing::debug!("agent shares nothing");
+                }
+                () = session.scope.cancelled() => {}
+                () = scope.cancelled() => {}
+            }
+        };
+        tokio::pin!(stop);
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = wire::read::<AgentMessage>(&mut reader) => message,
+                () = &mut stop => return,
+            };
+            match message {
+                Ok(message) => speaker.handle(message).await,
+                Err(error) => return tracing::debug!(%error, "control stream ended"),
+            }
         }
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's part in a session. Dropping it takes the connection out, and ends the session with
+/// its first one, whatever the reason.
+struct Joined<'a> {
+    tunnels: &'a Tunnels,
+    session: &'a Arc<Session>,
+    slot: Option<usize>,
+    primary: bool,
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.session.remove_connection(slot);
+        }
+        if self.primary {
+            self.tunnels.close_session(self.session);
+        }
+    }
+}
+
+/// Waits until a session has shared nothing for [`CLAIM_PATIENCE`]: it only takes room.
+async fn shares_nothing(session: &Session) {
+    loop {
+        tokio::time::sleep(CLAIM_PATIENCE).await;
+        if !session.has_shares() {
+            return;
+        }
     }
 }
 

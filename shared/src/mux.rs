@@ -26,6 +26,10 @@ use crate::proto::{MAX_STREAMS, WINDOW_BUDGET};
 /// How many streams may wait to be opened or to be picked up.
 const QUEUE: usize = 256;
 
+/// How many streams below yamux's cap no more are opened: a dropped stream counts there until the
+/// connection has seen to it.
+const HEADROOM: usize = 256;
+
 /// How long a close may take before the connection is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -113,7 +117,8 @@ where
     let connection = Connection::new(io, config(), mode);
     let (requests, opening) = mpsc::channel(QUEUE);
     let (accepted, incoming) = mpsc::channel(QUEUE);
-    let driver = Driver { connection, flusher, opening, waiting: None, accepted };
+    let open = Arc::new(AtomicUsize::new(0));
+    let driver = Driver { connection, flusher, opening, waiting: None, accepted, open };
     (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
 }
 
@@ -134,6 +139,8 @@ struct Driver<S> {
     /// A request that yamux made wait: too many streams are unacknowledged.
     waiting: Option<oneshot::Sender<Result<MuxStream, MuxError>>>,
     accepted: mpsc::Sender<MuxStream>,
+    /// How many streams are open.
+    open: Arc<AtomicUsize>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
@@ -159,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             match self.connection.poll_next_inbound(cx) {
                 Poll::Ready(Some(Ok(stream))) => {
                     // A full queue resets the stream: whoever accepts has fallen far behind.
-                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream)) {
+                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.open)) {
                         tracing::debug!(%error, "inbound stream dropped");
                     }
                 }
@@ -188,8 +195,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             if reply.is_closed() {
                 continue;
             }
+            // yamux itself would end the whole connection at its cap.
+            if self.open.load(Ordering::Relaxed) >= MAX_STREAMS - HEADROOM {
+                let _unwanted = reply.send(Err(MuxError::TooManyStreams));
+                continue;
+            }
             let opened = match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream)),
+                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream, &self.open)),
                 Poll::Ready(Err(ConnectionError::TooManyStreams)) => Err(MuxError::TooManyStreams),
                 Poll::Ready(Err(error)) => Err(MuxError::Failed(error)),
                 Poll::Pending => {

@@ -38,6 +38,23 @@ async fn a_relay_that_forgot_everything_gives_the_name_back_for_the_ticket() {
 }
 
 #[tokio::test]
+async fn a_ticket_beats_a_rival_who_claimed_what_the_relay_forgot() {
+    let relay = TestRelay::start().await;
+    let (alice, bob, service) = (TestAgent::new(), TestAgent::new(), Service::echo().await);
+    let (share, info) = alice.share(&relay, "hers", &service, AccessPolicy::public()).await;
+    let key = relay.ports().key.clone();
+    share.tunnel.shutdown().await;
+    let forgetful = mcpm_relay::Ports { key, ..mcpm_relay::Ports::in_memory() };
+    let relay = TestRelay::on(mcpm_relay::Config::for_tests(), forgetful).await;
+    let (rival, _) = bob.share(&relay, "hers", &service, AccessPolicy::public()).await;
+    let mut asked = request("hers", ShareMode::Http, AccessPolicy::public());
+    asked.ticket = info.ticket;
+    let back = alice.open(&relay, asked, service.backend());
+    assert_eq!(back.up().await.generation, info.generation + 1);
+    assert_eq!(rival.refused().await.code(), "superseded");
+}
+
+#[tokio::test]
 async fn the_newer_agent_of_the_same_owner_wins_and_the_older_gives_in() {
     let relay = TestRelay::start().await;
     let old_service = Service::start(|_| async { http::Response::new(harness::full("old")) }).await;

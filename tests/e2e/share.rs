@@ -74,6 +74,30 @@ async fn a_large_body_passes_both_ways_unchanged() {
 }
 
 #[tokio::test]
+async fn a_service_may_answer_while_it_still_reads() {
+    let relay = TestRelay::start().await;
+    let service = Service::start(|request| async move {
+        let echoed = request.into_body().map_err(std::io::Error::other);
+        Response::new(BodyExt::boxed_unsync(echoed))
+    })
+    .await;
+    let agent = TestAgent::new();
+    let (_share, info) = agent.share(&relay, "duplex", &service, AccessPolicy::public()).await;
+    let (pieces, queue) = mpsc::channel::<Bytes>(1);
+    let body = futures_util::stream::unfold(queue, |mut queue| async move {
+        Some((Ok::<_, std::io::Error>(queue.recv().await?), queue))
+    });
+    let call = visitor().post(&info.url).body(reqwest::Body::wrap_stream(body)).send();
+    let mut answer = soon("the head comes", call).await.unwrap().bytes_stream();
+    for piece in ["one", "two", "three"] {
+        pieces.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+        assert_eq!(next_piece(&mut answer).await.unwrap().unwrap(), piece);
+    }
+    drop(pieces);
+    assert!(next_piece(&mut answer).await.is_none());
+}
+
+#[tokio::test]
 async fn every_piece_of_a_stream_arrives_when_it_was_sent() {
     let relay = TestRelay::start().await;
     let (pieces, queue) = mpsc::channel::<Bytes>(1);
@@ -93,7 +117,9 @@ async fn every_piece_of_a_stream_arrives_when_it_was_sent() {
     })
     .await;
     let agent = TestAgent::new();
-    let (_share, info) = agent.share(&relay, "events", &service, AccessPolicy::public()).await;
+    let asked = request("events", ShareMode::Mcp, AccessPolicy::public());
+    let share = agent.open(&relay, asked, service.backend());
+    let info = share.up().await;
     let answer = soon("the head comes", visitor().get(&info.url).send()).await.unwrap();
     assert_eq!(answer.headers()["x-accel-buffering"], "no");
     let mut stream = answer.bytes_stream();
@@ -231,7 +257,9 @@ async fn an_event_stream_that_says_nothing_is_kept_alive() {
     })
     .await;
     let agent = TestAgent::new();
-    let (_share, info) = agent.share(&relay, "quiet", &service, AccessPolicy::public()).await;
+    let asked = request("quiet", ShareMode::Mcp, AccessPolicy::public());
+    let share = agent.open(&relay, asked, service.backend());
+    let info = share.up().await;
     let mut stream = visitor().get(&info.url).send().await.unwrap().bytes_stream();
     let piece = tokio::time::timeout(Duration::from_secs(40), stream.next()).await.unwrap();
     assert_eq!(piece.unwrap().unwrap(), ": keep-alive\n\n");

@@ -10,8 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use mcpm_shared::http1::BodyReader;
 use tokio::time::{Instant, Sleep};
 
-use crate::metrics::Metrics;
-use crate::tunnel::lane::{Lane, LaneError};
+use crate::metrics::{Metrics, Tracked};
+use crate::tunnel::lane::{Lane, LaneError, Outgoing};
 use crate::tunnel::share::{InFlight, Share};
 
 /// How often an idle event stream gets a comment: below the 60 s at which proxies cut (design §7).
@@ -94,8 +94,11 @@ impl Body for EdgeBody {
 pub struct LaneBody {
     reader: BodyReader,
     lane: Option<(Option<usize>, Lane)>,
+    /// The rest of the request, when the answer began before its end.
+    request: Option<Box<Outgoing>>,
     share: Arc<Share>,
     in_flight: Option<InFlight>,
+    counted: Option<Tracked>,
     metrics: Arc<Metrics>,
     events: Option<Events>,
     idle: Duration,
@@ -104,11 +107,13 @@ pub struct LaneBody {
 }
 
 impl LaneBody {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one exchange, put together once")]
     /// Makes the body of an exchange over a lane, which rests at its connection's slot afterwards,
     /// if it has one. `events` says that it is an event stream.
     pub(super) fn new(
         reader: BodyReader,
         (slot, lane): (Option<usize>, Lane),
+        request: Option<Box<Outgoing>>,
         share: Arc<Share>,
         in_flight: InFlight,
         metrics: Arc<Metrics>,
@@ -118,6 +123,8 @@ impl LaneBody {
         let mut body = Self {
             reader,
             lane: Some((slot, lane)),
+            request,
+            counted: Some(Tracked::new(&metrics.requests_in_flight)),
             share,
             in_flight: Some(in_flight),
             metrics,
@@ -135,6 +142,11 @@ impl LaneBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((_, lane)) = &mut self.lane else { return Poll::Ready(None) };
+        if let Some(request) = &mut self.request
+            && lane.poll_rest(request, cx)
+        {
+            self.request = None;
+        }
         match lane.poll_body(&mut self.reader, cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.metrics.bytes_out.inc_by(data.len() as u64);
@@ -190,10 +202,14 @@ impl LaneBody {
     }
 
     fn finish(&mut self) {
-        if let Some((Some(slot), lane)) = self.lane.take() {
+        if let Some((Some(slot), lane)) = self.lane.take()
+            && self.request.is_none()
+        {
             self.share.give_back(slot, lane);
         }
+        self.request = None;
         self.in_flight = None;
+        self.counted = None;
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::body::{EdgeBody, LaneBody};
 use crate::config::Config;
 use crate::error::EdgeError;
+use crate::headers;
 use crate::metrics::Metrics;
 use crate::tunnel::lane::Outgoing;
 use crate::tunnel::share::{InFlight, Share};
@@ -35,21 +36,36 @@ pub(super) async fn run(
     metrics: &Arc<Metrics>,
 ) -> Result<Response<EdgeBody>, EdgeError> {
     let visitor = hyper::upgrade::on(&mut request);
-    let request = request.map(|body| VisitorBody::new(body, config.limits.max_body_bytes, None));
+    let request = request.map(|body| {
+        let counter = metrics.bytes_in.clone();
+        VisitorBody::new(body, config.limits.max_body_bytes, None, counter)
+    });
     let mut lane = share.fresh_lane().await.map_err(|error| {
         tracing::debug!(%error, "no lane");
         EdgeError::Offline
     })?;
     let mut request = Outgoing::new(request);
-    let response = lane.exchange(&mut request, config.timing.idle).await.map_err(|error| {
+    let mut response = lane.exchange(&mut request, config.timing.idle).await.map_err(|error| {
         tracing::debug!(%error, "upgrade failed");
         EdgeError::AgentFailed
     })?;
+    headers::remove_relay_claims(response.headers_mut());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        headers::remove_hop_by_hop(response.headers_mut());
+        let request = request.take_rest().map(Box::new);
         let (share, metrics) = (Arc::clone(share), Arc::clone(metrics));
         let idle = config.timing.idle;
         return Ok(response.map(|reader| {
-            let body = LaneBody::new(reader, (None, lane), share, in_flight, metrics, false, idle);
+            let body = LaneBody::new(
+                reader,
+                (None, lane),
+                request,
+                share,
+                in_flight,
+                metrics,
+                false,
+                idle,
+            );
             EdgeBody::Lane(Box::new(body))
         }));
     }

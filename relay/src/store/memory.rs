@@ -42,6 +42,7 @@ impl State {
         let held = self.leases.get(&claim.name);
         if let Some(held) = held
             && held.owner != claim.owner
+            && (claim.floor_generation == 0 || held.generation > claim.floor_generation)
             && held.ended_at(now).is_none_or(|ended| now < ended.saturating_add(claim.keep_secs))
         {
             return Err(ClaimError::Taken(claim.name));

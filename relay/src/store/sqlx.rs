@@ -161,6 +161,7 @@ const CLAIM: &str = "
         held_until = excluded.held_until,
         released_at = NULL
     WHERE leases.owner = excluded.owner OR leases.released_at <= $9 OR leases.held_until <= $9
+        OR ($3 > 1 AND leases.generation < $3)
     RETURNING name, owner, generation, node, mode, claimed_at, held_until, released_at";
 
 #[async_trait]

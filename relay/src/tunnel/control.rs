@@ -20,9 +20,6 @@ use crate::host;
 use crate::metrics::ClaimResult;
 use crate::store::{Claim as StoreClaim, ClaimError, Lease};
 
-/// How long a ticket is good: as long as a name stays with its owner.
-const TICKET_SECS: u64 = 30 * 24 * 3600;
-
 /// One control stream's side of the conversation.
 pub(super) struct Speaker<'a> {
     pub(super) tunnels: &'a Tunnels,
@@ -156,7 +153,13 @@ impl Speaker<'_> {
             mode: claim.mode,
         };
         let claimed = self.claimed(&claim, &facts, expires_at);
-        let share = Share::new(facts, Arc::clone(session), claim.access, expires_at);
+        let share = Share::new(
+            facts,
+            Arc::clone(session),
+            claim.access,
+            expires_at,
+            Arc::clone(&tunnels.metrics),
+        );
         let share = Arc::new(share);
         // The agent hears of the share before any visitor's stream can name it: both take the same
         // connection's order, or the agent waits for the message when streams overtake it.
@@ -165,7 +168,6 @@ impl Speaker<'_> {
         match tunnels.table.install(&share) {
             Installed::Serving(displaced) => {
                 tunnels.metrics.claim(ClaimResult::Given);
-                tunnels.metrics.shares.inc();
                 tracing::info!(
                     share.name = %share.facts.name,
                     share.generation = share.facts.generation,
@@ -173,21 +175,15 @@ impl Speaker<'_> {
                     "share up"
                 );
                 if let Some(displaced) = displaced {
-                    self.displace(&displaced);
+                    let facts = &displaced.facts;
+                    displaced.session.revoke(facts.id, superseded(&facts.name));
                 }
             }
-            Installed::Superseded => session.revoke(share.facts.id, superseded(&share.facts.name)),
+            Installed::Superseded => {
+                share.end();
+                session.revoke(share.facts.id, superseded(&share.facts.name));
+            }
         }
-        if session.scope.is_cancelled() {
-            // The session ended while the store worked, after its shares were taken down.
-            tunnels.table.away(&share, true);
-        }
-    }
-
-    fn displace(&self, displaced: &Arc<Share>) {
-        displaced.session.revoke(displaced.facts.id, superseded(&displaced.facts.name));
-        displaced.drop_lanes();
-        self.tunnels.metrics.shares.dec();
     }
 
     fn claimed(&self, claim: &Claim, facts: &ShareFacts, expires_at: Option<u64>) -> Claimed {
@@ -196,7 +192,8 @@ impl Speaker<'_> {
             name: facts.name.clone(),
             owner: facts.owner.clone(),
             generation: facts.generation,
-            expires_at: unix_now().saturating_add(TICKET_SECS),
+            // As long as the name stays with its owner.
+            expires_at: unix_now().saturating_add(tunnels.config.timing.keep_name.as_secs()),
         };
         Claimed {
             request: claim.request,
@@ -237,8 +234,6 @@ impl Speaker<'_> {
         };
         let (tunnels, facts) = (self.tunnels, &share.facts);
         tunnels.table.away(&share, false);
-        share.drop_lanes();
-        tunnels.metrics.shares.dec();
         let now = unix_now();
         let released = tunnels.store.release(&facts.name, &facts.owner, facts.generation, now);
         if let Err(error) = released.await {

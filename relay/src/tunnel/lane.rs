@@ -20,6 +20,7 @@ use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
 use super::visitor_body::{VisitorBody, VisitorBodyError};
+use crate::metrics::Tracked;
 
 /// A body of at most this size is sent together with its head: one frame instead of two.
 const TOGETHER: u64 = 16 * 1024;
@@ -61,6 +62,11 @@ pub struct Lane {
     /// Made by the first exchange and set anew only when it fires too early: a timer costs more
     /// than the exchange's other waits.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When bytes last moved in either direction.
+    moved: Instant,
+    /// A head of which only a part has come.
+    partial: BytesMut,
+    _open: Tracked,
 }
 
 /// A request on its way: its head and what is ready of its body. It outlives a lane that fails
@@ -79,7 +85,7 @@ impl Lane {
     ///
     /// # Errors
     /// When no stream can be had.
-    pub async fn open(opener: &Opener, head: StreamHead) -> Result<Self, LaneError> {
+    pub async fn open(opener: &Opener, head: StreamHead, open: Tracked) -> Result<Self, LaneError> {
         let mut stream = opener.open().await.map_err(LaneError::Open)?;
         let ended = |_| LaneError::Open(MuxError::Closed);
         stream.write_all(&head.encode()).await.map_err(ended)?;
@@ -90,6 +96,9 @@ impl Lane {
             reusable: false,
             idle_since: Instant::now(),
             timer: None,
+            moved: Instant::now(),
+            partial: BytesMut::new(),
+            _open: open,
         })
     }
 
@@ -105,33 +114,35 @@ impl Lane {
         patience: Duration,
     ) -> Result<Response<BodyReader>, LaneError> {
         self.reusable = false;
-        let deadline = Instant::now() + patience;
+        self.moved = Instant::now();
         std::future::poll_fn(|cx| match request.poll_together(cx) {
-            Poll::Pending => self.poll_deadline(deadline, cx),
+            Poll::Pending => self.poll_patience(patience, cx),
             gathered @ Poll::Ready(_) => gathered,
         })
         .await?;
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = self.poll_send(request, cx) {
-                return Poll::Ready(Err(error));
+            let sent = self.poll_send(request, cx);
+            // An agent that answers early and reads no further has said what there is to say.
+            match (self.poll_head(&request.method, cx), sent) {
+                (Poll::Ready(Ok(response)), _) => Poll::Ready(Ok(response)),
+                (_, Poll::Ready(Err(error))) | (Poll::Ready(Err(error)), _) => {
+                    Poll::Ready(Err(error))
+                }
+                (Poll::Pending, _) => {
+                    self.poll_patience(patience, cx).map(|_| Err(LaneError::Idle))
+                }
             }
-            let Poll::Ready(response) = self.poll_head(&request.method, cx) else {
-                return self.poll_deadline(deadline, cx).map(|_| Err(LaneError::Idle));
-            };
-            let response = response?;
-            // An answer that comes before its request has ended leaves the lane in the middle.
-            self.reusable &= request.body.is_none() && request.buffer.is_empty();
-            Poll::Ready(Ok(response))
         })
         .await
     }
 
-    /// Waits for `deadline` and fails then.
-    fn poll_deadline(
+    /// Waits until nothing has moved for `patience` and fails then.
+    fn poll_patience(
         &mut self,
-        deadline: Instant,
+        patience: Duration,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), LaneError>> {
+        let deadline = self.moved + patience;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {
             ready!(timer.as_mut().poll(cx));
@@ -139,6 +150,20 @@ impl Lane {
                 return Poll::Ready(Err(LaneError::Idle));
             }
             timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Sends on what is ready of a request whose answer has begun; `true` once all is sent. When the
+    /// agent reads no further, the rest is dropped and the lane is not used again.
+    pub fn poll_rest(&mut self, request: &mut Outgoing, cx: &mut Context<'_>) -> bool {
+        match self.poll_send(request, cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "rest of a request dropped");
+                self.reusable = false;
+                true
+            }
         }
     }
 
@@ -162,6 +187,7 @@ impl Lane {
                 let written = ready!(stream.poll_write(cx, &request.buffer));
                 request.buffer.advance(written.map_err(LaneError::Stream)?);
                 request.started = true;
+                self.moved = Instant::now();
             }
             if request.body.is_none() {
                 return Pin::new(&mut self.stream).poll_flush(cx).map_err(LaneError::Stream);
@@ -170,7 +196,7 @@ impl Lane {
         }
     }
 
-    /// Appends what came next to the input; `false` at the end.
+    /// Fetches what came next into the input, which must be empty; `false` at the end.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, LaneError>> {
         let came = ready!(self.stream.poll_bytes(cx)).map_err(LaneError::Stream)?;
         let Some(mut bytes) = came else { return Poll::Ready(Ok(false)) };
@@ -184,14 +210,8 @@ impl Lane {
                 return self.poll_input(cx);
             }
         }
-        if self.input.is_empty() {
-            self.input = bytes;
-        } else {
-            let mut joined = BytesMut::with_capacity(self.input.len() + bytes.len());
-            joined.extend_from_slice(&self.input);
-            joined.extend_from_slice(&bytes);
-            self.input = joined.freeze();
-        }
+        self.moved = Instant::now();
+        self.input = bytes;
         Poll::Ready(Ok(true))
     }
 
@@ -201,13 +221,14 @@ impl Lane {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<BodyReader>, LaneError>> {
         loop {
-            if !self.input.is_empty()
-                && let Some(response) = self.parse_head(method)?
-            {
-                return Poll::Ready(Ok(response));
-            }
-            if self.input.len() > MAX_HEAD {
-                return Poll::Ready(Err(FramingError::TooLong.into()));
+            if !self.input.is_empty() {
+                if !self.partial.is_empty() {
+                    self.join_partial();
+                }
+                if let Some(response) = self.parse_head(method)? {
+                    return Poll::Ready(Ok(response));
+                }
+                self.keep_partial()?;
             }
             if !ready!(self.poll_input(cx))? {
                 let error = io::ErrorKind::UnexpectedEof.into();
@@ -216,9 +237,30 @@ impl Lane {
         }
     }
 
+    /// Puts an incomplete head aside until more comes.
+    fn keep_partial(&mut self) -> Result<(), LaneError> {
+        self.partial.extend_from_slice(&std::mem::take(&mut self.input));
+        if self.partial.len() > MAX_HEAD { Err(FramingError::TooLong.into()) } else { Ok(()) }
+    }
+
+    /// Adds what came to an incomplete head. While it has no end, it is not parsed anew: a head that
+    /// comes byte by byte must not cost its square.
+    fn join_partial(&mut self) {
+        let seen = self.partial.len().saturating_sub(3);
+        self.partial.extend_from_slice(&std::mem::take(&mut self.input));
+        let fresh = &self.partial[seen..];
+        let ends = |window: &[u8]| window == b"\n\r\n" || window.starts_with(b"\n\n");
+        if fresh.windows(3).any(ends) || fresh.ends_with(b"\n\n") {
+            self.input = self.partial.split().freeze();
+        }
+    }
+
     /// Takes a final head off the input; interim ones are dropped.
     fn parse_head(&mut self, method: &Method) -> Result<Option<Response<BodyReader>>, LaneError> {
         loop {
+            if self.input.is_empty() {
+                return Ok(None);
+            }
             let mut headers = http::HeaderMap::with_capacity(16);
             let bytes = self.input.clone();
             let mut malformed = false;
@@ -265,6 +307,7 @@ impl Lane {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
+            debug_assert!(self.input.is_empty(), "a body takes all that came");
             match ready!(self.poll_input(cx)) {
                 Ok(true) => {}
                 Ok(false) if body.ends_with_connection() => return Poll::Ready(None),
@@ -329,6 +372,20 @@ impl Outgoing {
         buffer.extend_from_slice(b"\r\n");
         let body = (!empty).then_some(body);
         Self { method: parts.method, buffer, body, chunked, started: false }
+    }
+
+    /// Takes what is not sent yet, if anything.
+    pub fn take_rest(&mut self) -> Option<Self> {
+        if self.body.is_none() && self.buffer.is_empty() {
+            return None;
+        }
+        Some(Self {
+            method: self.method.clone(),
+            buffer: std::mem::take(&mut self.buffer),
+            body: self.body.take(),
+            chunked: self.chunked,
+            started: self.started,
+        })
     }
 
     /// Tells whether a byte of it was handed to a stream: from then on it is never sent again.

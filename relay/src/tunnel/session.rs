@@ -1,6 +1,7 @@
 //! A session: one agent, its connections and its shares.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -20,6 +21,8 @@ pub struct Session {
     pub id: String,
     /// What the agent may do.
     pub admitted: Admitted,
+    /// Where its first connection came from, as rates count it.
+    pub peer: IpAddr,
     /// Ends every task of the session when it is cancelled.
     pub scope: Scope,
     control: mpsc::Sender<RelayMessage>,
@@ -35,12 +38,14 @@ impl Session {
     pub fn new(
         id: String,
         admitted: Admitted,
+        peer: IpAddr,
         control: mpsc::Sender<RelayMessage>,
         scope: Scope,
     ) -> Self {
         Self {
             id,
             admitted,
+            peer,
             scope,
             control,
             connections: RwLock::default(),
@@ -78,9 +83,15 @@ impl Session {
         living.min_by_key(|(_, opener)| opener.in_flight()).cloned()
     }
 
-    /// Returns how many connections the session has.
-    pub fn connection_count(&self) -> usize {
-        self.connections.read().unwrap_or_else(PoisonError::into_inner).len()
+    /// Returns how many exchanges are in flight on all connections together.
+    pub fn in_flight(&self) -> usize {
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        connections.iter().map(|(_, opener)| opener.in_flight()).sum()
+    }
+
+    /// Tells whether the session shares anything.
+    pub fn has_shares(&self) -> bool {
+        !self.locked().is_empty()
     }
 
     /// Returns an id for the next share.

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mcpm_shared::access::AccessPolicy;
-use mcpm_shared::mux::Opener;
+use mcpm_shared::mux::{MuxError, Opener};
 use mcpm_shared::name::Name;
-use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::head::StreamHead;
+use mcpm_shared::proto::{HANDSHAKE_TIMEOUT, ShareMode};
 
 use tokio::time::Instant;
 
 use super::lane::{Lane, LaneError};
 use super::session::Session;
+use crate::metrics::{Metrics, Tracked};
 
-/// How many lanes of one connection rest at most: what a burst leaves behind is bounded.
+/// How many lanes of one share rest at most: what a burst leaves behind is bounded.
 const MAX_RESTING: usize = 256;
 /// How long a lane rests before it is closed.
 const MAX_REST: Duration = Duration::from_secs(60);
@@ -49,6 +50,9 @@ pub struct Share {
     expires_at: AtomicU64,
     lanes: Mutex<Vec<(usize, Lane)>>,
     in_flight: AtomicUsize,
+    metrics: Arc<Metrics>,
+    /// Counts the share among those that are up, until it ends.
+    up: Mutex<Option<Tracked>>,
 }
 
 /// Counts one exchange of a share while it is held.
@@ -75,6 +79,7 @@ impl Share {
         session: Arc<Session>,
         access: AccessPolicy,
         expires_at: Option<u64>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             facts,
@@ -83,7 +88,17 @@ impl Share {
             expires_at: AtomicU64::new(expires_at.unwrap_or(u64::MAX)),
             lanes: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            up: Mutex::new(Some(Tracked::new(&metrics.shares))),
+            metrics,
         }
+    }
+
+    /// Ends the share: it is not up any more, and its lanes close. Ending it twice changes nothing.
+    pub fn end(&self) {
+        let counted = self.up.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(counted);
+        let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(lanes);
     }
 
     /// Returns the visitors' policy.
@@ -100,6 +115,13 @@ impl Share {
     /// Moves the end of the share.
     pub fn set_expiry(&self, expires_at: Option<u64>) {
         self.expires_at.store(expires_at.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells whether the share may serve one more request: its session lives and has the right to,
+    /// and its own time is not over.
+    #[must_use]
+    pub fn may_serve(&self, now: u64) -> bool {
+        self.session.may_serve(now) && !self.is_expired(now)
     }
 
     /// Tells whether the share has come to its end.
@@ -128,10 +150,8 @@ impl Share {
     /// # Errors
     /// When the session has no connection that opens a stream.
     pub async fn lane(&self, in_flight: &mut InFlight) -> Result<(usize, Lane), LaneError> {
-        let (slot, opener) = self
-            .session
-            .least_loaded()
-            .ok_or(LaneError::Open(mcpm_shared::mux::MuxError::Closed))?;
+        let (slot, opener) =
+            self.session.least_loaded().ok_or(LaneError::Open(MuxError::Closed))?;
         opener.load().fetch_add(1, Ordering::Relaxed);
         in_flight.connection = Some(Arc::clone(opener.load()));
         while let Some(mut lane) = self.take_rested(slot) {
@@ -148,14 +168,19 @@ impl Share {
     /// # Errors
     /// When the session has no connection that opens a stream.
     pub async fn fresh_lane(&self) -> Result<Lane, LaneError> {
-        let closed = LaneError::Open(mcpm_shared::mux::MuxError::Closed);
+        let closed = LaneError::Open(MuxError::Closed);
         let (_, opener) = self.session.least_loaded().ok_or(closed)?;
         self.open_lane(&opener).await
     }
 
     async fn open_lane(&self, opener: &Opener) -> Result<Lane, LaneError> {
         let head = StreamHead::http(self.facts.id, self.facts.generation);
-        Lane::open(opener, head).await
+        let open = Lane::open(opener, head, Tracked::new(&self.metrics.streams_open));
+        // An agent that reads nothing must not keep a visitor waiting for ever.
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, open).await {
+            Ok(opened) => opened,
+            Err(_) => Err(LaneError::Open(MuxError::Closed)),
+        }
     }
 
     fn take_rested(&self, slot: usize) -> Option<Lane> {
@@ -186,12 +211,6 @@ impl Share {
         lanes.shrink_to(16);
         drop(lanes);
         drop(rested);
-    }
-
-    /// Closes all rested lanes.
-    pub fn drop_lanes(&self) {
-        let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(lanes);
     }
 }
 

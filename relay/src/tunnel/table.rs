@@ -27,7 +27,20 @@ pub enum Presence {
         since: Instant,
         /// Whether it may be back in a moment: it did not say goodbye.
         held: bool,
+        /// The lease it had; absent when only the store knows of one.
+        left: Option<Left>,
     },
+}
+
+/// The lease of a share whose agent is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The name.
+    pub name: Name,
+    /// Who owns it.
+    pub owner: String,
+    /// The generation that ended.
+    pub generation: u64,
 }
 
 /// One known name.
@@ -113,7 +126,9 @@ impl Table {
         if !entries.contains_key(name) && entries.len() >= MAX_AWAY {
             return None;
         }
-        let away = || Arc::new(Entry::new(Presence::Away { since: Instant::now(), held: true }));
+        let away = || {
+            Arc::new(Entry::new(Presence::Away { since: Instant::now(), held: true, left: None }))
+        };
         Some(Arc::clone(entries.entry(name.clone()).or_insert_with(away)))
     }
 
@@ -125,36 +140,42 @@ impl Table {
             entries.insert(share.facts.name.clone(), Arc::new(Entry::new(live)));
             return Installed::Serving(None);
         };
-        match entry.presence() {
-            Presence::Live(present) if present.facts.generation > share.facts.generation => {
-                Installed::Superseded
-            }
-            Presence::Live(present) => {
-                entry.presence.send_replace(live);
-                Installed::Serving(Some(present))
-            }
-            Presence::Away { .. } => {
-                entry.presence.send_replace(live);
-                Installed::Serving(None)
-            }
+        let (latest, displaced) = match entry.presence() {
+            Presence::Live(present) => (present.facts.generation, Some(present)),
+            Presence::Away { left, .. } => (left.map_or(0, |left| left.generation), None),
+        };
+        if latest > share.facts.generation {
+            return Installed::Superseded;
         }
+        entry.presence.send_replace(live);
+        if let Some(displaced) = &displaced {
+            displaced.end();
+        }
+        Installed::Serving(displaced)
     }
 
     /// Notes that the agent of `share` is gone; with `held`, requests wait for it. Changes nothing
     /// when another share serves the name by now.
     pub fn away(&self, share: &Arc<Share>, held: bool) {
+        share.end();
         let Some(entry) = self.find(&share.facts.name) else { return };
         entry.presence.send_if_modified(|presence| match presence {
             Presence::Live(present) if Arc::ptr_eq(present, share) => {
-                *presence = Presence::Away { since: Instant::now(), held };
+                let facts = &share.facts;
+                let left = Left {
+                    name: facts.name.clone(),
+                    owner: facts.owner.clone(),
+                    generation: facts.generation,
+                };
+                *presence = Presence::Away { since: Instant::now(), held, left: Some(left) };
                 true
             }
             Presence::Live(_) | Presence::Away { .. } => false,
         });
     }
 
-    /// Forgets names whose agents are away for longer than `keep`, and returns them.
-    pub fn sweep(&self, keep: Duration) -> Vec<Name> {
+    /// Forgets names whose agents are away for longer than `keep`, and returns the leases they had.
+    pub fn sweep(&self, keep: Duration) -> Vec<Left> {
         let now = Instant::now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let gone = |entry: &Entry| match &*entry.presence.borrow() {
@@ -163,8 +184,13 @@ impl Table {
             }
             Presence::Live(_) => false,
         };
-        let forgotten: Vec<Name> =
-            entries.extract_if(|_, entry| gone(entry)).map(|(name, _)| name).collect();
+        let forgotten: Vec<Left> = entries
+            .extract_if(|_, entry| gone(entry))
+            .filter_map(|(_, entry)| match entry.presence() {
+                Presence::Away { left, .. } => left,
+                Presence::Live(_) => None,
+            })
+            .collect();
         if entries.len() * 4 < entries.capacity() {
             entries.shrink_to_fit();
         }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use prometheus_client::metrics::counter::Counter;
 
 /// The longest first piece of a body that is kept for naming the request in a failure.
 const KEEP: usize = 64 * 1024;
@@ -39,30 +40,23 @@ impl FirstPiece {
 /// The body of one request.
 #[derive(Debug)]
 pub struct VisitorBody {
-    source: Source,
+    incoming: Incoming,
     left: u64,
     first: Option<FirstPiece>,
-}
-
-#[derive(Debug)]
-enum Source {
-    Visitor(Incoming),
-    Read(Option<Bytes>),
+    counter: Counter,
 }
 
 impl VisitorBody {
-    /// Makes a body of at most `limit` bytes out of what the visitor sends. With `first`, the first
-    /// piece is kept there.
+    /// Makes a body of at most `limit` bytes out of what the visitor sends, counted by `counter`.
+    /// With `first`, the first piece is kept there.
     #[must_use]
-    pub fn new(incoming: Incoming, limit: u64, first: Option<FirstPiece>) -> Self {
-        Self { source: Source::Visitor(incoming), left: limit, first }
-    }
-
-    /// Makes a body of bytes that were read already.
-    #[must_use]
-    pub fn read(bytes: Bytes) -> Self {
-        let left = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Self { source: Source::Read(Some(bytes)), left, first: None }
+    pub fn new(
+        incoming: Incoming,
+        limit: u64,
+        first: Option<FirstPiece>,
+        counter: Counter,
+    ) -> Self {
+        Self { incoming, left: limit, first, counter }
     }
 }
 
@@ -75,11 +69,7 @@ impl Body for VisitorBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, VisitorBodyError>>> {
         let this = &mut *self;
-        let incoming = match &mut this.source {
-            Source::Visitor(incoming) => incoming,
-            Source::Read(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-        };
-        let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
+        let frame = match ready!(Pin::new(&mut this.incoming).poll_frame(cx)) {
             None => return Poll::Ready(None),
             Some(Err(error)) => return Poll::Ready(Some(Err(VisitorBodyError::Visitor(error)))),
             Some(Ok(frame)) => frame,
@@ -90,6 +80,7 @@ impl Body for VisitorBody {
                 return Poll::Ready(Some(Err(VisitorBodyError::TooLarge)));
             };
             this.left = left;
+            this.counter.inc_by(length);
             if let Some(first) = this.first.take().filter(|_| data.len() <= KEEP) {
                 *first.0.lock().unwrap_or_else(PoisonError::into_inner) = data.clone();
             }
@@ -98,18 +89,10 @@ impl Body for VisitorBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Visitor(incoming) => incoming.is_end_stream(),
-            Source::Read(bytes) => bytes.is_none(),
-        }
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Visitor(incoming) => incoming.size_hint(),
-            Source::Read(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
-            }
-        }
+        self.incoming.size_hint()
     }
 }

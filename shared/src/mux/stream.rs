@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
@@ -19,11 +21,23 @@ pub struct MuxStream {
     rest: Bytes,
     /// Whether this end has shut down: from then on both ends' shutdown looks like a reset.
     shut: bool,
+    _open: Open,
+}
+
+/// Counts one open stream while it lives.
+#[derive(Debug)]
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl MuxStream {
-    pub(super) fn new(inner: yamux::Stream) -> Self {
-        Self { inner, rest: Bytes::new(), shut: false }
+    pub(super) fn new(inner: yamux::Stream, open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self { inner, rest: Bytes::new(), shut: false, _open: Open(Arc::clone(open)) }
     }
 
     /// Reads the next bytes as they came, without a copy; `None` at the end. Cancel-safe.

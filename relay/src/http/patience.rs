@@ -1,0 +1,217 @@
+//! How long a visitor on HTTP/1 may be silent.
+//!
+//! hyper has one timeout for the wait for a request and for the request's head. This makes two of
+//! it: a connection that never asked anything, and a head once begun, get [`HEAD_TIMEOUT`]; a
+//! connection that was served may rest for [`IDLE_TIMEOUT`]. hyper starts the timeout with a new
+//! sleep before it reads, and polls that sleep after each read that found no whole head: the sleep
+//! itself can shorten the rest once the stream has heard something.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Sleep, Timer};
+use hyper_util::rt::TokioTimer;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long a visitor may take for a TLS handshake, its first request or a request head (slow
+/// loris).
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may rest between requests: above the 60 s that proxies in front rest
+/// theirs, so that they rather than this end close it.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Returns the stream and the timer of one connection, which know of each other.
+pub(super) fn watch<S>(stream: S) -> (Heard<S>, HeadTimer) {
+    let heard = Arc::new(AtomicBool::new(false));
+    let timer = HeadTimer { heard: Arc::clone(&heard), served: AtomicBool::new(false) };
+    (Heard { stream, heard }, timer)
+}
+
+/// A stream that notes when something came.
+#[derive(Debug)]
+pub(super) struct Heard<S> {
+    stream: S,
+    heard: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// The timer of one HTTP/1 connection. hyper asks it for nothing but the timeout of heads.
+#[derive(Debug)]
+pub(super) struct HeadTimer {
+    heard: Arc<AtomicBool>,
+    served: AtomicBool,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        if !self.served.swap(true, Ordering::Relaxed) {
+            return TokioTimer::new().sleep_until(deadline);
+        }
+        // A part of the next head may have come with the last request: it is not seen here, and
+        // such a head may take as long as a rest.
+        self.heard.store(false, Ordering::Relaxed);
+        Box::pin(Rest {
+            sleep: tokio::time::sleep(IDLE_TIMEOUT),
+            heard: Arc::clone(&self.heard),
+            begun: false,
+        })
+    }
+
+    fn now(&self) -> Instant {
+        TokioTimer::new().now()
+    }
+}
+
+pin_project! {
+    /// The rest of a connection that was served; then the time for its next head.
+    struct Rest {
+        #[pin]
+        sleep: tokio::time::Sleep,
+        heard: Arc<AtomicBool>,
+        begun: bool,
+    }
+}
+
+impl Sleep for Rest {}
+
+impl Future for Rest {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if !*this.begun && this.heard.load(Ordering::Relaxed) {
+            *this.begun = true;
+            this.sleep.as_mut().reset(tokio::time::Instant::now() + HEAD_TIMEOUT);
+        }
+        this.sleep.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// Serves one connection while `visit` is the visitor, and returns how long after the visit
+    /// the server ended it.
+    async fn patience(visit: impl AsyncFnOnce(&mut DuplexStream)) -> Duration {
+        let (mut near, far) = tokio::io::duplex(4096);
+        let (far, timer) = watch(far);
+        let mut builder = http1::Builder::new();
+        builder.timer(timer).header_read_timeout(HEAD_TIMEOUT);
+        let service = service_fn(async |_: Request<Incoming>| {
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        let visitor = async {
+            visit(&mut near).await;
+            let quiet = tokio::time::Instant::now();
+            near.read_to_end(&mut Vec::new()).await.unwrap();
+            quiet.elapsed()
+        };
+        tokio::join!(builder.serve_connection(TokioIo::new(far), service), visitor).1
+    }
+
+    async fn ask(near: &mut DuplexStream) {
+        near.write_all(REQUEST).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(near.read_u8().await.unwrap());
+        }
+    }
+
+    fn is_about(measured: Duration, wanted: Duration) -> bool {
+        measured.abs_diff(wanted) < Duration::from_millis(50)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_connection_must_ask_soon() {
+        assert!(is_about(patience(async |_| {}).await, HEAD_TIMEOUT));
+        let begun = patience(async |near| near.write_all(b"GET /").await.unwrap()).await;
+        assert!(is_about(begun, HEAD_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_served_connection_may_rest() {
+        let rested = patience(async |near| {
+            ask(near).await;
+            tokio::time::sleep(IDLE_TIMEOUT - Duration::from_secs(5)).await;
+            ask(near).await;
+        });
+        assert!(is_about(rested.await, IDLE_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_was_begun_after_a_rest_must_end_soon() {
+        let dripped = patience(async |near| {
+            ask(near).await;
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            near.write_all(b"GET /").await.unwrap();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            near.write_all(b"slow").await.unwrap();
+        });
+        assert!(is_about(dripped.await, HEAD_TIMEOUT - Duration::from_secs(6)));
+    }
+}
