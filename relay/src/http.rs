@@ -185,7 +185,7 @@ impl Connection {
     async fn overdue(&self) {
         tokio::time::sleep(HEAD_TIMEOUT).await;
         if self.asked.load(Ordering::Relaxed) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -425,7 +425,8 @@ mod tests {
     async fn status(routes: Routes, path: &str) -> String {
         let (mut near, far) = tokio::io::duplex(4096);
         let visitor = async {
-            let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let head =
+                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
             near.write_all(head.as_bytes()).await.unwrap();
             let mut answer = String::new();
             near.read_to_string(&mut answer).await.unwrap();

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::scope::Scope;
@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::proxy::Proxy;
 use crate::store::{Store, StoreError};
+use crate::tunnel::share::Share;
 use crate::tunnel::table::{Left, Table};
 use crate::tunnel::{TunnelParts, Tunnels};
 
@@ -28,10 +29,6 @@ use crate::tunnel::{TunnelParts, Tunnels};
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long a name whose agent is gone stays in memory, and its lease live.
 const AWAY_KEPT: Duration = Duration::from_secs(300);
-/// How long one write of the janitor may take.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the store is pruned.
-const PRUNE: Duration = Duration::from_secs(3600);
 /// How many ended leases wait for a slow store, and how long each write to it may take.
 const ENDED_QUEUE: usize = 64 * 1024;
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -306,14 +303,6 @@ fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
     Ok(Bound { listener, addr })
 }
 
-/// Runs a task without which the relay must not go on: its end, by panic too, ends the relay.
-fn essential(services: &Scope, task: impl Future<Output = ()> + Send + 'static) {
-    let stop = services.clone();
-    services.spawn_essential(async move {
-        stop.token().run_until_cancelled(task).await;
-    });
-}
-
 /// Ends sessions whose token was revoked, as soon as that is known.
 async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
     let mut revoked = tunnels.admission.revoked();
@@ -411,11 +400,59 @@ mod tests {
     use super::*;
     use crate::store::{Claim, MemoryStore};
 
-    fn claim(now: u64) -> Claim {
-        CLAIM
+    fn claim(name: &str) -> Claim {
+        Claim {
+            name: name.parse().unwrap(),
+            owner: "key:a".to_owned(),
+            node: "n".to_owned(),
+            mode: ShareMode::Mcp,
+            floor_generation: 0,
+            now: unix_now(),
+            expires_at: None,
+            keep_secs: 60,
+            max_live: 9,
+        }
     }
 
     #[tokio::test]
-    async fn a_lease_that_was_claimed_anew_is_not_ended() {
+    async fn only_the_generation_that_ended_is_released() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let (ended, leases) = mpsc::channel(4);
+        for name in ["ended", "renewed"] {
+            let lease = store.claim(claim(name)).await.unwrap();
+            let (owner, generation) = (lease.owner, lease.generation);
+            ended.try_send(Left { name: lease.name, owner, generation }).unwrap();
+        }
+        store.claim(claim("renewed")).await.unwrap();
+        drop(ended);
+        end_leases(Arc::clone(&store), leases).await;
+        for (name, live) in [("ended", false), ("renewed", true)] {
+            let lease = store.lease(&name.parse().unwrap()).await.unwrap().unwrap();
+            assert_eq!(lease.is_live(unix_now()), live, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_store_forgets_what_nobody_has_a_right_to() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let keep = Duration::from_secs(60);
+        let old = unix_now() - keep.as_secs() - PRUNE_MARGIN.as_secs() - 10;
+        store.claim(Claim { now: old, expires_at: Some(old + 5), ..claim("old") }).await.unwrap();
+        store.claim(claim("live")).await.unwrap();
+        let scope = Scope::new();
+        scope.spawn_until_cancelled(prune(Arc::clone(&store), keep));
+        while store.leases().await.unwrap().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.leases().await.unwrap()[0].name.as_str(), "live");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_ends_the_relay() {
+        let mut config = Config::local();
+        config.listen.set_port(0);
+        let relay = Relay::start(config, Ports::in_memory()).await.unwrap();
+        relay.serve_always(std::future::ready(()));
+        relay.closed().await;
     }
 }
