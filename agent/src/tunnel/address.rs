@@ -155,6 +155,10 @@ impl FromStr for HttpTarget {
         if let Ok(port) = text.parse::<u16>() {
             return Ok(Self { host: "127.0.0.1".to_owned(), port });
         }
+        // A URL would take a bare number for an address.
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(AddressError::Malformed);
+        }
         let bare = !text.contains("://");
         let url = if bare { format!("http://{text}") } else { text.to_owned() };
         let url = Url::parse(&url).map_err(|_| AddressError::Malformed)?;
