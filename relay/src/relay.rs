@@ -185,7 +185,8 @@ impl Relay {
     fn serve_always(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.services.token().clone();
         self.services.spawn_essential(async move {
-            if stop.run_until_cancelled(task).await.is_some() {
+            // At the end of all, a task may end because another one has.
+            if stop.run_until_cancelled(task).await.is_some() && !stop.is_cancelled() {
                 tracing::error!("a task that the relay needs has ended");
             }
         });

@@ -32,7 +32,10 @@ pub struct TelemetryError {
 /// When the filter does not parse or a subscriber is installed already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     let fail = |source| TelemetryError { filter: filter.to_owned(), source };
-    let directives = format!("rmcp=warn,yamux=warn,hyper=warn,h2=warn,sqlx=warn,{filter}");
+    // The verifier logs what the error that it returns says again.
+    let directives = format!(
+        "rmcp=warn,yamux=warn,hyper=warn,h2=warn,sqlx=warn,rustls_platform_verifier=off,{filter}"
+    );
     let parsed = EnvFilter::try_new(directives).map_err(|error| fail(error.into()))?;
     let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     match format {
