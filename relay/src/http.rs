@@ -108,7 +108,8 @@ pub async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 let (edge, tls, stop) = (Arc::clone(&edge), tls.clone(), scope.clone());
-                scope.spawn(async move { connection(edge, stream, peer, tls, routes, stop).await });
+                // Boxed here, so that its kilobytes of state are not moved once more by each layer.
+                scope.spawn(Box::pin(connection(edge, stream, peer, tls, routes, stop)));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");

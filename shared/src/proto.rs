@@ -37,8 +37,8 @@ pub const MAX_STREAMS: usize = 4096;
 /// How many connections a session may have.
 pub const MAX_CONNECTIONS: u8 = 8;
 /// How much the receive windows of one connection may grow beyond yamux's 256 KiB a stream, in
-/// bytes: enough for 100 MB/s at 300 ms, too little to hurt a relay with many agents.
-pub const WINDOW_BUDGET: usize = 32 * 1024 * 1024;
+/// bytes: enough for 100 MB/s at 150 ms, too little to hurt a relay with many agents.
+pub const WINDOW_BUDGET: usize = 16 * 1024 * 1024;
 
 /// How often an agent pings on each connection.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
