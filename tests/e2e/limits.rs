@@ -116,3 +116,19 @@ async fn a_share_ends_when_its_time_is_over() {
     let ended = status.wait_for(|s| matches!(s, mcpm::tunnel::TunnelStatus::Ended(_)));
     assert!(harness::soon("the share ends", ended).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_busy_agent_opens_a_second_connection_at_once() {
+    let relay = TestRelay::start().await;
+    let service = Service::start(|_| std::future::pending()).await;
+    let agent = TestAgent::new();
+    let (_share, info) = agent.share(&relay, "wide", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let hanging = futures_util::future::join_all((0..80).map(|_| client.get(&info.url).send()));
+    let metrics = format!("http://{}/metrics", relay.relay.admin_addr().unwrap());
+    let wide = eventually("there are two connections", || async {
+        let text = client.get(&metrics).send().await.ok()?.text().await.ok()?;
+        text.contains("mcpm_relay_connections 2").then_some(())
+    });
+    tokio::select! { _ = hanging => panic!("they hang"), () = wide => {} }
+}

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mcpm_shared::access::AccessPolicy;
+use tokio::sync::Notify;
 
 /// What a share has served. Cheap to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub(super) struct Gate {
     policy: RwLock<Arc<AccessPolicy>>,
     requests: AtomicU64,
     active: AtomicUsize,
+    /// From how many requests in flight on another connection is wanted.
+    busy_at: AtomicUsize,
+    busy: Notify,
 }
 
 /// Counts one request in flight while it is held.
@@ -38,6 +42,8 @@ impl Gate {
             policy: RwLock::new(Arc::new(policy)),
             requests: AtomicU64::new(0),
             active: AtomicUsize::new(0),
+            busy_at: AtomicUsize::new(usize::MAX),
+            busy: Notify::new(),
         }
     }
 
@@ -51,8 +57,21 @@ impl Gate {
 
     pub(super) fn count(&self) -> Counted<'_> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
+        let active = self.active.fetch_add(1, Ordering::Relaxed) + 1;
+        if active == self.busy_at.load(Ordering::Relaxed) {
+            self.busy.notify_one();
+        }
         Counted(self)
+    }
+
+    /// Asks to be told when so many requests are in flight.
+    pub(super) fn tell_at(&self, active: usize) {
+        self.busy_at.store(active, Ordering::Relaxed);
+    }
+
+    /// Waits to be told. Cancel-safe.
+    pub(super) async fn busy(&self) {
+        self.busy.notified().await;
     }
 
     pub(super) fn stats(&self) -> TunnelStats {

@@ -218,6 +218,7 @@ impl Session<'_> {
                     Some(AgentMessage::Ping(Beat { seq: running.seq }))
                 }
                 () = slept.woke() => return Ended::Slept,
+                () = self.gate.busy() => None,
                 () = until(running.renew_at), if running.renew_at.is_some() => running.renew(),
                 () = scope.cancelled() => return lost("the relay closed it"),
             };
@@ -254,9 +255,14 @@ impl Session<'_> {
     ) {
         let limit = self.max_connections.min(welcome.limits.connections).min(MAX_CONNECTIONS);
         let open = running.extra.load(Ordering::Relaxed) + 1;
-        if open >= limit || self.gate.stats().active < BUSY * usize::from(open) {
+        if open >= limit {
+            return self.gate.tell_at(usize::MAX);
+        }
+        self.gate.tell_at(BUSY * usize::from(open));
+        if self.gate.stats().active < BUSY * usize::from(open) {
             return;
         }
+        self.gate.tell_at(BUSY * usize::from(open + 1));
         running.extra.fetch_add(1, Ordering::Relaxed);
         let extra = Arc::clone(&running.extra);
         let (dialer, agent) = (self.dialer.clone(), self.agent.to_owned());
