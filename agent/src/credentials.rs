@@ -8,9 +8,9 @@ mod relays;
 mod shares;
 
 pub use self::key::agent_key;
-pub use self::relays::{RelayCredential, RelayStore};
+pub use self::relays::{Change, RelayChange, RelayCredential, RelayStore, Trust};
 pub use self::shares::{
-    NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version, find, list,
+    ListedShare, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version, find, list,
 };
 
 use std::path::PathBuf;
@@ -54,9 +54,27 @@ pub enum CredentialError {
         /// The id or label that was asked for.
         id: String,
     },
+    /// Several tokens of the share have this label.
+    #[error("share `{share}` has several tokens labelled `{label}`: {}", ids.join(", "))]
+    AmbiguousToken {
+        /// The share.
+        share: String,
+        /// The label that was asked for.
+        label: String,
+        /// The ids of all that have it.
+        ids: Vec<String>,
+    },
     /// There is no credential for this relay.
     #[error("no credential for relay {0}")]
     UnknownRelay(String),
+    /// A CA file and a fingerprint were to count for one relay; only one of them could be checked.
+    #[error("relay {relay} is already trusted by {kept}")]
+    TwoTrusts {
+        /// The relay.
+        relay: String,
+        /// What is kept for it.
+        kept: Trust,
+    },
     /// The name is in use for something else that we share.
     #[error("the name `{name}` already belongs to {target} on this machine")]
     NameInUse {
@@ -81,6 +99,14 @@ impl Hint for CredentialError {
             }
             Self::AmbiguousShare { .. } => "Use one of these full names".to_owned(),
             Self::UnknownToken { share, .. } => format!("List tokens with `mcpm token ls {share}`"),
+            Self::AmbiguousToken { .. } => "Name the token by one of these ids".to_owned(),
+            Self::TwoTrusts { relay, kept } => {
+                let option = match kept {
+                    Trust::Ca => "--no-ca",
+                    Trust::Fingerprint => "--no-fingerprint",
+                };
+                format!("Drop that with {option} of `mcpm relay login {relay}`")
+            }
             Self::UnknownRelay(_) => "List relays with `mcpm relay ls`".to_owned(),
             Self::NameInUse { .. } => "Choose another name with --subdomain".to_owned(),
         })

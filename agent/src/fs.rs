@@ -4,14 +4,21 @@
 //! does not know what the files mean.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::hint::Hint;
+
+/// How long to wait for a lock. Holders read, change and write one small file; one that takes
+/// longer is stuck.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long between two tries to take a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The places of all our files, below one folder.
 #[derive(Clone, Debug)]
@@ -69,6 +76,18 @@ impl Paths {
     pub fn shares(&self) -> PathBuf {
         self.dir.join("shares")
     }
+
+    /// Returns the database of what was used.
+    #[must_use]
+    pub fn monitor_db(&self) -> PathBuf {
+        self.dir.join("monitor.db")
+    }
+
+    /// Returns the folder with one log per server.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
 }
 
 /// Why a file of ours could not be read or written.
@@ -122,20 +141,44 @@ impl Hint for FsError {
                 "Repair or move away {}; mcpm changes nothing in a file it cannot read",
                 path.display()
             )),
-            Self::Read { path, source } | Self::Write { path, source }
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                Some(format!("Check who owns {} and its permissions", path.display()))
-            }
-            Self::Read { .. } | Self::Write { .. } | Self::Lock { .. } => None,
+            Self::Read { path, source }
+            | Self::Write { path, source }
+            | Self::Lock { path, source } => Some(io_hint(path, source.kind())),
         }
     }
 }
 
-/// Reads a text file; `None` when it does not exist.
+/// Says what to do about a file that the system does not let us use.
+fn io_hint(path: &Path, kind: io::ErrorKind) -> String {
+    let shown = path.display();
+    match kind {
+        io::ErrorKind::PermissionDenied => {
+            format!("Check who owns {shown} and its permissions")
+        }
+        // PowerShell 5 writes UTF-16 unless told otherwise.
+        io::ErrorKind::InvalidData => {
+            format!("Save {shown} as UTF-8 text; mcpm changes nothing in a file it cannot read")
+        }
+        io::ErrorKind::IsADirectory => {
+            format!("Move the folder {shown} away: a file belongs there")
+        }
+        io::ErrorKind::NotADirectory => {
+            format!("Name another folder with --config-dir: a part of {shown} is a file")
+        }
+        io::ErrorKind::TimedOut => {
+            "Wait for the other mcpm to end, or end it; a lock goes with its process".to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem => {
+            format!("Make room for {shown}, or name another folder with --config-dir")
+        }
+        _ => format!("Check {shown} and its disk, or name another folder with --config-dir"),
+    }
+}
+
+/// Reads a text file, without a byte order mark; `None` when it does not exist.
 ///
 /// # Errors
-/// When it exists but cannot be read.
+/// When it exists but cannot be read or is not UTF-8.
 pub fn read(path: &Path) -> Result<Option<String>, FsError> {
     match fs::read_to_string(path) {
         // Some Windows editors put a byte order mark in front.
@@ -193,7 +236,8 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
     write().map_err(|source| FsError::Write { path: path.to_owned(), source })
 }
 
-fn create_private_dir(dir: &Path) -> io::Result<()> {
+/// Makes a folder, and those above it, for their owner only.
+pub(crate) fn create_private_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -207,13 +251,18 @@ pub struct Lock {
     _file: File,
 }
 
-/// Takes the lock over `path`, waiting for its holder. Holders only read, change and write.
+/// Takes the lock over `path`, waiting up to 5 seconds for its holder. Holders only read, change
+/// and write. The wait blocks the thread: async code calls this on a thread that may be blocked.
 ///
 /// The lock is a file beside it (`.NAME.lock`), since `path` itself is replaced when written.
 ///
 /// # Errors
-/// When the lock file cannot be made.
+/// When the lock file cannot be made, or its holder does not let go.
 pub fn lock(path: &Path) -> Result<Lock, FsError> {
+    lock_within(path, LOCK_PATIENCE)
+}
+
+fn lock_within(path: &Path, patience: Duration) -> Result<Lock, FsError> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".lock");
@@ -227,12 +276,28 @@ pub fn lock(path: &Path) -> Result<Lock, FsError> {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&lock_path)?;
-        file.lock()?;
+        wait_for_lock(&file, patience)?;
         Ok(file)
     };
     match take() {
         Ok(file) => Ok(Lock { _file: file }),
         Err(source) => Err(FsError::Lock { path: lock_path, source }),
+    }
+}
+
+/// Tries until it works or `patience` is over: a wait inside the system could not be bounded.
+fn wait_for_lock(file: &File, patience: Duration) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if started.elapsed() >= patience => {
+                let text = format!("another process has held it for {} s", patience.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+        }
     }
 }
 
@@ -292,5 +357,50 @@ mod tests {
         assert!(other.try_lock().is_err());
         drop(held);
         assert!(other.try_lock().is_ok());
+    }
+
+    #[test]
+    fn a_lock_that_is_never_let_go_is_an_error_with_a_hint_and_not_a_wait_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        let _held = lock(&path).unwrap();
+        let error = lock_within(&path, Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(error, FsError::Lock { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("other mcpm"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_read_over_and_not_written_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        fs::write(&path, "\u{feff}{\"a\": 1}").unwrap();
+        let value: serde_json::Value = read_json(&path).unwrap().unwrap();
+        write_json(&path, &value).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"{\n  \"a\": 1\n}\n");
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_an_error_that_says_how_to_save_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        // What PowerShell 5 writes: UTF-16, little end first.
+        let utf16: Vec<u8> =
+            "\u{feff}{}".encode_utf16().flat_map(|unit| unit.to_le_bytes()).collect();
+        fs::write(&path, &utf16).unwrap();
+        let error = read_json::<serde_json::Value>(&path).unwrap_err();
+        assert!(error.hint().unwrap().contains("as UTF-8"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), utf16);
+    }
+
+    #[test]
+    fn every_error_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        fs::create_dir(paths.servers()).unwrap();
+        assert!(read(&paths.servers()).unwrap_err().hint().is_some());
+        assert!(write_private(&paths.servers(), b"x").unwrap_err().hint().is_some());
+        fs::write(paths.relays(), "").unwrap();
+        let below_a_file = paths.relays().join("x.json");
+        assert!(lock(&below_a_file).unwrap_err().hint().is_some());
     }
 }

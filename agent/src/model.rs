@@ -208,6 +208,18 @@ impl Server {
         Ok(Self { name: key.to_owned(), profile_tags, transport, extra: Extra(keys) })
     }
 
+    /// Returns the profiles that an entry names, even when the entry cannot be used.
+    #[must_use]
+    pub fn tags_of(entry: &Value) -> Vec<String> {
+        match &entry[TAGS] {
+            Value::String(tag) => vec![tag.clone()],
+            Value::Array(tags) => {
+                tags.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Writes the entry in the shape and key order of the Python `mcpm`, unknown keys last.
     #[must_use]
     pub fn to_entry(&self) -> Value {
@@ -332,6 +344,16 @@ mod tests {
         assert_eq!(error(json!({"command": 5})), "`command` must be a string");
         assert_eq!(error(json!({"command": "x", "args": "y"})), "`args` must be a list of strings");
         assert_eq!(error(json!({"command": "x", "env": []})), "`env` must be an object");
+    }
+
+    #[test]
+    fn the_profiles_of_a_faulty_entry_are_known() {
+        let tags = |entry| Server::tags_of(&entry);
+        assert_eq!(tags(json!({"profile_tags": ["work", 5, "home"]})), ["work", "home"]);
+        assert_eq!(tags(json!({"profile_tags": "work"})), ["work"]);
+        assert!(tags(json!({})).is_empty());
+        assert!(tags(json!([])).is_empty());
+        assert!(tags(json!(null)).is_empty());
     }
 
     #[test]

@@ -4,13 +4,17 @@
 //! credential or the name ends it.
 
 mod address;
+mod connection;
 mod dial;
 mod error;
 mod gate;
+mod renewal;
 mod serve;
 mod session;
 mod sleep;
 mod splice;
+#[cfg(test)]
+mod testing;
 mod tls;
 
 use std::sync::Arc;
@@ -24,24 +28,26 @@ use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::control::Claimed;
 use mcpm_shared::scope::Scope;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-pub use self::address::{AddressError, HttpTarget, RelayAddress};
+pub use self::address::{AddressError, HttpTarget, RelayAddress, TargetError};
 pub use self::dial::{ProxySettings, fetch_fingerprint};
 pub use self::error::TunnelError;
 pub use self::gate::TunnelStats;
 pub use self::serve::Backend;
 pub use self::tls::{TlsOptions, parse_fingerprint};
 
+use self::connection::Connection;
 use self::dial::Dialer;
 use self::gate::Gate;
-use self::session::{Connection, Ended, Order, Session, Wanted};
+use self::session::{Ended, Order, Session, Wanted};
 use crate::backoff::{Backoff, system_random};
 use crate::hint::Hint as _;
 
 /// How long a share that is given up may take to say so.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// A session that lasted this long was a success: waiting times start anew.
+/// A share that was up for so long was a success: waiting times start anew.
 const STABLE: Duration = Duration::from_secs(10);
 
 /// How to reach and convince a relay.
@@ -221,27 +227,28 @@ impl Runner {
         let mut ticket = self.request.ticket.clone();
         let mut backoff = Backoff::new(system_random);
         let mut attempt = 1;
+        let mut was_up = false;
         loop {
             self.say(TunnelStatus::Connecting { attempt });
             attempt += 1;
             if wanted.expires_at.is_some_and(|end| end <= unix_now()) {
                 return self.say(TunnelStatus::Ended("the share came to its end".to_owned()));
             }
-            let started = tokio::time::Instant::now();
-            let (ended, was_up) = self.session(&dialer, &wanted, &mut ticket).await;
-            if was_up {
+            let (ended, up_since) = self.session(&dialer, &wanted, &mut ticket).await;
+            if up_since.is_some() {
                 attempt = 1;
+                was_up = true;
             }
-            if started.elapsed() > STABLE {
+            if was_stable(up_since) {
                 backoff.reset();
             }
             let error = match ended {
                 Ended::Released => return self.say(TunnelStatus::Ended("stopped".to_owned())),
-                Ended::Lost(error) if error.is_terminal() => {
+                Ended::Lost(error) if error.is_terminal(was_up) => {
                     return self.say(self.terminal(error, &wanted));
                 }
                 Ended::Lost(error) => error,
-                Ended::GoAway => TunnelError::Lost("the relay is restarting".to_owned()),
+                Ended::GoAway(_) => TunnelError::Lost("the relay is restarting".to_owned()),
                 Ended::Slept => {
                     backoff.reset();
                     TunnelError::Lost("this machine slept".to_owned())
@@ -289,21 +296,21 @@ impl Runner {
         }
     }
 
-    /// Has one session, and tells whether its share was up.
+    /// Has one session, and tells since when its share was up.
     async fn session(
         &mut self,
         dialer: &Dialer,
         wanted: &Wanted,
         ticket: &mut Option<String>,
-    ) -> (Ended, bool) {
+    ) -> (Ended, Option<Instant>) {
         let scope = self.scope.child();
-        let dialled = Connection::open(dialer, &self.config.agent_version, None, scope.child());
+        let dialled = Connection::open(dialer, &self.config.agent_version, None, scope);
         let connection = tokio::select! {
             dialled = dialled => match dialled {
                 Ok(connection) => connection,
-                Err(error) => return (Ended::Lost(error), false),
+                Err(error) => return (Ended::Lost(error), None),
             },
-            () = released(&mut self.orders) => return (Ended::Released, false),
+            () = released(&mut self.orders) => return (Ended::Released, None),
         };
         let session = Session {
             dialer,
@@ -312,22 +319,17 @@ impl Runner {
             gate: &self.gate,
             wanted,
             max_connections: self.config.connections,
-            scope: &self.scope,
         };
-        let ends_with_us = connection.scope.clone();
         let (status, relay) = (&self.status, dialer.relay.origin());
-        let mut was_up = false;
+        let mut up_since = None;
         let presented = ticket.clone();
         let up = |claimed: &Claimed| {
-            was_up = true;
+            up_since.get_or_insert_with(Instant::now);
             *ticket = Some(claimed.ticket.clone());
             status.send_replace(TunnelStatus::Up(info(claimed, relay.clone())));
         };
         let ended = session.run(connection, presented, &mut self.orders, up).await;
-        if !matches!(ended, Ended::GoAway) {
-            ends_with_us.cancel();
-        }
-        (ended, was_up)
+        (ended, up_since)
     }
 
     fn dialer(&self) -> Result<Dialer, TunnelError> {
@@ -341,7 +343,7 @@ impl Runner {
             relay: config.relay.clone(),
             key: config.key.clone(),
             proof: config.proof.clone(),
-            proxy: config.proxy.clone(),
+            proxy: config.proxy.towards(&config.relay)?,
             tls,
         })
     }
@@ -359,6 +361,12 @@ impl Runner {
     fn say(&self, status: TunnelStatus) {
         self.status.send_replace(status);
     }
+}
+
+/// Tells whether a session served for long enough to count as a success: however slowly it failed
+/// to come up, it did not.
+fn was_stable(up_since: Option<Instant>) -> bool {
+    up_since.is_some_and(|since| since.elapsed() > STABLE)
 }
 
 /// Waits until the share is given up. Cancel-safe; other orders are served by the next claim.
@@ -394,4 +402,18 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_times_start_anew_only_after_a_share_that_was_up_for_a_while() {
+        let up = Instant::now();
+        assert!(!was_stable(None), "a slow failure is none");
+        assert!(!was_stable(Some(up)));
+        tokio::time::advance(STABLE * 2).await;
+        assert!(was_stable(Some(up)));
+    }
 }

@@ -1,7 +1,9 @@
 //! What happens to headers on their way through the relay. Pure.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Header by which the relay names its own failures. An upstream cannot set it.
@@ -9,9 +11,18 @@ pub const RELAY_ERROR: HeaderName = HeaderName::from_static("mcpm-relay-error");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The headers of one hop, beside `Connection` and what it names.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 
 /// Removes the headers that speak of one hop only (RFC 9110 §7.6.1), among them those that
 /// `Connection` names.
@@ -29,17 +40,11 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &header::PROXY_AUTHENTICATE,
-        &header::PROXY_AUTHORIZATION,
-        &header::TE,
-        &header::TRAILER,
-        &header::TRANSFER_ENCODING,
-        &header::UPGRADE,
-    ] {
-        headers.remove(name);
+    // One look at the names that are there costs less than a search for each that may be.
+    if headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
 }
 
@@ -57,14 +62,28 @@ pub fn remove_relay_claims(headers: &mut HeaderMap) {
     }
 }
 
-/// Says who asked, by which scheme and under which host.
-pub fn add_forwarded(headers: &mut HeaderMap, visitor: IpAddr, https: bool, host: &HeaderValue) {
-    if let Ok(value) = HeaderValue::from_str(&visitor.to_string()) {
-        headers.insert(FORWARDED_FOR, value);
+/// Who asked, by which scheme and under which host: what an upstream is told of a visitor.
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    /// The visitor's address.
+    pub visitor: IpAddr,
+    /// Whether the visitor came by TLS.
+    pub https: bool,
+    /// The host that was asked for.
+    pub host: HeaderValue,
+}
+
+impl Forwarded {
+    /// Writes it as header fields of a request's head.
+    pub fn write(&self, head: &mut BytesMut) {
+        let scheme = if self.https { "https" } else { "http" };
+        let visitor = format_args!("x-forwarded-for: {}\r\n", self.visitor);
+        let scheme = format_args!("x-forwarded-proto: {scheme}\r\nx-forwarded-host: ");
+        // A buffer that grows never fails to be written to.
+        let _written = head.write_fmt(visitor).and_then(|()| head.write_fmt(scheme));
+        head.extend_from_slice(self.host.as_bytes());
+        head.extend_from_slice(b"\r\n");
     }
-    let scheme = HeaderValue::from_static(if https { "https" } else { "http" });
-    headers.insert(FORWARDED_PROTO, scheme);
-    headers.insert(FORWARDED_HOST, host.clone());
 }
 
 #[cfg(test)]
@@ -102,9 +121,15 @@ mod tests {
         ]);
         remove_relay_claims(&mut headers);
         assert_eq!(headers, map(&[("mcp-method", "tools/call")]));
+    }
+
+    #[test]
+    fn an_upstream_is_told_of_the_visitor() {
         let host = HeaderValue::from_static("a.relay.example");
-        add_forwarded(&mut headers, IpAddr::from([10, 0, 0, 1]), true, &host);
-        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
-        assert_eq!(headers["x-forwarded-proto"], "https");
+        let mut head = BytesMut::new();
+        Forwarded { visitor: [10, 0, 0, 1].into(), https: true, host }.write(&mut head);
+        let fields = "x-forwarded-for: 10.0.0.1\r\nx-forwarded-proto: https\r\n\
+                      x-forwarded-host: a.relay.example\r\n";
+        assert_eq!(head, fields);
     }
 }

@@ -127,7 +127,9 @@ async fn connection(
     routes: Routes,
     scope: Scope,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
+    if !cfg!(target_os = "linux")
+        && let Err(error) = stream.set_nodelay(true)
+    {
         return tracing::debug!(%error, "visitor gone before the first byte");
     }
     let Some(tls) = tls else {

@@ -35,7 +35,7 @@ use self::mcp::Ask;
 use crate::admission::unix_now;
 use crate::config::Config;
 use crate::error::{EdgeError, rpc_id};
-use crate::headers;
+use crate::headers::{self, Forwarded};
 use crate::metrics::{Metrics, Tracked};
 use crate::quota::Keyed;
 use crate::store::Store;
@@ -238,11 +238,12 @@ impl Proxy {
         let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
         let first = FirstPiece::default();
         let counter = self.metrics.bytes_in.clone();
-        let request =
-            self.forwardable(request, &path, link, source, visitor, &share, false).map(|body| {
-                VisitorBody::new(body, limits.max_body_bytes, rpc.then(|| first.clone()), counter)
-            });
-        let mut exchange = Exchange { request: Outgoing::new(request), rpc, first };
+        let (request, forwarded) =
+            self.forwardable(request, &path, link, source, visitor, &share, false);
+        let request = request.map(|body| {
+            VisitorBody::new(body, limits.max_body_bytes, rpc.then(|| first.clone()), counter)
+        });
+        let mut exchange = Exchange { request: Outgoing::new(request, &forwarded), rpc, first };
         let judged = Arc::clone(&*share.access());
         let mut tries = 0;
         loop {
@@ -357,7 +358,7 @@ impl Proxy {
         visitor: Visitor,
         share: &Share,
         upgrade: bool,
-    ) -> Request<Incoming> {
+    ) -> (Request<Incoming>, Forwarded) {
         let (mut parts, body) = request.into_parts();
         let host = visitor_host(&parts.headers, &parts.uri);
         let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
@@ -365,8 +366,9 @@ impl Proxy {
         // The relay's own server has answered it with `100 Continue`.
         parts.headers.remove(header::EXPECT);
         headers::remove_relay_claims(&mut parts.headers);
-        headers::add_forwarded(&mut parts.headers, visitor.address, visitor.https, &host);
-        parts.headers.insert(header::HOST, host);
+        if parts.headers.get(header::HOST) != Some(&host) {
+            parts.headers.insert(header::HOST, host.clone());
+        }
         if let Some(secret) = link.filter(|_| source == Source::Link) {
             parts.headers.insert(LINK_HEADER, secret);
         }
@@ -386,7 +388,8 @@ impl Proxy {
         if !upgrade {
             parts.extensions.clear();
         }
-        Request::from_parts(parts, body)
+        let forwarded = Forwarded { visitor: visitor.address, https: visitor.https, host };
+        (Request::from_parts(parts, body), forwarded)
     }
 
     /// Finds the name here or in the store.

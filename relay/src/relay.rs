@@ -298,6 +298,8 @@ fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
     // Connections of a process that just ended must not keep its successor from the port.
     #[cfg(unix)]
     socket.set_reuseaddr(true).map_err(fail)?;
+    // Linux hands this down to the accepted sockets, which saves a call for each.
+    socket.set_nodelay(true).map_err(fail)?;
     socket.bind(addr).map_err(fail)?;
     let listener = socket.listen(BACKLOG).map_err(fail)?;
     let addr = listener.local_addr().map_err(fail)?;
@@ -317,7 +319,7 @@ fn end_sessions_without_right(tunnels: &Tunnels) {
     for session in tunnels.sessions() {
         if let Err(refusal) = tunnels.admission.recheck(&session.admitted, now) {
             tracing::info!(agent.id = %session.admitted.subject, code = %refusal.code, "session ended");
-            session.scope.cancel();
+            session.end(&refusal);
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod visitor_body;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -27,11 +28,12 @@ use mcpm_shared::proto::{
 };
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
-use tokio::io::{AsyncWrite, ReadHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use self::share::rate_address;
@@ -47,11 +49,16 @@ use crate::store::Store;
 const CONTROL_QUEUE: usize = 256;
 
 /// How long a session may share nothing.
-const CLAIM_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
 /// How many sessions one key may have at once (a person's machines share no key), and one address:
 /// an office behind one.
 const SESSIONS_PER_KEY: usize = 64;
 const SESSIONS_PER_ADDRESS: usize = 4096;
+/// How long a connection that ends may take to say what was still to be said.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How often a connection that the agent leaves is looked at. Whoever chose it just before counts
+/// itself within this time.
+const LEAVING: Duration = Duration::from_millis(500);
 
 /// What the parts of a relay share about its agents.
 #[derive(Debug)]
@@ -178,7 +185,9 @@ impl Tunnels {
         let upgrade = hyper::upgrade::on(&mut request);
         self.scope.spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade).await {
-                Ok(Ok(upgraded)) => tunnels.connection(upgraded, admitted, peer).await,
+                Ok(Ok(upgraded)) => {
+                    tunnels.connection(TokioIo::new(upgraded), admitted, peer).await;
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "tunnel upgrade failed"),
                 Err(_) => tracing::debug!("tunnel upgrade timed out"),
             }
@@ -232,21 +241,17 @@ impl Tunnels {
     }
 
     /// Drives one connection from its upgrade to its end.
-    async fn connection(
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         self: Arc<Self>,
-        upgraded: hyper::upgrade::Upgraded,
+        io: S,
         admitted: Admitted,
         peer: IpAddr,
     ) {
         let _counted = Tracked::new(&self.metrics.connections);
         let scope = self.scope.child();
         let _ends_all = scope.guard();
-        let socket = WebSocketStream::from_raw_socket(
-            TokioIo::new(upgraded),
-            Role::Server,
-            Some(mux::websocket_config()),
-        )
-        .await;
+        let socket =
+            WebSocketStream::from_raw_socket(io, Role::Server, Some(mux::websocket_config())).await;
         let activity = Activity::default();
         let (opener, mut streams, driver) =
             mux::connect(socket, Side::Relay, activity.clone(), scope.token().clone());
@@ -264,9 +269,14 @@ impl Tunnels {
             return tracing::debug!("agent said no hello");
         };
         let (outbox, messages) = mpsc::channel(CONTROL_QUEUE);
-        scope.spawn_essential(write_control(writer, messages, scope.clone()));
+        let speaking = scope.token().child_token();
+        scope.spawn_essential(write_control(writer, messages, speaking.clone()));
+        let ended = scope.clone();
         let connected = Connected { opener, reader, streams, outbox, activity, scope, peer };
         self.join(connected, hello, admitted).await;
+        // What is still to be said tells the agent why; the writer's end is the connection's.
+        speaking.cancel();
+        let _in_time = tokio::time::timeout(FAREWELL, ended.cancelled()).await;
     }
 
     /// Makes the connection part of its session, or its session's first.
@@ -286,7 +296,7 @@ impl Tunnels {
         }
         let welcome = RelayMessage::Welcome(self.welcome(&session));
         if connected.outbox.send(welcome).await.is_ok() {
-            self.converse(connected, &session, primary).await;
+            self.converse(connected, &mut joined).await;
         }
     }
 
@@ -340,8 +350,10 @@ impl Tunnels {
     /// Reads what the agent says until it says no more for too long. What it asks for is done to its
     /// end, whatever becomes of the connection meanwhile. Streams that an agent opens beside its
     /// control stream are against the protocol, and reset.
-    async fn converse(&self, connected: Connected, session: &Arc<Session>, primary: bool) {
-        let Connected { mut reader, mut streams, outbox, activity, scope, peer, .. } = connected;
+    async fn converse(&self, connected: Connected, joined: &mut Joined<'_>) {
+        let Connected { opener, mut reader, mut streams, outbox, activity, scope, peer } =
+            connected;
+        let (session, primary) = (joined.session, joined.primary);
         let mut speaker = control::Speaker { tunnels: self, session, peer, outbox, primary };
         let refuse = async {
             while let Some(stream) = streams.recv().await {
@@ -369,8 +381,16 @@ impl Tunnels {
             };
             match message {
                 Ok(message) => speaker.handle(message).await,
-                Err(error) => return tracing::debug!(%error, "control stream ended"),
+                Err(error) => {
+                    tracing::debug!(%error, "control stream ended");
+                    break;
+                }
             }
+        }
+        // The agent wants a further connection no more: what is in flight there may end.
+        if !primary {
+            joined.leave();
+            tokio::select! { () = quiet(&opener) => {}, () = &mut stop => {} }
         }
     }
 
@@ -388,11 +408,18 @@ struct Joined<'a> {
     primary: bool,
 }
 
-impl Drop for Joined<'_> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot {
+impl Joined<'_> {
+    /// Takes the connection out, so that nothing new goes there.
+    fn leave(&mut self) {
+        if let Some(slot) = self.slot.take() {
             self.session.remove_connection(slot);
         }
+    }
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        self.leave();
         if self.primary {
             self.tunnels.close_session(self.session);
         }
@@ -419,12 +446,28 @@ async fn silence(activity: &Activity) {
     }
 }
 
+/// Waits until nothing is in flight on a connection to which nothing new goes.
+async fn quiet(opener: &Opener) {
+    loop {
+        tokio::time::sleep(LEAVING).await;
+        if opener.in_flight() == 0 {
+            return;
+        }
+    }
+}
+
+/// Writes messages until `speaking` is cancelled, and then those that wait already.
 async fn write_control(
     mut writer: impl AsyncWrite + Unpin,
     mut messages: mpsc::Receiver<RelayMessage>,
-    scope: Scope,
+    speaking: CancellationToken,
 ) {
-    while let Some(Some(message)) = scope.token().run_until_cancelled(messages.recv()).await {
+    loop {
+        let message = match speaking.run_until_cancelled(messages.recv()).await {
+            Some(message) => message,
+            None => messages.try_recv().ok(),
+        };
+        let Some(message) = message else { return };
         let written = tokio::time::timeout(DEAD_AFTER, wire::write(&mut writer, &message)).await;
         if !matches!(written, Ok(Ok(()))) {
             return;
@@ -515,3 +558,6 @@ fn known_code(text: &str) -> &'static str {
     ];
     known.into_iter().find(|code| *code == text).unwrap_or("other")
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,11 +125,12 @@ impl AccessPolicy {
     ///
     /// # Errors
     /// Says why not. Every grant is compared, so that timing does not tell which one was near.
+    /// Without a link, `s` in a query is the visitor's own word and no credential.
     pub fn evaluate(&self, presented: &Presented<'_>, now: u64) -> Result<Grant, Denied> {
         if self.public {
             return Ok(Grant { principal: Principal::Anonymous, source: Source::Nothing });
         }
-        let (secret, source) = presented.secret()?;
+        let (secret, source) = presented.secret(self.link.is_some())?;
         let digest = Digest::of(secret);
         let link = self.link.as_ref().is_some_and(|link| link.same(&digest));
         let mut found = None;
@@ -204,6 +205,21 @@ mod tests {
         assert_eq!(judge(&[(LINK_HEADER, "link")], None), Ok(Principal::Link));
         assert_eq!(judge(&[], Some("s=alpha")), Err(Denied::Invalid));
         assert_eq!(judge(&[], Some("s=link&s=link")), Err(Denied::Ambiguous));
+    }
+
+    #[test]
+    fn without_a_link_the_query_is_no_credential() {
+        let unlinked = AccessPolicy { link: None, ..policy() };
+        let judge = |headers: &HeaderMap, query: &str| {
+            unlinked.evaluate(&Presented::from_request(headers, Some(query)), 0)
+        };
+        let mut headers = HeaderMap::new();
+        assert_eq!(judge(&headers, "s=alpha"), Err(Denied::Missing));
+        headers.insert("authorization", "Bearer alpha".parse().unwrap());
+        for query in ["s=hello", "s=1&s=2", "s=alpha"] {
+            let grant = judge(&headers, query).unwrap();
+            assert_eq!(grant.source, Source::Bearer, "{query}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Only as much of RFC 9112 as a go-between needs that forwards bytes as they are.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf as _, Bytes};
 use httparse::Status;
 
@@ -82,9 +84,9 @@ pub struct ResponseHead {
 /// # Errors
 /// When the bytes are no head or leave open where the body ends.
 pub fn request_head(buffer: &[u8]) -> Result<Option<RequestHead<'_>>, FramingError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let len = match parsed.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let len = match parsed.parse_with_uninit_headers(buffer, &mut fields) {
         Ok(Status::Complete(len)) if len <= MAX_HEAD => len,
         Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
         Ok(_) => return Err(FramingError::TooLong),
@@ -117,9 +119,10 @@ pub fn response_head_with(
     method: &str,
     mut show: impl FnMut(Field<'_>),
 ) -> Result<Option<ResponseHead>, FramingError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let len = match parsed.parse(buffer) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let len = match config.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
         Ok(Status::Complete(len)) if len <= MAX_HEAD => len,
         Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
         Ok(_) => return Err(FramingError::TooLong),

@@ -37,8 +37,8 @@ pub const MAX_STREAMS: usize = 4096;
 /// How many connections a session may have.
 pub const MAX_CONNECTIONS: u8 = 8;
 /// How much the receive windows of one connection may grow beyond yamux's 256 KiB a stream, in
-/// bytes: enough for 100 MB/s at 150 ms, too little to hurt a relay with many agents.
-pub const WINDOW_BUDGET: usize = 16 * 1024 * 1024;
+/// bytes: enough for one stream of 100 MB/s at 60 ms, too little to hurt a relay with many agents.
+pub const WINDOW_BUDGET: usize = 6 * 1024 * 1024;
 
 /// How often an agent pings on each connection.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const DEAD_AFTER: Duration = Duration::from_secs(25);
 /// How long either side waits for the other's next step of the handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent waits for the answer to a claim: the relay asks its store meanwhile.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a relay holds requests for a share whose agent is away.
 pub const HOLD_WINDOW: Duration = Duration::from_secs(15);
 

@@ -68,6 +68,16 @@ async fn the_link_secret_opens_a_share_and_leaves_the_url() {
 }
 
 #[tokio::test]
+async fn without_a_link_the_query_belongs_to_the_service() {
+    let relay = TestRelay::start().await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (_share, info) = agent.share(&relay, "own-s", &service, token_policy("sesame")).await;
+    let call = visitor().get(format!("{}?s=hello&b=1", info.url)).bearer_auth("sesame");
+    let said: serde_json::Value = call.send().await.unwrap().json().await.unwrap();
+    assert_eq!(said["target"], "/?s=hello&b=1");
+}
+
+#[tokio::test]
 async fn a_relay_with_a_secret_admits_those_who_know_it() {
     let secret = Token::new("team");
     let auth = AuthMode::Secret(vec![secret.clone()]);
@@ -107,10 +117,7 @@ async fn a_token_allows_its_names_and_ends_with_its_revocation() {
     assert_eq!(error.code(), "name_forbidden");
     assert!(mcpm_relay::admission::revoke_token(store.as_ref(), &record.jti, now).await.unwrap());
     let error = share.refused().await;
-    assert!(
-        matches!(error, TunnelError::Refused { .. }) && error.code() == "bad_credential",
-        "{error}"
-    );
+    assert!(matches!(error, TunnelError::Refused { .. }) && error.code() == "revoked", "{error}");
 }
 
 #[tokio::test]

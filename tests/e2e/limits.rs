@@ -3,7 +3,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use bytes::Bytes;
 use harness::{Service, TestAgent, TestRelay, eventually, request, visitor};
+use http::Response;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use mcpm_relay::Config;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::proto::ShareMode;
@@ -120,15 +124,25 @@ async fn a_share_ends_when_its_time_is_over() {
 #[tokio::test]
 async fn a_busy_agent_opens_a_second_connection_at_once() {
     let relay = TestRelay::start().await;
-    let service = Service::start(|_| std::future::pending()).await;
+    // A few bulk transfers are what keeps a connection busy; small requests share its messages.
+    let service = Service::start(|_| async {
+        let piece = Bytes::from_static(&[0; 64 * 1024]);
+        let endless = futures_util::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
+        Response::new(StreamBody::new(endless).boxed_unsync())
+    })
+    .await;
     let agent = TestAgent::new();
     let (_share, info) = agent.share(&relay, "wide", &service, AccessPolicy::public()).await;
     let client = visitor();
-    let hanging = futures_util::future::join_all((0..80).map(|_| client.get(&info.url).send()));
+    let read = async || {
+        let mut answer = client.get(&info.url).send().await.unwrap();
+        while answer.chunk().await.unwrap().is_some() {}
+    };
+    let reading = futures_util::future::join(read(), read());
     let metrics = format!("http://{}/metrics", relay.relay.admin_addr().unwrap());
     let wide = eventually("there are two connections", || async {
         let text = client.get(&metrics).send().await.ok()?.text().await.ok()?;
         text.contains("mcpm_relay_connections 2").then_some(())
     });
-    tokio::select! { _ = hanging => panic!("they hang"), () = wide => {} }
+    tokio::select! { _ = reading => panic!("they have no end"), () = wide => {} }
 }

@@ -5,10 +5,12 @@
 
 mod access;
 mod error;
+mod keeper;
 mod session;
 
 use std::time::Duration;
 
+use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
@@ -17,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::access::Keyring;
 pub use self::error::ShareError;
+use self::keeper::{Keeper, off_thread};
 use self::session::Session;
-use crate::credentials::{RelayCredential, ShareTarget, agent_key};
+use crate::credentials::{CredentialError, RelayCredential, ShareTarget, agent_key};
 use crate::fs::Paths;
 use crate::gateway::{Gateway, GatewayOptions, Probe};
 use crate::model::Server;
@@ -157,7 +160,7 @@ pub struct Up {
     pub name: String,
     /// Its URL.
     pub url: String,
-    /// A token that opens it; none for a public share.
+    /// The owner's token; none for a public share, and once it was revoked.
     pub token: Option<Token>,
     /// The URL with the link secret, when asked for.
     pub link: Option<String>,
@@ -207,13 +210,30 @@ async fn run(
         }
     }
     // Only now: what does not work leaves no tokens behind.
-    let key = agent_key(paths)?;
-    let wanted = spec.name.clone();
-    let name = wanted.unwrap_or_else(|| Name::derived(&spec.target.base(), &key.thumbprint()));
-    let origin = spec.relay.as_ref().map_or_else(|| "local".to_owned(), |r| r.address.origin());
-    let keyring = Keyring::open(paths, name, &origin, &spec.target, spec.access)?;
+    let (key, keyring) = match stop.run_until_cancelled(credentials(&spec, paths)).await {
+        None => return Ok(()),
+        Some(opened) => opened?,
+    };
+    let keeper = Keeper::start(keyring.file().clone(), events.clone(), scope);
     let scope = scope.clone();
-    Session { spec, key, keyring, gateway, events, scope }.run(stop).await
+    Session { spec, key, keyring, keeper, gateway, events, scope }.run(stop).await
+}
+
+/// Reads the credentials of the share, or makes them.
+async fn credentials(
+    spec: &ShareSpec,
+    paths: &Paths,
+) -> Result<(AgentKey, Keyring), CredentialError> {
+    let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
+    let origin = spec.relay.as_ref().map_or_else(|| "local".to_owned(), |r| r.address.origin());
+    let paths = paths.clone();
+    off_thread(move || {
+        let key = agent_key(&paths)?;
+        let name = wanted.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
+        let keyring = Keyring::open(&paths, name, &origin, &target, access)?;
+        Ok((key, keyring))
+    })
+    .await
 }
 
 /// Tries the server, so that a broken one is never published.
@@ -298,5 +318,41 @@ mod tests {
         };
         let (result, ()) = tokio::join!(share(spec, &paths, events, stop.clone()), stopping);
         result.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_time_out_beyond_all_clocks_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let source = Source::Http("8080".parse().unwrap());
+        let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(u64::MAX)));
+        let (events, mut inbox) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let stopping = async {
+            while !matches!(inbox.recv().await, Some(ShareEvent::Reconnecting { .. })) {}
+            stop.cancel();
+        };
+        let (result, ()) = tokio::join!(share(spec, &paths, events, stop.clone()), stopping);
+        result.unwrap();
+    }
+
+    #[test]
+    fn a_stop_is_heard_while_somebody_else_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let held = crate::fs::lock(&paths.agent_key()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let source = Source::Http("8080".parse().unwrap());
+        let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(60)));
+        let stop = CancellationToken::new();
+        let (events, _inbox) = mpsc::channel(16);
+        let stopping = async { stop.cancel() };
+        let sharing = share(spec, &paths, events, stop.clone());
+        let (result, ()) = runtime.block_on(async { tokio::join!(sharing, stopping) });
+        result.unwrap();
+        assert!(!paths.agent_key().exists());
+        // The thread that waits for the lock ends before the folder goes.
+        drop(held);
+        drop(runtime);
     }
 }

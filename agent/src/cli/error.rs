@@ -80,7 +80,7 @@ impl fmt::Display for CliError {
 }
 
 /// Joins an error and its sources with colons, leaving out what was just said.
-fn with_sources(error: &dyn Hint) -> String {
+pub(super) fn with_sources(error: &dyn Hint) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

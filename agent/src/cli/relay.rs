@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::{Context, JsonArg, Threads, block_on};
-use crate::credentials::{RelayCredential, RelayStore};
+use crate::credentials::{Change, RelayChange, RelayCredential, RelayStore};
 use crate::tunnel::{RelayAddress, fetch_fingerprint, parse_fingerprint};
 
 /// Keep credentials for relays
@@ -35,6 +35,8 @@ enum Command {
 }
 
 /// Keep the secret or token for a relay, asking for it unless an option says where it is
+///
+/// What no option speaks of stays as an earlier login left it.
 #[derive(Debug, clap::Args)]
 struct Login {
     /// The relay: HOST, HOST:PORT or a URL
@@ -44,12 +46,18 @@ struct Login {
     /// Trust the certificates in this PEM file as well
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Forget the PEM file of an earlier login
+    #[arg(long, conflicts_with = "ca")]
+    no_ca: bool,
     /// Trust exactly the certificate with this SHA-256 fingerprint, in hexadecimal
     #[arg(long, value_name = "SHA256", value_parser = fingerprint, conflicts_with = "ca")]
     fingerprint: Option<Digest>,
     /// Look at the relay's certificate, show its fingerprint and ask whether to trust exactly that
     #[arg(long, conflicts_with_all = ["ca", "fingerprint"])]
     pin: bool,
+    /// Forget the fingerprint of an earlier login
+    #[arg(long, conflicts_with_all = ["fingerprint", "pin"])]
+    no_fingerprint: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +75,9 @@ struct SecretSource {
     /// Read a token that the relay issued from stdin
     #[arg(long)]
     token_stdin: bool,
+    /// Show the relay no secret and no token, and forget those of an earlier login
+    #[arg(long)]
+    no_secret: bool,
 }
 
 impl Args {
@@ -88,21 +99,55 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn login(login: Login, context: &Context) -> Result<(), CliError> {
-    let Login { address, source, ca, fingerprint, pin } = login;
+    let Login { address, source, ca, no_ca, fingerprint, pin, no_fingerprint } = login;
+    for (option, given) in
+        [("--ca", ca.is_some()), ("--fingerprint", fingerprint.is_some()), ("--pin", pin)]
+    {
+        if given {
+            needs_tls(option, &address)?;
+        }
+    }
     // Opened first: a file that we cannot read must not cost the user a prompt.
     let mut store = RelayStore::open(&context.paths()?)?;
+    let origin = address.origin();
+    let kept = store.get(&origin).cloned().unwrap_or_default();
+    let ca = ca.map(|ca| absolute(&ca)).transpose()?;
     let fingerprint = match fingerprint {
         None if pin => Some(ask_to_pin(&address, context)?),
         given => given,
     };
-    let pinned = ca.is_some() || fingerprint.is_some();
-    let ca = ca.map(|ca| absolute(&ca)).transpose()?;
-    let proof = proof(source, &address, pinned, context)?;
-    let what = describe(&proof);
-    let fingerprint = fingerprint.map(|fingerprint| fingerprint.to_string());
-    store.login(&address.origin(), RelayCredential { proof, ca, fingerprint })?;
-    context.ui.note(format!("Kept for {address}: {what}."));
+    let mut change = RelayChange {
+        proof: None,
+        ca: changed(ca, no_ca),
+        fingerprint: changed(fingerprint.map(|found| found.to_string()), no_fingerprint),
+    };
+    let trust = !matches!((&change.ca, &change.fingerprint), (Change::Keep, Change::Keep));
+    // Tried first for the same reason.
+    let becomes = change.clone().apply(&origin, kept)?;
+    change.proof = proof(source, &address, &becomes.proof, trust, context)?;
+    store.login(&origin, change)?;
+    if let Some(kept) = store.get(&origin) {
+        context.ui.note(format!("Kept for {address}: {}.", in_words(kept)));
+    }
     Ok(())
+}
+
+fn changed<T>(new: Option<T>, clear: bool) -> Change<T> {
+    match new {
+        Some(new) => Change::Set(new),
+        None if clear => Change::Clear,
+        None => Change::Keep,
+    }
+}
+
+/// Refuses an option about certificates for a relay that shows none: it would never be checked.
+pub(super) fn needs_tls(option: &str, address: &RelayAddress) -> Result<(), CliError> {
+    if address.is_https() {
+        return Ok(());
+    }
+    let message = format!("{option} cannot be checked at {address}, which has no certificate");
+    let hint = format!("Write https://{}, if the relay speaks TLS there", address.authority());
+    Err(CliError::usage(message).with_hint(hint))
 }
 
 /// A relative path would mean something else in another folder tomorrow.
@@ -114,35 +159,54 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> CliError {
     CliError::user("file", format!("cannot read {}: {error}", path.display()))
 }
 
+/// Returns the proof to keep from now on; none to leave what is `kept`. A login about `trust` in a
+/// certificate alone may go without.
 fn proof(
     source: SecretSource,
     address: &RelayAddress,
-    pinned: bool,
+    kept: &Proof,
+    trust: bool,
     context: &Context,
-) -> Result<Proof, CliError> {
-    let SecretSource { secret_file, token_file, secret_stdin, token_stdin } = source;
-    if let Some(path) = secret_file {
-        return Ok(Proof::Secret(from_file(&path)?));
+) -> Result<Option<Proof>, CliError> {
+    if let Some(given) = source.read()? {
+        return Ok(Some(given));
     }
-    if let Some(path) = token_file {
-        return Ok(Proof::Token(from_file(&path)?));
-    }
-    if secret_stdin {
-        return Ok(Proof::Secret(from_stdin()?));
-    }
-    if token_stdin {
-        return Ok(Proof::Token(from_stdin()?));
+    let is_kept = !matches!(kept, Proof::None);
+    if trust && is_kept {
+        return Ok(None);
     }
     if context.ui.may_ask() {
-        let asked = context.ui.ask_secret(&format!("Secret or token for {address}"), pinned)?;
-        return Ok(classify(asked));
+        let stays = if is_kept { " [empty: the one that is kept]" } else { "" };
+        let prompt = format!("Secret or token for {address}{stays}");
+        let asked = context.ui.ask_secret(&prompt, trust || is_kept)?;
+        return Ok(Some(classify(asked)).filter(|proof| !matches!(proof, Proof::None)));
     }
-    if pinned {
-        return Ok(Proof::None);
+    if trust {
+        return Ok(None);
     }
     Err(CliError::usage("there is nobody to ask for the secret").with_hint(
         "Say where it is with --secret-stdin, --token-stdin, --secret-file or --token-file",
     ))
+}
+
+impl SecretSource {
+    /// Reads what an option names; none when there is no option.
+    fn read(self) -> Result<Option<Proof>, CliError> {
+        let Self { secret_file, token_file, secret_stdin, token_stdin, no_secret } = self;
+        Ok(Some(if let Some(path) = secret_file {
+            Proof::Secret(from_file(&path)?)
+        } else if let Some(path) = token_file {
+            Proof::Token(from_file(&path)?)
+        } else if secret_stdin {
+            Proof::Secret(from_stdin()?)
+        } else if token_stdin {
+            Proof::Token(from_stdin()?)
+        } else if no_secret {
+            Proof::None
+        } else {
+            return Ok(None);
+        }))
+    }
 }
 
 /// Tells the two apart by form: what relays issue are JWTs, three parts of base64url (RFC 7519 §3).
@@ -217,17 +281,22 @@ fn list(context: &Context) -> Result<(), CliError> {
     if store.iter().next().is_none() {
         ui.note("No relay has a credential.");
     }
-    for (origin, RelayCredential { proof, ca, fingerprint }) in store.iter() {
-        let mut line = format!("{origin}  {}", describe(proof));
-        if let Some(ca) = ca {
-            line.push_str(&format!(", certificates of {}", ca.display()));
-        }
-        if let Some(fingerprint) = fingerprint {
-            line.push_str(&format!(", certificate {fingerprint}"));
-        }
-        ui.result(line);
+    for (origin, credential) in store.iter() {
+        ui.result(format!("{origin}  {}", in_words(credential)));
     }
     Ok(())
+}
+
+/// Says what is kept for a relay, without the secret.
+fn in_words(RelayCredential { proof, ca, fingerprint }: &RelayCredential) -> String {
+    let mut words = describe(proof).to_owned();
+    if let Some(ca) = ca {
+        words.push_str(&format!(", certificates of {}", ca.display()));
+    }
+    if let Some(fingerprint) = fingerprint {
+        words.push_str(&format!(", certificate {fingerprint}"));
+    }
+    words
 }
 
 fn to_json((origin, credential): (&str, &RelayCredential)) -> Value {
@@ -246,6 +315,8 @@ fn to_json((origin, credential): (&str, &RelayCredential)) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
     #[test]
@@ -254,6 +325,57 @@ mod tests {
         assert!(matches!(classify(Token::new("a.b.c")), Proof::Secret(_)));
         assert!(matches!(classify(Token::new("eyJhbGciOi.eyJzdWIi.c2ln")), Proof::Token(_)));
         assert!(matches!(classify(Token::new("\n")), Proof::None));
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        login: Login,
+    }
+
+    /// Logs in without anybody to ask, and returns what is kept then.
+    fn log_in(dir: &Path, words: &str) -> Result<RelayCredential, CliError> {
+        let line = Line::try_parse_from(format!("login {words}").split(' '));
+        let login = line.map_err(|error| CliError::usage(error.to_string()))?.login;
+        let origin = login.address.origin();
+        let ui = crate::cli::ui::Ui::new(true, false);
+        self::login(login, &Context { ui, config_dir: Some(dir.to_owned()) })?;
+        let store = RelayStore::open(&crate::fs::Paths::new(dir))?;
+        Ok(store.get(&origin).cloned().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_login_about_one_thing_keeps_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (secret, ca) = (dir.path().join("secret"), dir.path().join("ca.pem"));
+        std::fs::write(&secret, "hunter2").unwrap();
+        std::fs::write(&ca, "").unwrap();
+        let pin = "ab".repeat(32);
+        let log_in = |words: &str| log_in(dir.path(), &format!("r.example {words}"));
+        log_in(&format!("--fingerprint {pin}")).unwrap();
+        let kept = log_in(&format!("--secret-file {}", secret.display())).unwrap();
+        assert_eq!(kept.fingerprint.as_deref(), Some(pin.as_str()));
+        let kept = log_in(&format!("--ca {} --no-fingerprint", ca.display())).unwrap();
+        assert!(kept.fingerprint.is_none() && kept.ca.is_some());
+        assert!(matches!(kept.proof, Proof::Secret(_)));
+        assert!(log_in(&format!("--fingerprint {pin}")).unwrap_err().hint().is_some());
+        let kept = log_in("--no-secret").unwrap();
+        assert!(matches!(kept.proof, Proof::None));
+        assert!(kept.ca.is_some());
+        assert_eq!(log_in("--no-ca").unwrap().ca, None);
+    }
+
+    #[test]
+    fn certificates_of_a_relay_without_tls_are_a_usage_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let pin = format!("--fingerprint {}", "ab".repeat(32));
+        for address in ["http://r.example", "localhost:8080"] {
+            for option in ["--ca x.pem", "--pin", &pin] {
+                let error = log_in(dir.path(), &format!("{address} {option}")).unwrap_err();
+                assert_eq!(error.exit(), 2, "{address} {option}");
+                assert!(error.hint().unwrap().contains("https://"), "{address} {option}");
+            }
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::error::CliError;
 use super::live::Live;
 use super::run::{PORT, listen};
+use super::time::lifetime;
 use super::{Context, JsonArg, Threads, block_on};
 use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
 use crate::config::GlobalConfigManager;
-use crate::credentials::{RelayStore, ShareTarget};
+use crate::credentials::{Change, RelayChange, RelayStore, ShareTarget};
 use crate::fs::Paths;
 use crate::gateway::GatewayOptions;
 use crate::model::Server;
@@ -81,13 +82,13 @@ pub(super) struct RelayOptions {
     #[arg(long, value_name = "NAME")]
     pub(super) subdomain: Option<Name>,
     /// Give up after so many retries of the first connection, instead of after --timeout
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    retry: u32,
+    #[arg(long, value_name = "N")]
+    retry: Option<u32>,
     /// Give up when the share is not up after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
     /// End the share after this time, such as 8h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     pub(super) expires: Option<Duration>,
     /// Trust the certificates in this PEM file as well
     #[arg(long, value_name = "FILE")]
@@ -126,7 +127,11 @@ impl RelayOptions {
         let kept = RelayStore::open(paths)?.get(&address.origin()).cloned();
         let mut credential = kept.unwrap_or_default();
         if let Some(ca) = &self.ca {
-            credential.ca = Some(ca.clone());
+            super::relay::needs_tls("--ca", &address)?;
+            // What is said now counts more than a certificate that was pinned once.
+            let (ca, fingerprint) = (Change::Set(ca.clone()), Change::Clear);
+            let change = RelayChange { ca, fingerprint, ..RelayChange::default() };
+            credential = change.apply(&address.origin(), credential)?;
         }
         let proxy = super::env::proxy();
         Ok(RelaySpec { address, credential, proxy, connections: self.connections })
@@ -146,8 +151,8 @@ impl RelayOptions {
     /// Returns when to give up on the first connection.
     pub(super) fn patience(&self) -> Patience {
         match self.retry {
-            0 => Patience::Time(Duration::from_secs(self.timeout)),
-            retries => Patience::Retries(retries),
+            None => Patience::Time(Duration::from_secs(self.timeout)),
+            Some(retries) => Patience::Retries(retries),
         }
     }
 }
@@ -250,6 +255,34 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_file_that_could_not_be_checked_is_a_usage_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let spec = |words: &str| parse(words).unwrap().options.relay.spec(&paths);
+        let error = spec("time --address http://relay.example --ca x.pem").unwrap_err();
+        assert_eq!(error.exit(), 2);
+        assert!(error.hint().unwrap().contains("https://relay.example"));
+        assert!(spec("time --address relay.example --ca x.pem").unwrap().credential.ca.is_some());
+    }
+
+    #[test]
+    fn a_ca_file_beats_a_certificate_that_was_pinned_at_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let fingerprint = Change::Set("ab".repeat(32));
+        let pin = RelayChange { fingerprint, ..RelayChange::default() };
+        RelayStore::open(&paths).unwrap().login("https://relay.example", pin).unwrap();
+        let trust = |words: &str| {
+            let credential = parse(words).unwrap().options.relay.spec(&paths).unwrap().credential;
+            (credential.ca, credential.fingerprint)
+        };
+        assert!(trust("time --address relay.example").1.is_some());
+        let said = trust("time --address relay.example --ca x.pem");
+        assert_eq!(said, (Some("x.pem".into()), None));
+        assert!(trust("time --address relay.example").1.is_some());
+    }
+
+    #[test]
     fn visitors_need_a_token_unless_asked_otherwise() {
         let access = |words: &str| parse(words).unwrap().options.access.access();
         assert_eq!(access("time"), Access::Token);
@@ -265,6 +298,8 @@ mod tests {
             "time --local-only --subdomain x",
             "time --subdomain Upper",
             "time --expires soon",
+            "time --expires 0s",
+            "time --expires 500ms",
             "time --port 65536",
             "time --connections 9",
         ] {
@@ -277,5 +312,6 @@ mod tests {
         let patience = |words: &str| parse(words).unwrap().options.relay.patience();
         assert!(matches!(patience("time"), Patience::Time(time) if time.as_secs() == 30));
         assert!(matches!(patience("time --retry 3"), Patience::Retries(3)));
+        assert!(matches!(patience("time --retry 0"), Patience::Retries(0)));
     }
 }

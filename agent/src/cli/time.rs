@@ -7,6 +7,16 @@ pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// Reads how long something shall last, as people write it: `8h`, `7days`. Ends are told to the
+/// second, so less than one would end what it is for before it begins.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) {
+        return Err("it must be at least one second".to_owned());
+    }
+    Ok(time)
+}
+
 /// Says when `at` is, seen from `now` (both in Unix seconds): `2h ago`, `in 7days`.
 pub(super) fn ago_or_in(at: u64, now: u64) -> String {
     if at > now { format!("in {}", rough(at - now)) } else { format!("{} ago", rough(now - at)) }
@@ -21,6 +31,15 @@ pub(super) fn rough(secs: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lifetimes_last_a_second_or_more() {
+        assert_eq!(lifetime("8h"), Ok(Duration::from_secs(28_800)));
+        assert_eq!(lifetime("1s"), Ok(Duration::from_secs(1)));
+        for text in ["0s", "500ms", "soon", "-1s", "99999999999999999999y"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_said_in_their_largest_unit() {

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::error::CliError;
-use super::time::{ago_or_in, unix_now};
+use super::error::{CliError, with_sources};
+use super::time::{ago_or_in, lifetime, unix_now};
 use super::{Context, JsonArg};
-use crate::credentials::{self, NewToken, ShareRecord, ShareToken};
+use crate::credentials::{
+    self, CredentialError, ListedShare, NewToken, ShareFile, ShareRecord, ShareToken,
+};
 
 /// List, add and revoke the tokens of a share
 #[derive(Debug, clap::Args)]
@@ -33,7 +35,7 @@ enum Command {
         #[arg(long)]
         label: Option<String>,
         /// How long it works, such as 8h or 7days [default: until it is revoked]
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", value_parser = lifetime)]
         expires: Option<Duration>,
         #[command(flatten)]
         json: JsonArg,
@@ -75,34 +77,56 @@ fn list_shares(context: &Context) -> Result<(), CliError> {
     let shares = credentials::list(&context.paths()?)?;
     let ui = context.ui;
     if ui.is_json() {
-        let value = |(file, record): &(credentials::ShareFile, ShareRecord)| {
-            json!({
-                "share": file.full_name(),
-                "name": record.name,
-                "relay": record.relay,
-                "target": record.target,
-                "url": record.url,
-                "tokens": record.tokens.len(),
-            })
-        };
-        ui.json(&shares.iter().map(value).collect::<Value>());
+        ui.json(&shares.iter().map(share_to_json).collect::<Value>());
         return Ok(());
     }
     if shares.is_empty() {
         ui.note("Nothing was shared yet.");
     }
-    for (file, record) in &shares {
-        let tokens = match record.tokens.len() {
-            1 => "1 token".to_owned(),
-            count => format!("{count} tokens"),
-        };
-        ui.result(format!("{}  {}, {tokens}", file.full_name(), record.target));
+    for ListedShare { file, record } in &shares {
+        match record {
+            Ok(record) => ui.result(line(file, record)),
+            Err(error) => ui.warning(unreadable(file, error)),
+        }
     }
     Ok(())
 }
 
+fn line(file: &ShareFile, record: &ShareRecord) -> String {
+    let tokens = match record.tokens.len() {
+        1 => "1 token".to_owned(),
+        count => format!("{count} tokens"),
+    };
+    format!("{}  {}, {tokens}", file.full_name(), record.target)
+}
+
+fn unreadable(file: &ShareFile, error: &CredentialError) -> String {
+    format!("share `{}` cannot be used: {}", file.full_name(), with_sources(error))
+}
+
+fn share_to_json(ListedShare { file, record }: &ListedShare) -> Value {
+    match record {
+        Ok(record) => json!({
+            "share": file.full_name(),
+            "name": record.name,
+            "relay": record.relay,
+            "target": record.target,
+            "url": record.url,
+            "tokens": record.tokens.len(),
+        }),
+        Err(error) => json!({ "share": file.full_name(), "error": with_sources(error) }),
+    }
+}
+
+/// Finds a share, telling of those that could not be looked at.
+fn find(context: &Context, share: &str) -> Result<(ShareFile, ShareRecord), CliError> {
+    let ui = context.ui;
+    let skipped = |file: &ShareFile, error| ui.warning(unreadable(file, &error));
+    Ok(credentials::find(&context.paths()?, share, skipped)?)
+}
+
 fn list_tokens(context: &Context, share: &str) -> Result<(), CliError> {
-    let (_, record) = credentials::find(&context.paths()?, share)?;
+    let (_, record) = find(context, share)?;
     let ui = context.ui;
     if ui.is_json() {
         ui.json(&record.tokens.iter().map(to_json).collect::<Value>());
@@ -126,7 +150,7 @@ fn list_tokens(context: &Context, share: &str) -> Result<(), CliError> {
 }
 
 fn new(context: &Context, share: &str, new: NewToken) -> Result<(), CliError> {
-    let (file, _) = credentials::find(&context.paths()?, share)?;
+    let (file, _) = find(context, share)?;
     let token = file.update(|record| Ok(record.add_token(new, unix_now()).clone()))?;
     if context.ui.is_json() {
         let mut value = to_json(&token);
@@ -140,7 +164,7 @@ fn new(context: &Context, share: &str, new: NewToken) -> Result<(), CliError> {
 }
 
 fn revoke(context: &Context, share: &str, asked: &str) -> Result<(), CliError> {
-    let (file, _) = credentials::find(&context.paths()?, share)?;
+    let (file, _) = find(context, share)?;
     let (token, left) = file.update(|record| {
         let token = record.revoke_token(asked)?;
         Ok((token, record.tokens.len()))
@@ -165,4 +189,22 @@ fn to_json(token: &ShareToken) -> Value {
         "created_at": token.created_at,
         "expires_at": token.expires_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Paths;
+
+    #[test]
+    fn a_share_that_cannot_be_read_is_listed_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::create_dir(paths.shares()).unwrap();
+        std::fs::write(paths.shares().join("time-abc@r.example.json"), "{").unwrap();
+        let listed = credentials::list(&paths).unwrap();
+        let value = share_to_json(&listed[0]);
+        assert_eq!(value["share"], "time-abc@r.example");
+        assert!(value["error"].as_str().unwrap().contains("EOF"), "{value}");
+    }
 }

@@ -39,6 +39,11 @@ impl GlobalConfigManager {
         self.document.iter().map(list).collect()
     }
 
+    /// Iterates over the names of all entries and their profiles, in file order, faulty ones too.
+    pub(super) fn tags(&self) -> impl Iterator<Item = (&str, Vec<String>)> {
+        self.document.iter().map(|(name, entry)| (name, Server::tags_of(&entry)))
+    }
+
     /// Returns one server.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ pub struct Profile {
     pub name: String,
     /// What the user says about it.
     pub description: Option<String>,
-    /// The names of its servers, in the order of `servers.json`.
+    /// The names of its servers, in the order of `servers.json`, faulty entries too.
     pub servers: Vec<String>,
 }
 
@@ -46,16 +46,14 @@ impl ProfileConfigManager {
                 servers: Vec::new(),
             })
             .collect();
-        let servers =
-            self.global.list_servers().into_iter().filter_map(|listed| listed.server.ok());
-        for server in servers {
-            for tag in server.profile_tags {
+        for (server, tags) in self.global.tags() {
+            for tag in tags {
                 match profiles.iter_mut().find(|profile| profile.name == tag) {
-                    Some(profile) => profile.servers.push(server.name.clone()),
+                    Some(profile) => profile.servers.push(server.to_owned()),
                     None => profiles.push(Profile {
                         name: tag,
                         description: None,
-                        servers: vec![server.name.clone()],
+                        servers: vec![server.to_owned()],
                     }),
                 }
             }
@@ -151,6 +149,18 @@ mod tests {
         assert_eq!(profiles.profile("home").unwrap().servers, ["b"]);
         assert_eq!(profiles.profile("empty").unwrap().description.unwrap(), "none yet");
         assert!(matches!(profiles.profile("wrk"), Err(ConfigError::UnknownProfile { .. })));
+    }
+
+    #[test]
+    fn a_faulty_entry_stays_in_its_profile() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let servers =
+            r#"{"good":{"command":"x","profile_tags":["w"]},"bad":{"profile_tags":["w","q"]}}"#;
+        std::fs::write(paths.servers(), servers).unwrap();
+        let profiles = ProfileConfigManager::open(&paths).unwrap();
+        assert_eq!(profiles.profile("w").unwrap().servers, ["good", "bad"]);
+        assert_eq!(profiles.profile("q").unwrap().servers, ["bad"]);
     }
 
     #[test]

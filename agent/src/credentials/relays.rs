@@ -1,5 +1,6 @@
 //! Credentials for relays: `relays.json`, from `mcpm relay login`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
@@ -19,6 +20,79 @@ pub struct RelayCredential {
     pub ca: Option<PathBuf>,
     /// SHA-256 of the certificate that the relay must show.
     pub fingerprint: Option<String>,
+}
+
+/// By what a relay's certificate is known, besides the system's authorities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// A file of certificates.
+    Ca,
+    /// The fingerprint of the certificate itself.
+    Fingerprint,
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "a CA file",
+            Self::Fingerprint => "a fingerprint",
+        })
+    }
+}
+
+/// What becomes of one part of a credential.
+#[derive(Clone, Debug, Default)]
+pub enum Change<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is set or replaced.
+    Set(T),
+    /// It is forgotten.
+    Clear,
+}
+
+impl<T> Change<T> {
+    fn apply(self, kept: &mut Option<T>) {
+        match self {
+            Self::Keep => {}
+            Self::Set(new) => *kept = Some(new),
+            Self::Clear => *kept = None,
+        }
+    }
+}
+
+/// What a login changes of a credential; all the rest stays.
+#[derive(Clone, Debug, Default)]
+pub struct RelayChange {
+    /// The new proof, if one was given.
+    pub proof: Option<Proof>,
+    /// What becomes of the CA file.
+    pub ca: Change<PathBuf>,
+    /// What becomes of the fingerprint.
+    pub fingerprint: Change<String>,
+}
+
+impl RelayChange {
+    /// Returns what `credential` for the relay at `origin` becomes.
+    ///
+    /// # Errors
+    /// When a CA file would stand beside a fingerprint: the fingerprint alone would be checked.
+    pub fn apply(
+        self,
+        origin: &str,
+        mut credential: RelayCredential,
+    ) -> Result<RelayCredential, CredentialError> {
+        let Self { proof, ca, fingerprint } = self;
+        let kept = if matches!(ca, Change::Set(_)) { Trust::Fingerprint } else { Trust::Ca };
+        ca.apply(&mut credential.ca);
+        fingerprint.apply(&mut credential.fingerprint);
+        if credential.ca.is_some() && credential.fingerprint.is_some() {
+            return Err(CredentialError::TwoTrusts { relay: origin.to_owned(), kept });
+        }
+        credential.proof = proof.unwrap_or(credential.proof);
+        Ok(credential)
+    }
 }
 
 /// All credentials for relays, by the origin of the relay.
@@ -50,17 +124,14 @@ impl RelayStore {
         self.relays.iter().map(|(origin, credential)| (origin.as_str(), credential))
     }
 
-    /// Keeps a credential, in place of an older one.
+    /// Changes what is kept for the relay at `origin`, starting from nothing for a new one.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn login(
-        &mut self,
-        origin: &str,
-        credential: RelayCredential,
-    ) -> Result<(), CredentialError> {
+    /// When the change makes no sense or the file cannot be written.
+    pub fn login(&mut self, origin: &str, change: RelayChange) -> Result<(), CredentialError> {
         self.edit(|relays| {
-            relays.insert(origin.to_owned(), credential);
+            let entry = relays.entry(origin.to_owned()).or_default();
+            *entry = change.apply(origin, entry.clone())?;
             Ok(())
         })
     }
@@ -141,28 +212,71 @@ impl From<&RelayCredential> for StoredRelay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::Hint as _;
+
+    const RELAY: &str = "https://relay.example";
+
+    fn secret(text: &str) -> Option<Proof> {
+        Some(Proof::Secret(Token::new(text)))
+    }
+
+    fn store() -> (tempfile::TempDir, Paths, RelayStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let store = RelayStore::open(&paths).unwrap();
+        (dir, paths, store)
+    }
 
     #[test]
     fn a_login_is_kept_and_a_logout_forgets_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(dir.path());
-        let mut store = RelayStore::open(&paths).unwrap();
-        let credential = RelayCredential {
-            proof: Proof::Secret(Token::new("s3cret")),
-            ca: Some("/etc/team.pem".into()),
-            fingerprint: None,
-        };
-        store.login("https://relay.example", credential).unwrap();
+        let (_dir, paths, mut store) = store();
+        let ca = Change::Set("/etc/team.pem".into());
+        let change = RelayChange { proof: secret("s3cret"), ca, ..RelayChange::default() };
+        store.login(RELAY, change).unwrap();
         let again = RelayStore::open(&paths).unwrap();
-        let kept = again.get("https://relay.example").unwrap();
+        let kept = again.get(RELAY).unwrap();
         assert!(matches!(&kept.proof, Proof::Secret(secret) if secret.expose() == "s3cret"));
         assert!(!format!("{again:?}").contains("s3cret"));
-        store.logout("https://relay.example").unwrap();
+        store.logout(RELAY).unwrap();
         assert_eq!(RelayStore::open(&paths).unwrap().iter().count(), 0);
-        assert!(matches!(
-            store.logout("https://relay.example"),
-            Err(CredentialError::UnknownRelay(_))
-        ));
+        assert!(matches!(store.logout(RELAY), Err(CredentialError::UnknownRelay(_))));
+    }
+
+    #[test]
+    fn a_login_replaces_what_it_was_given_and_keeps_the_rest() {
+        let (_dir, paths, mut store) = store();
+        let fingerprint = Change::Set("ab".repeat(32));
+        let pin = RelayChange { fingerprint, ..RelayChange::default() };
+        store.login(RELAY, RelayChange { proof: secret("old"), ..pin.clone() }).unwrap();
+        // A rotated secret keeps the pin, and a new pin keeps the secret.
+        let rotate = RelayChange { proof: secret("new"), ..RelayChange::default() };
+        store.login(RELAY, rotate).unwrap();
+        store.login(RELAY, pin).unwrap();
+        let again = RelayStore::open(&paths).unwrap();
+        let kept = again.get(RELAY).unwrap();
+        assert!(matches!(&kept.proof, Proof::Secret(secret) if secret.expose() == "new"));
+        assert_eq!(kept.fingerprint, Some("ab".repeat(32)));
+
+        let unpin = RelayChange { fingerprint: Change::Clear, ..RelayChange::default() };
+        store.login(RELAY, unpin).unwrap();
+        let kept = store.get(RELAY).unwrap();
+        assert!(kept.fingerprint.is_none());
+        assert!(matches!(&kept.proof, Proof::Secret(_)));
+    }
+
+    #[test]
+    fn a_pin_gives_way_to_a_ca_file_only_when_it_is_dropped_by_name() {
+        let (_dir, _, mut store) = store();
+        let fingerprint = Change::Set("ab".repeat(32));
+        store.login(RELAY, RelayChange { fingerprint, ..RelayChange::default() }).unwrap();
+        let ca = || Change::Set(PathBuf::from("/etc/team.pem"));
+        let error =
+            store.login(RELAY, RelayChange { ca: ca(), ..RelayChange::default() }).unwrap_err();
+        assert!(error.hint().unwrap().contains("--no-fingerprint"), "{error}");
+        assert!(store.get(RELAY).unwrap().fingerprint.is_some());
+        let both = RelayChange { ca: ca(), fingerprint: Change::Clear, proof: None };
+        store.login(RELAY, both).unwrap();
+        assert!(store.get(RELAY).unwrap().fingerprint.is_none());
     }
 
     #[test]

@@ -20,6 +20,24 @@ pub enum AddressError {
     Extra,
 }
 
+/// Why text does not name an HTTP service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// It does not parse.
+    #[error("write it as PORT, HOST:PORT or http://HOST:PORT")]
+    Malformed,
+    /// A number that is no port.
+    #[error("a port is a number from 1 to 65535")]
+    Port,
+    /// A service that speaks TLS itself, or no HTTP at all.
+    #[error("the scheme `{0}` cannot be shared: the service must speak plain http")]
+    Scheme(String),
+    /// A path, query or user name: the whole service is shared.
+    #[error("it must be a host and a port alone, without path, query or user name")]
+    Extra,
+}
+
 /// Where a relay is: an origin. `HOST` and `HOST:PORT` mean https, except on loopback, where a
 /// relay rarely has a certificate.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -51,6 +69,12 @@ impl RelayAddress {
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.https
+    }
+
+    /// Tells whether the relay is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
     }
 
     /// Returns the host without brackets, as the resolver and TLS want it.
@@ -148,27 +172,29 @@ impl HttpTarget {
 }
 
 impl FromStr for HttpTarget {
-    type Err = AddressError;
+    type Err = TargetError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, TargetError> {
         let text = text.trim();
-        if let Ok(port) = text.parse::<u16>() {
-            return Ok(Self { host: "127.0.0.1".to_owned(), port });
-        }
         // A URL would take a bare number for an address.
-        if text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(AddressError::Malformed);
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let port =
+                text.parse::<u16>().ok().filter(|port| *port > 0).ok_or(TargetError::Port)?;
+            return Ok(Self { host: "127.0.0.1".to_owned(), port });
         }
         let bare = !text.contains("://");
         let url = if bare { format!("http://{text}") } else { text.to_owned() };
-        let url = Url::parse(&url).map_err(|_| AddressError::Malformed)?;
+        let url = Url::parse(&url).map_err(|error| match error {
+            url::ParseError::InvalidPort => TargetError::Port,
+            _ => TargetError::Malformed,
+        })?;
         if url.scheme() != "http" {
-            return Err(AddressError::Scheme(url.scheme().to_owned()));
+            return Err(TargetError::Scheme(url.scheme().to_owned()));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || !url.username().is_empty() {
-            return Err(AddressError::Extra);
+            return Err(TargetError::Extra);
         }
-        let host = match url.host().ok_or(AddressError::Malformed)? {
+        let host = match url.host().ok_or(TargetError::Malformed)? {
             Host::Ipv6(address) => address.to_string(),
             host => host.to_string(),
         };
@@ -221,7 +247,21 @@ mod tests {
         ] {
             assert_eq!(text.parse::<HttpTarget>().unwrap().authority(), authority, "{text}");
         }
-        assert!("https://x".parse::<HttpTarget>().is_err());
-        assert!("70000".parse::<HttpTarget>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_service_is_refused_in_words_that_fit() {
+        for (text, says) in [
+            ("https://localhost:1", "`https` cannot be shared"),
+            ("ftp://localhost", "`ftp` cannot be shared"),
+            ("70000", "from 1 to 65535"),
+            ("0", "from 1 to 65535"),
+            ("localhost:70000", "from 1 to 65535"),
+            ("", "write it as PORT"),
+            ("http://localhost:1/path", "without path"),
+        ] {
+            let error = text.parse::<HttpTarget>().unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -44,13 +45,29 @@ pub struct ProxySettings {
 }
 
 impl ProxySettings {
-    fn matching(&self, uri: &Uri) -> Option<Intercept> {
-        let proxy = self.https_proxy.as_ref()?;
-        let mut matcher = Matcher::builder().all(proxy.as_str());
-        if let Some(no) = &self.no_proxy {
-            matcher = matcher.no(no.as_str());
+    /// Returns the proxy on the way to `relay`. Like curl, `HTTPS_PROXY` is for https alone; what
+    /// listens on this machine is never reached through one.
+    ///
+    /// # Errors
+    /// When a proxy is to be used and its setting does not say which.
+    pub(super) fn towards(&self, relay: &RelayAddress) -> Result<Option<Intercept>, TunnelError> {
+        let proxy = self.https_proxy.as_deref().map_or("", str::trim);
+        if proxy.is_empty() || !relay.is_https() || relay.is_loopback() {
+            return Ok(None);
         }
-        matcher.build().intercept(uri)
+        let Ok(uri) = relay.origin().parse::<Uri>() else { return Ok(None) };
+        let no = self.no_proxy.as_deref().unwrap_or_default();
+        if Matcher::builder().all("http://any").no(no).build().intercept(&uri).is_none() {
+            return Ok(None);
+        }
+        let found = Matcher::builder().all(proxy).build().intercept(&uri);
+        // A port that is none is no error to the parser.
+        let found = found.filter(|proxy| proxy.uri().authority().is_some_and(has_honest_port));
+        let found = found.ok_or(TunnelError::ProxySetting("it is not the URL of a proxy"))?;
+        if found.uri().scheme_str() != Some("http") {
+            return Err(TunnelError::ProxySetting("only http:// proxies are supported"));
+        }
+        Ok(Some(found))
     }
 }
 
@@ -60,7 +77,7 @@ pub(super) struct Dialer {
     pub(super) relay: RelayAddress,
     pub(super) key: AgentKey,
     pub(super) proof: Proof,
-    pub(super) proxy: ProxySettings,
+    pub(super) proxy: Option<Intercept>,
     pub(super) tls: Option<TlsConnector>,
 }
 
@@ -93,13 +110,8 @@ impl Dialer {
     async fn connect(&self) -> Result<TcpStream, TunnelError> {
         let failed =
             |source| TunnelError::Connect { relay: self.relay.origin(), source: Arc::new(source) };
-        let uri: Uri = self
-            .relay
-            .origin()
-            .parse()
-            .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-        let tcp = match self.proxy.matching(&uri) {
-            Some(proxy) => self.through(&proxy).await?,
+        let tcp = match &self.proxy {
+            Some(proxy) => self.through(proxy).await?,
             None => {
                 TcpStream::connect((self.relay.host(), self.relay.port())).await.map_err(failed)?
             }
@@ -113,12 +125,7 @@ impl Dialer {
         let uri = proxy.uri();
         let name = uri.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or(""));
         let fail = |message: String| TunnelError::Proxy { proxy: name.to_owned(), message };
-        if uri.scheme_str() != Some("http") {
-            return Err(fail("only http:// proxies are supported".to_owned()));
-        }
-        let (Some(host), port) = (uri.host(), uri.port_u16().unwrap_or(80)) else {
-            return Err(fail("it has no host".to_owned()));
-        };
+        let (host, port) = (bare_host(uri), uri.port_u16().unwrap_or(80));
         let mut tcp =
             TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
         let target = match self.relay.host() {
@@ -142,10 +149,13 @@ impl Dialer {
         tls: &TlsConnector,
         tcp: TcpStream,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, TunnelError> {
-        let failed = |source: io::Error| TunnelError::Tls {
-            relay: self.relay.origin(),
-            untrusted: is_untrusted(&source),
-            source: Arc::new(source),
+        let failed = |source: io::Error| match tls::pin_mismatch(&source) {
+            Some(shown) => TunnelError::Pin { relay: self.relay.origin(), shown },
+            None => TunnelError::Tls {
+                relay: self.relay.origin(),
+                untrusted: is_untrusted(&source),
+                source: Arc::new(source),
+            },
         };
         let name = ServerName::try_from(self.relay.host())
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
@@ -224,6 +234,15 @@ fn websocket_nonce() -> String {
     STANDARD.encode(nonce)
 }
 
+fn has_honest_port(authority: &Authority) -> bool {
+    authority.port_u16().is_some() || authority.as_str() == authority.host()
+}
+
+/// Returns the host of a URL as the resolver wants it: an IPv6 address without brackets.
+fn bare_host(uri: &Uri) -> &str {
+    uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+}
+
 async fn read_connect_answer(tcp: &mut TcpStream) -> io::Result<u16> {
     let mut answer = Vec::new();
     loop {
@@ -261,7 +280,7 @@ pub async fn fetch_fingerprint(
         relay: relay.clone(),
         key: AgentKey::generate(),
         proof: Proof::None,
-        proxy: proxy.clone(),
+        proxy: proxy.towards(relay)?,
         tls: None,
     };
     let look = async {
@@ -275,5 +294,59 @@ pub async fn fetch_fingerprint(
         (Some(digest), _) => Ok(digest),
         (None, Err(error)) => Err(error),
         (None, Ok(())) => Err(TunnelError::NotARelay { relay: relay.origin(), status: 0 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn towards(
+        relay: &str,
+        https_proxy: &str,
+        no_proxy: &str,
+    ) -> Result<Option<Uri>, &'static str> {
+        let settings = ProxySettings {
+            https_proxy: Some(https_proxy.to_owned()),
+            no_proxy: Some(no_proxy.to_owned()),
+        };
+        match settings.towards(&relay.parse().unwrap()) {
+            Ok(found) => Ok(found.map(|proxy| proxy.uri().clone())),
+            Err(TunnelError::ProxySetting(why)) => Err(why),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn the_proxy_is_for_https_relays_elsewhere() {
+        let proxy = "http://proxy.corp:3128";
+        let found = towards("https://relay.example", proxy, "").unwrap().unwrap();
+        assert_eq!((bare_host(&found), found.port_u16()), ("proxy.corp", Some(3128)));
+        for relay in
+            ["http://relay.example", "https://localhost:8443", "https://[::1]", "127.0.0.1"]
+        {
+            assert_eq!(towards(relay, proxy, ""), Ok(None), "{relay}");
+        }
+        assert_eq!(towards("https://relay.example", proxy, "example"), Ok(None));
+        assert_eq!(towards("https://relay.example", "", ""), Ok(None));
+    }
+
+    #[test]
+    fn a_proxy_at_an_ipv6_address_is_connected_to_without_brackets() {
+        let found = towards("https://relay.example", "http://u:p@[2001:db8::1]:3128", "").unwrap();
+        assert_eq!(bare_host(&found.unwrap()), "2001:db8::1");
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_an_error_that_names_the_variable() {
+        for proxy in ["http://", "ftp://proxy", "http://pro xy:1", "proxy:notaport", "proxy:70000"]
+        {
+            assert!(towards("https://relay.example", proxy, "").is_err(), "{proxy}");
+            assert_eq!(towards("https://relay.example", proxy, "*"), Ok(None), "{proxy}");
+        }
+        let why = towards("https://relay.example", "socks5://proxy:1080", "").unwrap_err();
+        let error = TunnelError::ProxySetting(why);
+        assert!(error.to_string().contains("HTTPS_PROXY"), "{error}");
+        assert!(error.to_string().contains("http://"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mcpm_shared::proto::{Refusal, code};
+use mcpm_shared::token::Digest;
 
 use crate::hint::Hint;
 
@@ -42,6 +43,17 @@ pub enum TunnelError {
         /// Whether trying again is pointless.
         untrusted: bool,
     },
+    /// The relay showed another certificate than the pinned one.
+    #[error("the relay {relay} shows another certificate than the one you pinned: {shown}")]
+    Pin {
+        /// The relay's origin.
+        relay: String,
+        /// SHA-256 of the certificate that it showed.
+        shown: Digest,
+    },
+    /// The proxy that the environment names cannot be used.
+    #[error("the proxy in HTTPS_PROXY or ALL_PROXY cannot be used: {0}")]
+    ProxySetting(&'static str),
     /// A setting of TLS cannot be used.
     #[error("{0}")]
     TlsSetting(String),
@@ -67,9 +79,10 @@ pub enum TunnelError {
 }
 
 impl TunnelError {
-    /// Tells whether trying again without a change is pointless.
+    /// Tells whether trying again without a change is pointless. A share that `was_up` outlasts what
+    /// the network on the way may cause, such as the certificate of a captive portal.
     #[must_use]
-    pub fn is_terminal(&self) -> bool {
+    pub fn is_terminal(&self, was_up: bool) -> bool {
         match self {
             Self::Refused { refusal, .. } => {
                 refusal.is_terminal()
@@ -78,8 +91,9 @@ impl TunnelError {
                         code::SUPERSEDED | code::REVOKED | code::EXPIRED
                     )
             }
-            Self::TlsSetting(_) => true,
-            Self::Tls { untrusted, .. } => *untrusted,
+            Self::TlsSetting(_) | Self::ProxySetting(_) => true,
+            Self::Tls { untrusted, .. } => *untrusted && !was_up,
+            Self::Pin { .. } => !was_up,
             Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Proxy { .. }
@@ -107,6 +121,8 @@ impl TunnelError {
             Self::Timeout { .. } => "relay_timeout",
             Self::Proxy { .. } => "proxy_refused",
             Self::Tls { .. } => "relay_tls",
+            Self::Pin { .. } => "relay_pin",
+            Self::ProxySetting(_) => "proxy_setting",
             Self::TlsSetting(_) => "tls_setting",
             Self::Refused { refusal, .. } => &refusal.code,
             Self::NotARelay { .. } => "not_a_relay",
@@ -130,11 +146,63 @@ impl Hint for TunnelError {
                 "If the relay serves plain HTTP, write {}",
                 relay.replace("https:", "http:")
             )),
-            Self::Refused { refusal, .. } => refusal.hint.clone(),
+            Self::Pin { relay, .. } => Some(format!(
+                "Ask the relay's operator whether they changed the certificate, and only then pin it \
+                 with `mcpm relay login {relay} --pin`"
+            )),
+            Self::ProxySetting(_) => Some("Write it as http://HOST:PORT, or unset it".to_owned()),
+            Self::Refused { relay, refusal } => {
+                refusal.hint.clone().or_else(|| hint_for(&refusal.code, relay))
+            }
             Self::NotARelay { .. } => {
                 Some("Check --address: it must be the relay's own domain".to_owned())
             }
             Self::TlsSetting(_) | Self::Lost(_) => None,
+        }
+    }
+}
+
+/// Says what may be done about a refusal that a relay sent without a hint.
+fn hint_for(refused: &str, relay: &str) -> Option<String> {
+    match refused {
+        code::EXPIRED => Some(format!(
+            "Start it again to take the name back, after `mcpm relay login {relay}` if it was your \
+             token for the relay that expired"
+        )),
+        code::REVOKED => Some(format!(
+            "Ask the relay's operator for another token, and keep it with `mcpm relay login {relay}`"
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: &'static str) -> TunnelError {
+        let refusal = Box::new(Refusal::new(code, "no"));
+        TunnelError::Refused { relay: "https://r".to_owned(), refusal }
+    }
+
+    #[test]
+    fn a_foreign_certificate_ends_only_a_share_that_was_never_up() {
+        let relay = || "https://r".to_owned();
+        let source = Arc::new(std::io::Error::other("unknown issuer"));
+        let untrusted = TunnelError::Tls { relay: relay(), source, untrusted: true };
+        let other = TunnelError::Pin { relay: relay(), shown: Digest::of(b"x") };
+        for error in [untrusted, other] {
+            assert!(error.is_terminal(false), "{error}");
+            assert!(!error.is_terminal(true), "{error}");
+            assert!(error.hint().is_some(), "{error}");
+        }
+        assert!(refused(code::NAME_TAKEN).is_terminal(true));
+    }
+
+    #[test]
+    fn what_the_relay_ends_has_a_hint() {
+        for code in [code::EXPIRED, code::REVOKED] {
+            assert!(refused(code).hint().is_some(), "{code}");
         }
     }
 }

@@ -21,18 +21,43 @@ pub(super) struct Gate {
     policy: RwLock<Arc<AccessPolicy>>,
     requests: AtomicU64,
     active: AtomicUsize,
-    /// From how many requests in flight on another connection is wanted.
+    /// Requests in flight, those that move much counted several times.
+    load: AtomicUsize,
+    /// From which load on another connection is wanted.
     busy_at: AtomicUsize,
     busy: Notify,
 }
 
+/// From how many bytes on an exchange is a bulk transfer, and for how many others it then counts.
+/// Small exchanges that share a connection share its messages too, so many of them fit; a few bulk
+/// transfers keep a connection, and the core that drives it, busy.
+const BULK: u64 = 1024 * 1024;
+const BULK_LOAD: usize = 256;
+
 /// Counts one request in flight while it is held.
 #[derive(Debug)]
-pub(super) struct Counted<'a>(&'a Gate);
+pub(super) struct Counted {
+    gate: Arc<Gate>,
+    moved: AtomicU64,
+}
 
-impl Drop for Counted<'_> {
+impl Counted {
+    /// Notes that bytes of a body passed.
+    pub(super) fn moved(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let before = self.moved.fetch_add(bytes, Ordering::Relaxed);
+        if before < BULK && before.saturating_add(bytes) >= BULK {
+            self.gate.add_load(BULK_LOAD);
+        }
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        let bulk = self.moved.load(Ordering::Relaxed) >= BULK;
+        let load = if bulk { 1 + BULK_LOAD } else { 1 };
+        self.gate.load.fetch_sub(load, Ordering::Relaxed);
+        self.gate.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -42,6 +67,7 @@ impl Gate {
             policy: RwLock::new(Arc::new(policy)),
             requests: AtomicU64::new(0),
             active: AtomicUsize::new(0),
+            load: AtomicUsize::new(0),
             busy_at: AtomicUsize::new(usize::MAX),
             busy: Notify::new(),
         }
@@ -55,18 +81,29 @@ impl Gate {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
-    pub(super) fn count(&self) -> Counted<'_> {
+    pub(super) fn count(self: &Arc<Self>) -> Counted {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let active = self.active.fetch_add(1, Ordering::Relaxed) + 1;
-        if active == self.busy_at.load(Ordering::Relaxed) {
-            self.busy.notify_one();
-        }
-        Counted(self)
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.add_load(1);
+        Counted { gate: Arc::clone(self), moved: AtomicU64::new(0) }
     }
 
-    /// Asks to be told when so many requests are in flight.
-    pub(super) fn tell_at(&self, active: usize) {
-        self.busy_at.store(active, Ordering::Relaxed);
+    fn add_load(&self, more: usize) {
+        let before = self.load.fetch_add(more, Ordering::Relaxed);
+        let busy_at = self.busy_at.load(Ordering::Relaxed);
+        if before < busy_at && before.saturating_add(more) >= busy_at {
+            self.busy.notify_one();
+        }
+    }
+
+    /// Returns the load: requests in flight, bulk transfers counted for many.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Asks to be told when the load is so high.
+    pub(super) fn tell_at(&self, load: usize) {
+        self.busy_at.store(load, Ordering::Relaxed);
     }
 
     /// Waits to be told. Cancel-safe.
@@ -79,5 +116,23 @@ impl Gate {
             requests: self.requests.load(Ordering::Relaxed),
             active: self.active.load(Ordering::Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bulk_transfer_counts_for_many_requests_while_it_runs() {
+        let gate = Arc::new(Gate::new(AccessPolicy::default()));
+        let (small, large) = (gate.count(), gate.count());
+        large.moved(1024);
+        assert_eq!(gate.load(), 2);
+        large.moved(2 * 1024 * 1024);
+        large.moved(2 * 1024 * 1024);
+        assert_eq!((gate.load(), gate.stats().active), (2 + BULK_LOAD, 2));
+        drop((small, large));
+        assert_eq!((gate.load(), gate.stats().active), (0, 0));
     }
 }

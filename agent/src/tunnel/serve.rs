@@ -1,17 +1,20 @@
 //! What happens on a data stream at the agent: head, verdict, then HTTP in process.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
-use http_body_util::Either;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mcpm_shared::access::{Denied, Presented, strip_credentials};
+use mcpm_shared::access::{Denied, Grant, Presented, strip_credentials};
 use mcpm_shared::mux::MuxStream;
 use mcpm_shared::proto::HANDSHAKE_TIMEOUT;
 use mcpm_shared::proto::head::{HEAD_LEN, StreamHead, Verdict};
@@ -19,9 +22,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::address::HttpTarget;
-use super::gate::Gate;
+use super::gate::{Counted, Gate};
 use super::splice;
-use crate::gateway::{Gateway, GatewayBody};
+use crate::gateway::{BoxError, Gateway, GatewayBody};
 
 /// How long a stream waits for the message that names its share: the two may overtake each other.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
@@ -85,11 +88,11 @@ async fn judge(head: StreamHead, mut served: Served) -> Verdict {
 }
 
 /// Speaks HTTP/1.1 on the stream and answers from the gateway.
-async fn serve_gateway(stream: MuxStream, gateway: &Gateway, gate: &Gate) {
-    let service = service_fn(|request| async move {
-        let _counted = gate.count();
-        Ok::<_, Infallible>(answer(request, gateway, gate).await)
-    });
+async fn serve_gateway(stream: MuxStream, gateway: &Gateway, gate: &Arc<Gate>) {
+    let service =
+        service_fn(
+            |request| async move { Ok::<_, Infallible>(answer(request, gateway, gate).await) },
+        );
     let served = http1::Builder::new()
         .max_buf_size(128 * 1024)
         .serve_connection(TokioIo::new(stream), service)
@@ -102,28 +105,108 @@ async fn serve_gateway(stream: MuxStream, gateway: &Gateway, gate: &Gate) {
 async fn answer(
     mut request: Request<Incoming>,
     gateway: &Gateway,
-    gate: &Gate,
-) -> Response<Either<GatewayBody, String>> {
-    let presented = Presented::from_request(request.headers(), request.uri().query());
-    let grant = match gate.policy().evaluate(&presented, super::unix_now()) {
-        Ok(grant) => grant,
+    gate: &Arc<Gate>,
+) -> Response<CountedBody> {
+    let (grant, counted) = match admit(&request, gate) {
+        Ok(admitted) => admitted,
         Err(denied) => return refuse(denied),
     };
     strip_credentials(request.headers_mut(), grant.source, true);
     if request.uri().path() != "/mcp" {
-        let mut response = Response::new(Either::Right("nothing here\n".to_owned()));
+        let mut response = Response::new(CountedBody::own("nothing here\n".to_owned()));
         *response.status_mut() = StatusCode::NOT_FOUND;
         return response;
     }
-    gateway.handle(request, &grant.principal).await.map(Either::Left)
+    let answer = gateway.handle(request, &grant.principal).await;
+    answer.map(|body| CountedBody { body, counted: Some(counted) })
 }
 
-fn refuse(denied: Denied) -> Response<Either<GatewayBody, String>> {
+/// Judges the visitor again; who may come in is counted.
+fn admit<B>(request: &Request<B>, gate: &Arc<Gate>) -> Result<(Grant, Counted), Denied> {
+    let presented = Presented::from_request(request.headers(), request.uri().query());
+    let grant = gate.policy().evaluate(&presented, super::unix_now())?;
+    Ok((grant, gate.count()))
+}
+
+/// The body of an answer, which counts as in flight until it ends or the visitor goes away.
+#[derive(Debug)]
+struct CountedBody {
+    body: GatewayBody,
+    counted: Option<Counted>,
+}
+
+impl CountedBody {
+    /// Makes a body of words of our own, which is at once at its end.
+    fn own(text: String) -> Self {
+        Self { body: GatewayBody::full(text), counted: None }
+    }
+}
+
+impl Body for CountedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if next.is_none() {
+            self.counted = None;
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn refuse(denied: Denied) -> Response<CountedBody> {
     let body = format!(r#"{{"code":"{}","message":"{denied}"}}"#, denied.code());
-    let mut response = Response::new(Either::Right(body));
+    let mut response = Response::new(CountedBody::own(body));
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(denied.challenge()));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use mcpm_shared::access::AccessPolicy;
+
+    use super::*;
+
+    fn body(counted: Counted) -> CountedBody {
+        CountedBody { body: GatewayBody::full("x"), counted: Some(counted) }
+    }
+
+    #[tokio::test]
+    async fn an_exchange_is_in_flight_until_its_body_has_ended_or_is_dropped() {
+        let gate = Arc::new(Gate::new(AccessPolicy::public()));
+        let (_, counted) = admit(&Request::new(()), &gate).unwrap();
+        let mut read = body(counted);
+        let (_, counted) = admit(&Request::new(()), &gate).unwrap();
+        let left = body(counted);
+        assert_eq!(gate.stats().active, 2);
+        assert_eq!(read.frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        assert_eq!(gate.stats().active, 2);
+        assert!(read.frame().await.is_none());
+        assert_eq!(gate.stats().active, 1);
+        drop(left);
+        assert_eq!((gate.stats().active, gate.stats().requests), (0, 2));
+    }
+
+    #[test]
+    fn who_is_turned_away_is_not_counted() {
+        let gate = Arc::new(Gate::new(AccessPolicy::default()));
+        assert_eq!(admit(&Request::new(()), &gate).unwrap_err(), Denied::Missing);
+        assert_eq!(gate.stats(), crate::tunnel::TunnelStats::default());
+    }
 }

@@ -1,89 +1,34 @@
-//! One session with a relay: its connections, the control conversation, its data streams.
+//! One session with a relay: the claim, the control conversation, and its connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use mcpm_shared::mux::{self, Activity, Incoming as Streams, MuxStream, Side};
+use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::proto::control::{
-    self as wire, AgentMessage, Beat, Claim, Claimed, Decision, Hello, RelayMessage, Release,
-    Unsupported, Update, Welcome,
+    AgentMessage, Claim, Claimed, Decision, Refused, RelayMessage, Release, Unsupported, Update,
+    Welcome,
 };
-use mcpm_shared::proto::{
-    DEAD_AFTER, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, PING_INTERVAL, PROTOCOL_VERSION, Refusal,
-    ShareMode,
-};
-use mcpm_shared::scope::Scope;
-use tokio::io::{ReadHalf, WriteHalf};
+use mcpm_shared::proto::{CLAIM_TIMEOUT, MAX_CONNECTIONS, Refusal, ShareMode};
 use tokio::sync::{mpsc, watch};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio::time::Instant;
 
+use super::connection::{Connection, LAST_WORDS, Serving, Talk, ping_ticks};
 use super::dial::Dialer;
 use super::error::TunnelError;
 use super::gate::Gate;
-use super::serve::{self, Backend};
+use super::renewal::Renewal;
+use super::serve::Backend;
 use super::sleep::SleepWatch;
+use super::unix_now;
 
-/// How many requests in flight a connection carries before another one is opened beside it.
-const BUSY: usize = 64;
-
-/// One connection that has said hello.
-pub(super) struct Connection {
-    reader: ReadHalf<MuxStream>,
-    writer: WriteHalf<MuxStream>,
-    streams: Streams,
-    activity: Activity,
-    /// Ends the connection's tasks when it is cancelled.
-    pub(super) scope: Scope,
-    pub(super) welcome: Welcome,
-}
-
-impl Connection {
-    /// Dials the relay and introduces the agent; `session` names the session to join.
-    pub(super) async fn open(
-        dialer: &Dialer,
-        agent: &str,
-        session: Option<String>,
-        scope: Scope,
-    ) -> Result<Self, TunnelError> {
-        let guard = scope.guard();
-        let upgraded = dialer.dial(&scope).await?;
-        let socket = WebSocketStream::from_raw_socket(
-            hyper_util::rt::TokioIo::new(upgraded),
-            Role::Client,
-            Some(mux::websocket_config()),
-        )
-        .await;
-        let activity = Activity::default();
-        let (opener, streams, driver) =
-            mux::connect(socket, Side::Agent, activity.clone(), scope.token().clone());
-        scope.spawn_essential(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "connection failed");
-            }
-        });
-        let lost = |error: &dyn std::error::Error| TunnelError::Lost(error.to_string());
-        let control = opener.open().await.map_err(|error| lost(&error))?;
-        let (mut reader, mut writer) = tokio::io::split(control);
-        let hello = AgentMessage::Hello(Hello {
-            version: PROTOCOL_VERSION,
-            agent: format!("mcpm/{agent}"),
-            session,
-            capabilities: Vec::new(),
-        });
-        wire::write(&mut writer, &hello).await.map_err(|error| lost(&error))?;
-        let answer = tokio::time::timeout(HANDSHAKE_TIMEOUT, wire::read(&mut reader)).await;
-        let welcome = match answer {
-            Ok(Ok(RelayMessage::Welcome(welcome))) => welcome,
-            Ok(Ok(_)) => return Err(TunnelError::Lost("the relay did not say welcome".to_owned())),
-            Ok(Err(error)) => return Err(lost(&error)),
-            Err(_) => return Err(TunnelError::Timeout { relay: dialer.relay.origin() }),
-        };
-        guard.disarm();
-        Ok(Self { reader, writer, streams, activity, scope, welcome })
-    }
-}
+/// Which load a connection carries before another one is opened beside it: so many requests in
+/// flight, or two bulk transfers.
+const BUSY: usize = 512;
+/// How long giving a share up may take to say.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The number of the claim; those of other requests come after it.
+const CLAIM: u32 = 0;
 
 /// What a session shall share.
 #[derive(Clone)]
@@ -108,12 +53,20 @@ pub(super) enum Order {
 pub(super) enum Ended {
     /// By the relay's or the network's fault: connect again.
     Lost(TunnelError),
-    /// The relay wants us elsewhere: connect again now, streams go on here meanwhile.
-    GoAway,
+    /// The relay wants us elsewhere: connect again now, streams go on here meanwhile, so long.
+    GoAway(Duration),
     /// The machine slept: connect again now.
     Slept,
     /// As ordered.
     Released,
+}
+
+/// Why the conversation stops.
+enum Stop {
+    /// The session is over.
+    Ended(Ended),
+    /// The connection is gone; what the relay said last may tell more.
+    Broken(TunnelError),
 }
 
 /// Everything a session needs, beside its connection.
@@ -124,182 +77,198 @@ pub(super) struct Session<'a> {
     pub(super) gate: &'a Arc<Gate>,
     pub(super) wanted: &'a Wanted,
     pub(super) max_connections: u8,
-    pub(super) scope: &'a Scope,
 }
 
 /// Where a running session stands.
-struct Running {
+struct Running<U> {
+    /// Hears of every `claimed`.
+    up: U,
+    /// Tells the data streams which share they are for.
+    share: watch::Sender<Option<(u32, u64)>>,
     claimed: Option<Claimed>,
+    /// Until when the claim must be answered.
+    answer_by: Option<Instant>,
+    /// The policy that the relay was told.
+    told: Arc<AccessPolicy>,
     next_request: u32,
-    seq: u64,
-    renew_at: Option<tokio::time::Instant>,
+    renewal: Option<Renewal>,
+    renew_at: Option<Instant>,
     extra: Arc<AtomicU8>,
 }
 
+/// Counts one further connection while it is held.
+struct Extra(Arc<AtomicU8>);
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Session<'_> {
-    /// Claims the name and serves until the session ends. `up` hears of every `claimed`.
+    /// Claims the name and serves until the session ends. `up` hears of every `claimed`. The
+    /// connections end with the session, except when the relay sends us elsewhere.
     pub(super) async fn run(
         &self,
         connection: Connection,
         ticket: Option<String>,
         orders: &mut mpsc::Receiver<Order>,
-        mut up: impl FnMut(&Claimed),
+        up: impl FnMut(&Claimed),
     ) -> Ended {
-        let Connection { mut reader, mut writer, streams, activity, scope, welcome } = connection;
-        let (serving, served) = watch::channel(None);
-        self.accept(streams, &scope, served.clone());
-        let (inbox, mut messages) = mpsc::channel(16);
-        let stop = scope.clone();
-        scope.spawn_essential(async move {
-            let read = async {
-                while let Ok(message) = wire::read::<RelayMessage>(&mut reader).await {
-                    if inbox.send(message).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            stop.token().run_until_cancelled(read).await;
-        });
+        let (share, served) = watch::channel(None);
+        let (backend, gate) = (Arc::clone(self.backend), Arc::clone(self.gate));
+        let serving = Serving { backend, gate, share: served };
+        let welcome = connection.welcome.clone();
+        let mut talk = connection.start(serving.clone());
         let mut running = Running {
+            up,
+            share,
             claimed: None,
-            next_request: 1,
-            seq: 0,
+            answer_by: Some(Instant::now() + CLAIM_TIMEOUT),
+            told: self.gate.policy(),
+            next_request: CLAIM + 1,
+            renewal: None,
             renew_at: None,
             extra: Arc::default(),
         };
         let claim = AgentMessage::Claim(Claim {
-            request: 0,
+            request: CLAIM,
             name: self.wanted.name.clone(),
             mode: self.wanted.mode,
-            access: (*self.gate.policy()).clone(),
+            access: (*running.told).clone(),
             ticket,
-            expires_in_secs: self.wanted.expires_at.map(|at| at.saturating_sub(super::unix_now())),
+            expires_in_secs: self.wanted.expires_at.map(|at| at.saturating_sub(unix_now())),
         });
-        let lost = |what: &str| Ended::Lost(TunnelError::Lost(what.to_owned()));
-        if wire::write(&mut writer, &claim).await.is_err() {
-            return lost("the relay closed it");
+        let stop = match talk.say(&claim).await {
+            Ok(()) => self.converse(&mut talk, &mut running, orders, (&welcome, &serving)).await,
+            Err(error) => Stop::Broken(error),
+        };
+        let ended = match stop {
+            Stop::Ended(ended) => ended,
+            Stop::Broken(error) => self.last_words(&mut talk, &mut running, error).await,
+        };
+        let scope = talk.scope.clone();
+        match ended {
+            Ended::GoAway(grace) => scope.spawn_until_cancelled(talk.linger(grace, running.extra)),
+            Ended::Lost(_) | Ended::Slept | Ended::Released => scope.cancel(),
         }
-        let mut pings = tokio::time::interval(PING_INTERVAL);
-        pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ended
+    }
+
+    async fn converse<U: FnMut(&Claimed)>(
+        &self,
+        talk: &mut Talk,
+        running: &mut Running<U>,
+        orders: &mut mpsc::Receiver<Order>,
+        (welcome, serving): (&Welcome, &Serving),
+    ) -> Stop {
+        let closed = || Stop::Broken(TunnelError::Lost("the relay closed it".to_owned()));
+        let mut pings = ping_ticks();
         let mut slept = SleepWatch::new();
-        // Every branch is cancel-safe; what is written is written outside of the select.
         loop {
-            let say = tokio::select! {
-                message = messages.recv() => match message {
-                    None => return lost("the relay closed it"),
-                    Some(message) => {
-                        match self.on_message(message, &mut running, &serving, &mut up) {
-                            Ok(answer) => answer,
-                            Err(ended) => {
-                                if matches!(ended, Ended::GoAway) {
-                                    self.linger(scope);
-                                }
-                                return ended;
-                            }
-                        }
-                    }
+            // Every branch is cancel-safe; what is written is written outside of the select. Messages
+            // come first: the last one tells why the connection closes behind it.
+            let next = tokio::select! {
+                biased;
+                message = talk.messages.recv() => match message {
+                    Some(message) => self.on_message(message, running),
+                    None => Err(closed()),
                 },
+                () = talk.scope.cancelled() => Err(closed()),
                 order = orders.recv() => match order {
-                    Some(Order::Access) => running.update(Some((*self.gate.policy()).clone()), None),
+                    Some(Order::Access) => Ok(running.tell(self.gate.policy())),
                     Some(Order::Release) | None => {
-                        if let Some(message) = running.release() {
-                            let _told = tokio::time::timeout(
-                                Duration::from_secs(2), wire::write(&mut writer, &message)).await;
-                        }
-                        scope.cancel();
-                        return Ended::Released;
+                        running.release(talk).await;
+                        Err(Stop::Ended(Ended::Released))
                     }
                 },
-                _ = pings.tick() => {
-                    if activity.silence() > DEAD_AFTER {
-                        return lost("the relay fell silent");
-                    }
-                    running.seq += 1;
-                    Some(AgentMessage::Ping(Beat { seq: running.seq }))
+                () = slept.woke() => Err(Stop::Ended(Ended::Slept)),
+                _ = pings.tick() => talk.ping().await.map(|()| None).map_err(Stop::Broken),
+                () = until(running.answer_by) => {
+                    let relay = self.dialer.relay.origin();
+                    Err(Stop::Ended(Ended::Lost(TunnelError::Timeout { relay })))
                 }
-                () = slept.woke() => return Ended::Slept,
-                () = self.gate.busy() => None,
-                () = until(running.renew_at), if running.renew_at.is_some() => running.renew(),
-                () = scope.cancelled() => return lost("the relay closed it"),
+                () = until(running.renew_at) => Ok(running.renew(unix_now())),
+                () = self.gate.busy() => Ok(None),
             };
-            if let Some(message) = say
-                && wire::write(&mut writer, &message).await.is_err()
-            {
-                return lost("the relay closed it");
+            let said = match next {
+                Ok(Some(message)) => talk.say(&message).await.map_err(Stop::Broken),
+                Ok(None) => Ok(()),
+                Err(stop) => Err(stop),
+            };
+            if let Err(stop) = said {
+                return stop;
             }
-            self.widen(&welcome, &mut running, &scope, &served);
+            self.widen(talk, welcome, serving, &running.extra);
         }
     }
 
-    /// Serves the data streams of a connection as they come.
-    fn accept(&self, mut streams: Streams, scope: &Scope, served: serve::Served) {
-        let (backend, gate, tasks) =
-            (Arc::clone(self.backend), Arc::clone(self.gate), scope.clone());
-        let stop = scope.clone();
-        scope.spawn_essential(async move {
-            while let Some(Some(stream)) = stop.token().run_until_cancelled(streams.recv()).await {
-                let (backend, gate, served) =
-                    (Arc::clone(&backend), Arc::clone(&gate), served.clone());
-                tasks.spawn_until_cancelled(serve::stream(stream, backend, gate, served));
+    /// Reads what the relay said before the connection broke: it may tell why.
+    async fn last_words<U: FnMut(&Claimed)>(
+        &self,
+        talk: &mut Talk,
+        running: &mut Running<U>,
+        error: TunnelError,
+    ) -> Ended {
+        let words = async {
+            while let Some(message) = talk.messages.recv().await {
+                if let Err(Stop::Ended(ended)) = self.on_message(message, running) {
+                    return Some(ended);
+                }
             }
-        });
+            None
+        };
+        let said = tokio::time::timeout(LAST_WORDS, words).await;
+        said.ok().flatten().unwrap_or(Ended::Lost(error))
     }
 
     /// Opens one more connection when those that are open are busy.
-    fn widen(
-        &self,
-        welcome: &Welcome,
-        running: &mut Running,
-        scope: &Scope,
-        served: &serve::Served,
-    ) {
+    fn widen(&self, talk: &Talk, welcome: &Welcome, serving: &Serving, extra: &Arc<AtomicU8>) {
         let limit = self.max_connections.min(welcome.limits.connections).min(MAX_CONNECTIONS);
-        let open = running.extra.load(Ordering::Relaxed) + 1;
+        let open = extra.load(Ordering::Relaxed) + 1;
         if open >= limit {
             return self.gate.tell_at(usize::MAX);
         }
         self.gate.tell_at(BUSY * usize::from(open));
-        if self.gate.stats().active < BUSY * usize::from(open) {
+        if self.gate.load() < BUSY * usize::from(open) {
             return;
         }
         self.gate.tell_at(BUSY * usize::from(open + 1));
-        running.extra.fetch_add(1, Ordering::Relaxed);
-        let extra = Arc::clone(&running.extra);
+        extra.fetch_add(1, Ordering::Relaxed);
+        let counted = Extra(Arc::clone(extra));
         let (dialer, agent) = (self.dialer.clone(), self.agent.to_owned());
-        let (backend, gate) = (Arc::clone(self.backend), Arc::clone(self.gate));
-        let (session, scope, served) = (welcome.session.clone(), scope.child(), served.clone());
-        let tasks = scope.clone();
-        tasks.spawn_until_cancelled(async move {
-            match Connection::open(&dialer, &agent, Some(session), scope.child()).await {
-                Ok(connection) => keep_extra(connection, &backend, &gate, &served).await,
+        let (session, scope, serving) =
+            (welcome.session.clone(), talk.scope.child(), serving.clone());
+        talk.scope.spawn_until_cancelled(async move {
+            let _counted = counted;
+            match Connection::open(&dialer, &agent, Some(session), scope).await {
+                Ok(connection) => connection.start(serving).keep_extra().await,
                 Err(error) => tracing::debug!(%error, "no further connection"),
             }
-            extra.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
-    fn on_message(
+    fn on_message<U: FnMut(&Claimed)>(
         &self,
         message: RelayMessage,
-        running: &mut Running,
-        serving: &watch::Sender<Option<(u32, u64)>>,
-        up: &mut impl FnMut(&Claimed),
-    ) -> Result<Option<AgentMessage>, Ended> {
+        running: &mut Running<U>,
+    ) -> Result<Option<AgentMessage>, Stop> {
         let refused = |refusal: Refusal| {
-            let refusal = Box::new(refusal);
-            Ended::Lost(TunnelError::Refused { relay: self.dialer.relay.origin(), refusal })
+            let (relay, refusal) = (self.dialer.relay.origin(), Box::new(refusal));
+            Stop::Ended(Ended::Lost(TunnelError::Refused { relay, refusal }))
         };
         match message {
             RelayMessage::Claimed(claimed) => {
-                serving.send_replace(Some((claimed.share, claimed.generation)));
-                running.plan_renewal(&claimed, self.wanted.expires_at);
-                up(&claimed);
-                running.claimed = Some(claimed);
-                Ok(None)
+                running.claimed(claimed, self.wanted.expires_at);
+                // It may have changed while the claim was on its way.
+                Ok(running.tell(self.gate.policy()))
             }
-            RelayMessage::Refused(answer) if answer.request == 0 => Err(refused(answer.refusal)),
+            RelayMessage::Refused(answer) if answer.request == CLAIM => {
+                Err(refused(answer.refusal))
+            }
             RelayMessage::Refused(answer) => {
                 tracing::warn!(code = %answer.refusal.code, "the relay refused a change");
+                running.refused(&answer, unix_now());
                 Ok(None)
             }
             RelayMessage::Revoked(revoked)
@@ -307,7 +276,9 @@ impl Session<'_> {
             {
                 Err(refused(revoked.refusal))
             }
-            RelayMessage::GoAway(_) => Err(Ended::GoAway),
+            RelayMessage::GoAway(go) => {
+                Err(Stop::Ended(Ended::GoAway(Duration::from_millis(go.grace_ms))))
+            }
             RelayMessage::Notice(notice) => {
                 tracing::warn!(message = notice.message, "the relay says");
                 Ok(None)
@@ -323,86 +294,75 @@ impl Session<'_> {
             _ => Ok(None),
         }
     }
-
-    /// Keeps serving the streams of a connection that the relay will close by itself.
-    fn linger(&self, scope: Scope) {
-        let stop = self.scope.clone();
-        self.scope.spawn(async move {
-            tokio::select! { () = scope.cancelled() => {}, () = stop.cancelled() => {} }
-            scope.cancel();
-        });
-    }
 }
 
-impl Running {
-    fn update(
-        &mut self,
-        access: Option<mcpm_shared::access::AccessPolicy>,
-        expires_in_secs: Option<u64>,
-    ) -> Option<AgentMessage> {
+impl<U: FnMut(&Claimed)> Running<U> {
+    fn claimed(&mut self, claimed: Claimed, wanted: Option<u64>) {
+        self.answer_by = None;
+        self.share.send_replace(Some((claimed.share, claimed.generation)));
+        let now = unix_now();
+        self.renewal = claimed.expires_at.and_then(|ends| Renewal::plan(ends, wanted, now));
+        self.renew_in(self.renewal.as_ref().and_then(|renewal| renewal.wait(now)));
+        (self.up)(&claimed);
+        self.claimed = Some(claimed);
+    }
+
+    /// Makes the message that tells the relay of `policy`, unless it has that or no share yet.
+    fn tell(&mut self, policy: Arc<AccessPolicy>) -> Option<AgentMessage> {
         let share = self.claimed.as_ref()?.share;
-        let request = self.next_request;
-        self.next_request += 1;
-        Some(AgentMessage::Update(Update { request, share, access, expires_in_secs }))
-    }
-
-    fn release(&mut self) -> Option<AgentMessage> {
-        let share = self.claimed.take()?.share;
-        let request = self.next_request;
-        self.next_request += 1;
-        Some(AgentMessage::Release(Release { request, share }))
-    }
-
-    /// Plans to renew a share that ends because the relay says so, not because the user did.
-    fn plan_renewal(&mut self, claimed: &Claimed, wanted: Option<u64>) {
-        let Some(end) = claimed.expires_at.filter(|_| wanted.is_none()) else { return };
-        let half = Duration::from_secs(end.saturating_sub(super::unix_now()) / 2);
-        self.renew_at = Some(tokio::time::Instant::now() + half.max(Duration::from_secs(1)));
-    }
-
-    fn renew(&mut self) -> Option<AgentMessage> {
-        let expires_at = self.claimed.as_ref()?.expires_at?;
-        let life = expires_at.saturating_sub(super::unix_now()).saturating_mul(2).max(2);
-        self.renew_at = Some(tokio::time::Instant::now() + Duration::from_secs(life / 2));
-        if let Some(claimed) = &mut self.claimed {
-            claimed.expires_at = Some(super::unix_now() + life);
+        if *policy == *self.told {
+            return None;
         }
-        self.update(None, Some(life))
+        self.told = Arc::clone(&policy);
+        let (request, access) = (self.request(), Some((*policy).clone()));
+        Some(AgentMessage::Update(Update { request, share, access, expires_in_secs: None }))
+    }
+
+    /// Makes the message that asks for more time.
+    fn renew(&mut self, now: u64) -> Option<AgentMessage> {
+        self.renew_at = None;
+        let share = self.claimed.as_ref()?.share;
+        let request = self.request();
+        let renewal = self.renewal.as_mut()?;
+        let expires_in_secs = Some(renewal.ask(request, now));
+        let wait = renewal.wait(now);
+        self.renew_in(wait);
+        Some(AgentMessage::Update(Update { request, share, access: None, expires_in_secs }))
+    }
+
+    fn refused(&mut self, answer: &Refused, now: u64) {
+        let after = answer.refusal.retry_after_secs;
+        let renewal = self.renewal.as_mut();
+        if let Some(wait) = renewal.and_then(|r| r.refused(answer.request, after, now)) {
+            self.renew_in(Some(wait));
+        }
+    }
+
+    fn renew_in(&mut self, wait: Option<Duration>) {
+        self.renew_at = wait.map(|wait| Instant::now() + wait);
+    }
+
+    /// Tells the relay that the share is given up, if it can be told soon.
+    async fn release(&mut self, talk: &mut Talk) {
+        let Some(Claimed { share, .. }) = self.claimed.take() else { return };
+        let release = AgentMessage::Release(Release { request: self.request(), share });
+        let _told = tokio::time::timeout(RELEASE_TIMEOUT, talk.say(&release)).await;
+    }
+
+    fn request(&mut self) -> u32 {
+        let request = self.next_request;
+        self.next_request += 1;
+        request
     }
 }
 
-/// Keeps a further connection of a session alive: streams and pings.
-async fn keep_extra(
-    connection: Connection,
-    backend: &Arc<Backend>,
-    gate: &Arc<Gate>,
-    served: &serve::Served,
-) {
-    let Connection { mut reader, mut writer, mut streams, activity, scope, .. } = connection;
-    let _ends_all = scope.guard();
-    let read = async { while wire::read::<RelayMessage>(&mut reader).await.is_ok() {} };
-    let beat = async {
-        let mut pings = tokio::time::interval(PING_INTERVAL);
-        for seq in 0.. {
-            pings.tick().await;
-            let ping = AgentMessage::Ping(Beat { seq });
-            if activity.silence() > DEAD_AFTER || wire::write(&mut writer, &ping).await.is_err() {
-                return;
-            }
-        }
-    };
-    let accept = async {
-        while let Some(stream) = streams.recv().await {
-            let (backend, gate, served) = (Arc::clone(backend), Arc::clone(gate), served.clone());
-            scope.spawn_until_cancelled(serve::stream(stream, backend, gate, served));
-        }
-    };
-    tokio::select! { () = read => {}, () = beat => {}, () = accept => {} }
-}
-
-async fn until(at: Option<tokio::time::Instant>) {
+/// Waits until `at`; for ever without it.
+async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 //! no task and no pool.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,11 +19,14 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::address::HttpTarget;
-use super::gate::Gate;
+use super::gate::{Counted, Gate};
 
 /// How much is read at once: small while messages are small, more when a body fills it.
 const SMALL: usize = 8 * 1024;
 const LARGE: usize = 64 * 1024;
+
+/// How long connecting to the service may take: it is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an exchange ended the stream.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +51,7 @@ struct Judged {
 }
 
 /// Serves exchanges on a data stream until it ends.
-pub(super) async fn serve(stream: MuxStream, target: &HttpTarget, gate: &Gate) {
+pub(super) async fn serve(stream: MuxStream, target: &HttpTarget, gate: &Arc<Gate>) {
     if let Err(error) = exchanges(stream, target, gate).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "stream ended");
     }
@@ -55,7 +60,7 @@ pub(super) async fn serve(stream: MuxStream, target: &HttpTarget, gate: &Gate) {
 async fn exchanges(
     mut stream: MuxStream,
     target: &HttpTarget,
-    gate: &Gate,
+    gate: &Arc<Gate>,
 ) -> Result<(), SpliceError> {
     let mut inbound = BytesMut::with_capacity(SMALL);
     let mut outbound = BytesMut::new();
@@ -66,17 +71,24 @@ async fn exchanges(
             Some(Err(refusal)) => return write_refusal(&mut stream, refusal).await,
             None => return Ok(()),
         };
-        let _counted = gate.count();
+        let counted = gate.count();
         let mut connection = match service.take().filter(is_alive) {
             Some(connection) => connection,
-            None => match connect(target).await {
-                Ok(connection) => connection,
-                Err(error) => return write_unreachable(&mut stream, target, &error).await,
-            },
+            None => {
+                let connected = tokio::select! {
+                    biased;
+                    connected = connect(target) => connected,
+                    gone = leaving(&mut inbound, &mut stream) => return Err(gone),
+                };
+                match connected {
+                    Ok(connection) => connection,
+                    Err(error) => return write_unreachable(&mut stream, target, &error).await,
+                }
+            }
         };
         inbound.advance(judged.consumed);
-        let ended = exchange(&mut stream, &mut connection, judged, &mut inbound, &mut outbound);
-        if ended.await? {
+        let buffers = (&mut inbound, &mut outbound);
+        if exchange(&mut stream, &mut connection, judged, buffers, &counted).await? {
             service = Some(connection);
         } else {
             return stream.shutdown().await.map_err(SpliceError::Stream);
@@ -161,7 +173,8 @@ fn credentials(head: &RequestHead<'_>) -> HeaderMap {
 }
 
 async fn connect(target: &HttpTarget) -> io::Result<TcpStream> {
-    let connection = TcpStream::connect((target.host(), target.port())).await?;
+    let connecting = TcpStream::connect((target.host(), target.port()));
+    let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
     connection.set_nodelay(true)?;
     Ok(connection)
 }
@@ -178,8 +191,8 @@ async fn exchange(
     stream: &mut MuxStream,
     service: &mut TcpStream,
     judged: Judged,
-    inbound: &mut BytesMut,
-    outbound: &mut BytesMut,
+    (inbound, outbound): (&mut BytesMut, &mut BytesMut),
+    counted: &Counted,
 ) -> Result<bool, SpliceError> {
     let mut body = BodyTracker::new(judged.body);
     let now = body.feed(inbound)?;
@@ -191,19 +204,22 @@ async fn exchange(
     let (mut from_visitor, mut to_visitor) = tokio::io::split(stream);
     let (mut from_service, mut to_service) = service.split();
     let up = async {
-        pump(&mut body, inbound, &mut from_visitor, &mut to_service).await?;
+        pump(&mut body, inbound, &mut from_visitor, &mut to_service, counted).await?;
         if judged.upgrade {
-            return Ok(std::future::pending().await);
+            return Err(leaving(inbound, &mut from_visitor).await);
         }
         watch(inbound, &mut from_visitor).await
     };
-    let down = answer(&judged.method, outbound, &mut from_service, &mut to_visitor);
+    let down = answer(&judged.method, outbound, &mut from_service, &mut to_visitor, counted);
     let (keep, switched) = tokio::select! {
         biased;
         answered = down => answered?,
         ended = up => return ended,
     };
     if switched {
+        // What the visitor said before it knew of the switch.
+        to_service.write_all(inbound).await.map_err(SpliceError::Service)?;
+        inbound.clear();
         let up = tokio::io::copy(&mut from_visitor, &mut to_service);
         let down = tokio::io::copy(&mut from_service, &mut to_visitor);
         tokio::select! { _ = up => {}, _ = down => {} }
@@ -218,6 +234,7 @@ async fn pump(
     inbound: &mut BytesMut,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    counted: &Counted,
 ) -> Result<(), SpliceError> {
     while !body.is_done() {
         inbound.reserve(LARGE);
@@ -227,8 +244,23 @@ async fn pump(
         let belongs = body.feed(inbound)?;
         to.write_all(&inbound[..belongs]).await.map_err(SpliceError::Service)?;
         inbound.advance(belongs);
+        counted.moved(belongs);
     }
     Ok(())
+}
+
+/// Waits for the visitor to go away, and keeps what it says meanwhile, as much as is reasonable.
+/// Cancel-safe.
+async fn leaving(inbound: &mut BytesMut, from: &mut (impl AsyncRead + Unpin)) -> SpliceError {
+    while inbound.len() < LARGE {
+        inbound.reserve(SMALL);
+        match from.read_buf(inbound).await {
+            Ok(0) => return SpliceError::Cancelled,
+            Ok(_) => {}
+            Err(error) => return SpliceError::Stream(error),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits for the visitor to go away. A next request cannot come before this one is answered.
@@ -253,6 +285,7 @@ async fn answer(
     buffer: &mut BytesMut,
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    counted: &Counted,
 ) -> Result<(bool, bool), SpliceError> {
     let mut started = false;
     let (mut body, keep) = loop {
@@ -297,6 +330,7 @@ async fn answer(
         }
         body.feed(buffer)?;
         size = if read >= size { LARGE } else { size };
+        counted.moved(read);
         write(to, buffer).await?;
     }
     Ok((keep, false))
@@ -345,3 +379,6 @@ async fn respond(
     stream.write_all(answer.as_bytes()).await.map_err(SpliceError::Stream)?;
     stream.shutdown().await.map_err(SpliceError::Stream)
 }
+
+#[cfg(test)]
+mod tests;

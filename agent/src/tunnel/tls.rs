@@ -1,5 +1,6 @@
 //! Whom the agent trusts: the platform's roots, a CA file beside them, or one pinned certificate.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 
 use super::error::TunnelError;
@@ -101,7 +102,8 @@ impl ServerCertVerifier for Pinned {
         if self.digest.matches(end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+        let mismatch = OtherError(Arc::new(PinMismatch(Digest::of(end_entity))));
+        Err(rustls::CertificateError::Other(mismatch).into())
     }
 
     fn verify_tls12_signature(
@@ -127,6 +129,21 @@ impl ServerCertVerifier for Pinned {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Another certificate than the pinned one was shown.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate {0} is not the pinned one")]
+struct PinMismatch(Digest);
+
+/// Returns the fingerprint of the certificate that was shown, when a handshake failed because it
+/// is not the pinned one.
+pub(super) fn pin_mismatch(error: &io::Error) -> Option<Digest> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    let Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error else {
+        return None;
+    };
+    other.0.downcast_ref::<PinMismatch>().map(|mismatch| mismatch.0)
 }
 
 /// Where a fingerprint that was seen is noted.
@@ -203,6 +220,21 @@ mod tests {
         let options = TlsOptions { ca: Some("/nonexistent.pem".into()), fingerprint: None };
         let error = client(&options).unwrap_err();
         assert!(error.to_string().contains("/nonexistent.pem"), "{error}");
-        assert!(error.is_terminal());
+        assert!(error.is_terminal(true));
+    }
+    #[test]
+    fn another_certificate_than_the_pinned_one_is_told_from_other_failures() {
+        let provider = Arc::new(ring::default_provider());
+        let pinned = Pinned { digest: Digest::of(b"mine"), provider };
+        let verify = |certificate: &'static [u8]| {
+            let name = ServerName::try_from("relay.example").unwrap();
+            let certificate = CertificateDer::from(certificate);
+            pinned.verify_server_cert(&certificate, &[], &name, &[], UnixTime::now())
+        };
+        assert!(verify(b"mine").is_ok());
+        let failed = io::Error::new(io::ErrorKind::InvalidData, verify(b"theirs").unwrap_err());
+        assert_eq!(pin_mismatch(&failed), Some(Digest::of(b"theirs")));
+        let expired = Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert_eq!(pin_mismatch(&io::Error::other(expired)), None);
     }
 }

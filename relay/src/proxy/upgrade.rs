@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::body::{EdgeBody, LaneBody};
 use crate::config::Config;
 use crate::error::EdgeError;
-use crate::headers;
+use crate::headers::{self, Forwarded};
 use crate::metrics::Metrics;
 use crate::tunnel::lane::Outgoing;
 use crate::tunnel::share::{InFlight, Share};
@@ -31,8 +31,8 @@ pub(super) async fn run(
     scope: &Scope,
     config: &Config,
     share: &Arc<Share>,
-    in_flight: InFlight,
-    mut request: Request<Incoming>,
+    mut in_flight: InFlight,
+    (mut request, forwarded): (Request<Incoming>, Forwarded),
     metrics: &Arc<Metrics>,
 ) -> Result<Response<EdgeBody>, EdgeError> {
     let visitor = hyper::upgrade::on(&mut request);
@@ -40,11 +40,11 @@ pub(super) async fn run(
         let counter = metrics.bytes_in.clone();
         VisitorBody::new(body, config.limits.max_body_bytes, None, counter)
     });
-    let mut lane = share.fresh_lane().await.map_err(|error| {
+    let mut lane = share.fresh_lane(&mut in_flight).await.map_err(|error| {
         tracing::debug!(%error, "no lane");
         EdgeError::Offline
     })?;
-    let mut request = Outgoing::new(request);
+    let mut request = Outgoing::new(request, &forwarded);
     let mut response = lane.exchange(&mut request, config.timing.idle).await.map_err(|error| {
         tracing::debug!(%error, "upgrade failed");
         EdgeError::AgentFailed

@@ -20,6 +20,7 @@ use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
 use super::visitor_body::{VisitorBody, VisitorBodyError};
+use crate::headers::Forwarded;
 use crate::metrics::Tracked;
 
 /// A body of at most this size is sent together with its head: one frame instead of two.
@@ -345,9 +346,10 @@ impl Lane {
 }
 
 impl Outgoing {
-    /// Writes the head of a request, whose headers are those to be sent except for its framing.
+    /// Writes the head of a request, whose headers are those to be sent except for its framing and
+    /// for what is told of the visitor.
     #[must_use]
-    pub fn new(request: Request<VisitorBody>) -> Self {
+    pub fn new(request: Request<VisitorBody>, forwarded: &Forwarded) -> Self {
         let (parts, body) = request.into_parts();
         let mut buffer = BytesMut::with_capacity(1024);
         for part in [parts.method.as_str(), " ", parts.uri.path()] {
@@ -364,6 +366,7 @@ impl Outgoing {
             buffer.extend_from_slice(value.as_bytes());
             buffer.extend_from_slice(b"\r\n");
         }
+        forwarded.write(&mut buffer);
         let empty = body.is_end_stream();
         let chunked = !empty && !parts.headers.contains_key(header::CONTENT_LENGTH);
         if chunked {

@@ -131,6 +131,18 @@ impl Session {
         }
     }
 
+    /// Ends the session and tells the agent why.
+    pub fn end(&self, refusal: &Refusal) {
+        if self.scope.is_cancelled() {
+            return;
+        }
+        let shares: Vec<u32> = self.locked().keys().copied().collect();
+        for share in shares {
+            self.tell(RelayMessage::Revoked(Revoked { share, refusal: refusal.clone() }));
+        }
+        self.scope.cancel();
+    }
+
     /// Asks the agent to connect again elsewhere; says so once.
     pub fn go_away(&self, reason: &str, grace: std::time::Duration) {
         if !self.going_away.swap(true, Ordering::Relaxed) {

@@ -62,6 +62,16 @@ pub struct InFlight {
     connection: Option<Arc<AtomicUsize>>,
 }
 
+impl InFlight {
+    /// Counts the exchange on its connection too, as long as it lasts.
+    fn on(&mut self, opener: &Opener) {
+        opener.load().fetch_add(1, Ordering::Relaxed);
+        if let Some(before) = self.connection.replace(Arc::clone(opener.load())) {
+            before.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.share.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -152,8 +162,7 @@ impl Share {
     pub async fn lane(&self, in_flight: &mut InFlight) -> Result<(usize, Lane), LaneError> {
         let (slot, opener) =
             self.session.least_loaded().ok_or(LaneError::Open(MuxError::Closed))?;
-        opener.load().fetch_add(1, Ordering::Relaxed);
-        in_flight.connection = Some(Arc::clone(opener.load()));
+        in_flight.on(&opener);
         while let Some(mut lane) = self.take_rested(slot) {
             if lane.is_ready() {
                 return Ok((slot, lane));
@@ -167,9 +176,10 @@ impl Share {
     ///
     /// # Errors
     /// When the session has no connection that opens a stream.
-    pub async fn fresh_lane(&self) -> Result<Lane, LaneError> {
+    pub async fn fresh_lane(&self, in_flight: &mut InFlight) -> Result<Lane, LaneError> {
         let closed = LaneError::Open(MuxError::Closed);
         let (_, opener) = self.session.least_loaded().ok_or(closed)?;
+        in_flight.on(&opener);
         self.open_lane(&opener).await
     }
 

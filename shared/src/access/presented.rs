@@ -78,9 +78,10 @@ impl<'a> Presented<'a> {
     }
 
     /// Returns the secret to judge and where it stood. The explicit places come first, so that
-    /// `Authorization` stays free for the server behind the share.
-    pub(super) fn secret(&self) -> Result<(&[u8], Source), Denied> {
-        match (&self.header, &self.link, &self.bearer) {
+    /// `Authorization` stays free for the server behind the share. The link counts only `with_link`.
+    pub(super) fn secret(&self, with_link: bool) -> Result<(&[u8], Source), Denied> {
+        let link = if with_link { &self.link } else { &Slot::Empty };
+        match (&self.header, link, &self.bearer) {
             (Slot::Many, _, _) | (_, Slot::Many, _) | (_, _, Slot::Many) => Err(Denied::Ambiguous),
             (Slot::One(secret), _, _) => Ok((secret, Source::SecretHeader)),
             (_, Slot::One(secret), _) => Ok((secret, Source::Link)),

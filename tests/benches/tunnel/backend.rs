@@ -1,8 +1,10 @@
 //! The server behind every contender: as little HTTP/1.1 as the load generator needs.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::process::Process;
@@ -27,7 +29,11 @@ pub(crate) async fn start() -> anyhow::Result<Backend> {
 
 /// Answers `/` with 1 KB and `/bulk/N` with N bytes, until killed.
 pub(crate) async fn serve() -> anyhow::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    // The usual queue of 128 overflows when a tunnel dials for 256 visitors at once; whoever it
+    // overflows for then waits a second for the retransmission, which is no tunnel's figure.
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let listener = socket.listen(4096)?;
     println!("{}", listener.local_addr()?.port());
     let mut connections = JoinSet::new();
     loop {

@@ -7,6 +7,7 @@ use mcpm_shared::name::Name;
 use mcpm_shared::token::Token;
 
 use super::Access;
+use super::keeper::off_thread;
 use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
 use crate::fs::Paths;
 
@@ -43,7 +44,8 @@ impl Keyring {
                 Some(record) => record,
                 None => ShareRecord::new(name, relay, target.clone()),
             };
-            if access != Access::Public && record.valid_token(unix_now()).is_none() {
+            // What was given to somebody else, or for some time, is not for showing again.
+            if access != Access::Public && record.own_token().is_none() {
                 record.add_token(NewToken::default(), unix_now());
             }
             if access == Access::Link && record.link.is_none() {
@@ -72,9 +74,9 @@ impl Keyring {
         }
     }
 
-    /// Returns a token to show; none for a public share.
+    /// Returns the owner's token, to show it; none for a public share.
     pub(super) fn token(&self) -> Option<Token> {
-        let shown = self.record.valid_token(unix_now()).filter(|_| self.access != Access::Public);
+        let shown = self.record.own_token().filter(|_| self.access != Access::Public);
         shown.map(|token| token.token.clone())
     }
 
@@ -84,17 +86,26 @@ impl Keyring {
         Some(format!("{url}?s={}", secret.expose()))
     }
 
-    /// Looks at the file again; returns the policy if it changed since.
+    /// Returns the file, for writing beside the share.
+    pub(super) fn file(&self) -> &ShareFile {
+        &self.file
+    }
+
+    /// Looks at the file again; returns the policy if it changed since. Cancel-safe.
     ///
     /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that.
-    pub(super) fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
-        let version = Some(self.file.version());
-        if version == self.version {
-            return None;
-        }
-        self.version = version;
+    pub(super) async fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
+        let (file, seen) = (self.file.clone(), self.version);
+        // Never the version after a write of ours: somebody may have revoked a token just before
+        // we wrote, and the next look must see it.
+        let look = move || {
+            let version = file.version();
+            (Some(version) != seen).then(|| (version, file.read()))
+        };
+        let (version, read) = off_thread(look).await?;
+        self.version = Some(version);
         let before = self.policy();
-        let failed = match self.file.read() {
+        let failed = match read {
             Ok(Some(record)) => {
                 self.record = record;
                 None
@@ -110,23 +121,6 @@ impl Keyring {
         }
         Some(self.policy()).filter(|policy| *policy != before).map(Ok)
     }
-
-    /// Keeps what the relay said, for the next run.
-    pub(super) fn keep(
-        &self,
-        url: &str,
-        ticket: Option<&str>,
-        generation: Option<u64>,
-    ) -> Result<(), CredentialError> {
-        // `version` stays as it was: somebody may have revoked a token just before we write, and
-        // the next look must see it.
-        self.file.update(|record| {
-            record.url = Some(url.to_owned());
-            record.ticket = ticket.map(str::to_owned);
-            record.generation = generation;
-            Ok(())
-        })
-    }
 }
 
 fn unix_now() -> u64 {
@@ -136,6 +130,7 @@ fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::ShareInfo;
 
     fn open(paths: &Paths, access: Access) -> Keyring {
         let target = ShareTarget::Server("time".to_owned());
@@ -155,33 +150,41 @@ mod tests {
         assert_eq!(open(&paths, Access::Link).link("https://u").unwrap(), link);
     }
 
-    #[test]
-    fn a_revocation_is_seen_at_the_next_look_even_when_we_wrote_in_between() {
+    #[tokio::test]
+    async fn a_revocation_is_seen_at_the_next_look_even_when_we_wrote_in_between() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
         let mut keyring = open(&paths, Access::Token);
-        assert!(keyring.refresh().is_none());
-        let (file, record) = crate::credentials::find(&paths, "time").unwrap();
+        assert!(keyring.refresh().await.is_none());
+        let (file, record) = crate::credentials::find(&paths, "time", |_, _| {}).unwrap();
         file.update(|r| r.revoke_token(&record.tokens[0].id)).unwrap();
-        keyring.keep("https://u", Some("ticket"), Some(1)).unwrap();
-        assert!(keyring.refresh().unwrap().unwrap().tokens.is_empty());
-        assert!(keyring.refresh().is_none());
+        let info = ShareInfo {
+            name: "time-abc".parse().unwrap(),
+            url: "https://u".to_owned(),
+            generation: 1,
+            ticket: Some("ticket".to_owned()),
+            expires_at: None,
+            relay: "https://r.example".to_owned(),
+        };
+        super::super::keeper::write(&file, &info).unwrap();
+        assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
+        assert!(keyring.refresh().await.is_none());
         assert_eq!(keyring.ticket().unwrap(), "ticket");
     }
 
-    #[test]
-    fn a_file_that_goes_away_or_turns_corrupt_lets_nobody_in() {
+    #[tokio::test]
+    async fn a_file_that_goes_away_or_turns_corrupt_lets_nobody_in() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
         let path = paths.shares().join("time-abc@r.example.json");
         let mut keyring = open(&paths, Access::Link);
         std::fs::write(&path, "{").unwrap();
-        assert!(keyring.refresh().unwrap().is_err());
+        assert!(keyring.refresh().await.unwrap().is_err());
         assert_eq!(keyring.policy(), AccessPolicy::default());
         std::fs::remove_file(&path).unwrap();
         let mut keyring = open(&paths, Access::Link);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(keyring.refresh().unwrap().unwrap(), AccessPolicy::default());
+        assert_eq!(keyring.refresh().await.unwrap().unwrap(), AccessPolicy::default());
     }
 
     #[test]
@@ -193,5 +196,20 @@ mod tests {
         let name: Name = "time-abc".parse().unwrap();
         let error = Keyring::open(&paths, name, "https://r.example", &other, Access::Token);
         assert!(matches!(error, Err(CredentialError::NameInUse { .. })));
+    }
+
+    #[test]
+    fn a_token_that_was_given_to_somebody_is_never_shown_as_the_owners() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let own = open(&paths, Access::Token).token().unwrap();
+        let (file, record) = crate::credentials::find(&paths, "time", |_, _| {}).unwrap();
+        let bob = NewToken { label: Some("bob".to_owned()), expires_at: Some(u64::MAX) };
+        let bob = file.update(|record| Ok(record.add_token(bob, 1).token.clone())).unwrap();
+        file.update(|r| r.revoke_token(&record.tokens[0].id)).unwrap();
+        let shown = open(&paths, Access::Token).token().unwrap();
+        assert_ne!(shown, bob);
+        assert_ne!(shown, own);
+        assert_eq!(open(&paths, Access::Token).token().unwrap(), shown);
     }
 }

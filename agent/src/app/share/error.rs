@@ -58,3 +58,17 @@ impl Hint for ShareError {
         }
     }
 }
+
+/// Says an error, what is behind it and what to do about it, on one line.
+pub(super) fn in_full(error: &dyn Hint) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    match error.hint() {
+        Some(hint) => format!("{text}. {hint}"),
+        None => text,
+    }
+}

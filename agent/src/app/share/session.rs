@@ -12,12 +12,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Keyring;
+use super::error::in_full;
+use super::keeper::Keeper;
 use super::{Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up};
 use crate::gateway::Gateway;
 use crate::gateway::listen::{self, ListenOptions, listen};
-use crate::tunnel::{
-    Backend, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus,
-};
+use crate::tunnel::{Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus};
 
 /// How often the share looks at its file of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -33,6 +33,7 @@ pub(super) struct Session {
     pub(super) spec: ShareSpec,
     pub(super) key: AgentKey,
     pub(super) keyring: Keyring,
+    pub(super) keeper: Keeper,
     pub(super) gateway: Option<Gateway>,
     pub(super) events: mpsc::Sender<ShareEvent>,
     pub(super) scope: Scope,
@@ -43,9 +44,14 @@ impl Session {
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), ShareError> {
         let (access, policy) = watch::channel(self.keyring.policy());
         let local = self.listen(policy).await?;
+        let reach = Reach { local, access };
         match self.spec.relay.take() {
-            Some(relay) => self.publish(relay, Reach { local, access }, stop).await,
-            None => self.serve_locally(Reach { local, access }, stop).await,
+            Some(relay) => self.publish(relay, &reach, stop).await,
+            None => {
+                // Whatever it waits for, a stop is heard.
+                let served = stop.run_until_cancelled(self.serve_locally(&reach)).await;
+                served.unwrap_or(Ok(()))
+            }
         }
     }
 
@@ -72,21 +78,16 @@ impl Session {
         Ok(Some(format!("http://{address}{}", listen::PATH)))
     }
 
-    /// Serves this machine only.
-    async fn serve_locally(
-        mut self,
-        reach: Reach,
-        stop: &CancellationToken,
-    ) -> Result<(), ShareError> {
+    /// Serves this machine only, until the share cannot go on.
+    async fn serve_locally(&mut self, reach: &Reach) -> Result<(), ShareError> {
         let url = reach.local.clone().unwrap_or_default();
-        let up = self.up(&url, None, &reach, false);
+        let up = self.up(&url, None, reach, false);
         self.say(ShareEvent::Up(Box::new(up))).await;
         let mut tick = ticker();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 () = self.scope.cancelled() => return Err(ShareError::Stopped),
-                _ = tick.tick() => self.look(&reach, None).await,
+                _ = tick.tick() => self.look(reach, None).await,
             }
         }
     }
@@ -95,14 +96,14 @@ impl Session {
     async fn publish(
         mut self,
         relay: RelaySpec,
-        reach: Reach,
+        reach: &Reach,
         stop: &CancellationToken,
     ) -> Result<(), ShareError> {
         let address = relay.address.to_string();
         let tunnel = self.start_tunnel(relay);
-        let result = self.follow(&tunnel, address, &reach, stop).await;
+        let followed = stop.run_until_cancelled(self.follow(&tunnel, address, reach)).await;
         tunnel.shutdown().await;
-        result
+        followed.unwrap_or(Ok(()))
     }
 }
 
@@ -149,18 +150,18 @@ impl Session {
         Tunnel::start(config, request, backend, self.scope.child())
     }
 
-    /// Follows the tunnel until it ends, `stop` is cancelled or patience runs out.
+    /// Follows the tunnel until it ends or patience runs out.
     async fn follow(
         &mut self,
         tunnel: &Tunnel,
         relay: String,
         reach: &Reach,
-        stop: &CancellationToken,
     ) -> Result<(), ShareError> {
         let mut progress =
             Progress { relay, started: Instant::now(), was_up: false, reason: None, hint: None };
         let deadline = match self.spec.patience {
-            Patience::Time(time) => Some(progress.started + time),
+            // A time that no clock reaches is no deadline.
+            Patience::Time(time) => progress.started.checked_add(time),
             Patience::Retries(_) => None,
         };
         let mut status = tunnel.status();
@@ -170,7 +171,6 @@ impl Session {
         // Every branch is cancel-safe: tokens, watch channels and intervals keep their state.
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 changed = status.changed() => {
                     changed.map_err(|_| ShareError::Stopped)?;
                     let status = status.borrow_and_update().clone();
@@ -207,7 +207,7 @@ impl Session {
                 self.say(ShareEvent::Connecting { relay: progress.relay.clone(), attempt }).await;
             }
             TunnelStatus::Up(info) => {
-                self.keep(&info).await;
+                self.keeper.keep(&info);
                 let up = self.up(&info.url, info.expires_at, reach, progress.was_up);
                 progress.was_up = true;
                 self.say(ShareEvent::Up(Box::new(up))).await;
@@ -227,14 +227,6 @@ impl Session {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Keeps what the relay said; that it cannot be kept does not end the share.
-    async fn keep(&self, info: &ShareInfo) {
-        let kept = self.keyring.keep(&info.url, info.ticket.as_deref(), Some(info.generation));
-        if let Err(error) = kept {
-            self.say(ShareEvent::Warning(error.to_string())).await;
-        }
-    }
-
     fn up(&self, url: &str, expires_at: Option<u64>, reach: &Reach, again: bool) -> Up {
         Up {
             name: self.keyring.name().to_string(),
@@ -250,7 +242,7 @@ impl Session {
 
     /// Looks for tokens that were added or revoked, and lets them count everywhere at once.
     async fn look(&mut self, reach: &Reach, tunnel: Option<&Tunnel>) {
-        let Some(changed) = self.keyring.refresh() else { return };
+        let Some(changed) = self.keyring.refresh().await else { return };
         let policy = self.keyring.policy();
         let tokens = policy.tokens.len();
         reach.access.send_replace(policy.clone());
@@ -260,7 +252,7 @@ impl Session {
         match changed {
             Ok(_) => self.say(ShareEvent::TokensChanged { tokens }).await,
             Err(error) => {
-                let text = format!("{error}; nobody can visit until it is repaired");
+                let text = format!("nobody can visit: {}", in_full(&error));
                 self.say(ShareEvent::Warning(text)).await;
             }
         }
@@ -282,8 +274,11 @@ impl Progress {
     }
 
     fn out_of_retries(&mut self, retries: u32) -> ShareError {
-        let noun = if retries == 1 { "retry" } else { "retries" };
-        self.unreachable(format!("{retries} {noun}"))
+        self.unreachable(match retries {
+            0 => "tried once".to_owned(),
+            1 => "1 retry".to_owned(),
+            retries => format!("{retries} retries"),
+        })
     }
 
     fn unreachable(&mut self, tried: String) -> ShareError {

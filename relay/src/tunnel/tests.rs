@@ -1,0 +1,123 @@
+//! Connections of agents over an in-memory socket: how they end.
+
+use mcpm_shared::proto::ShareMode;
+use mcpm_shared::proto::control::Claim;
+use tokio::io::{AsyncWriteExt as _, WriteHalf};
+
+use super::*;
+use crate::admission::Owner;
+use crate::grants::NamePatterns;
+use crate::ports::Ports;
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(10);
+
+fn tunnels(scope: &Scope) -> Arc<Tunnels> {
+    let config = Arc::new(Config::local());
+    let bound = SocketAddr::from(([127, 0, 0, 1], 80));
+    let edge = crate::relay::edge(&config, &Ports::in_memory(), bound, None, (scope, scope));
+    Arc::clone(&edge.tunnels)
+}
+
+fn admitted() -> Admitted {
+    Admitted {
+        owner: Owner::of_key("k"),
+        subject: "k".to_owned(),
+        names: NamePatterns::new(vec!["*".parse().unwrap()]),
+        max_shares: None,
+        token_jti: None,
+        expires_at: None,
+    }
+}
+
+/// An agent's end of one connection.
+struct Agent {
+    reader: ReadHalf<MuxStream>,
+    writer: WriteHalf<MuxStream>,
+    _streams: Streams,
+    scope: Scope,
+    session: String,
+}
+
+impl Agent {
+    async fn connect(tunnels: &Arc<Tunnels>, scope: &Scope, session: Option<String>) -> Self {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        scope.spawn(Arc::clone(tunnels).connection(far, admitted(), peer));
+        let config = Some(mux::websocket_config());
+        let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+        let scope = scope.child();
+        let close = scope.token().clone();
+        let (opener, streams, driver) =
+            mux::connect(socket, Side::Agent, Activity::default(), close);
+        scope.spawn_essential(async move { driver.await.unwrap() });
+        let (mut reader, mut writer) = tokio::io::split(opener.open().await.unwrap());
+        let hello = AgentMessage::Hello(Hello {
+            version: PROTOCOL_VERSION,
+            agent: "test".to_owned(),
+            session,
+            capabilities: Vec::new(),
+        });
+        wire::write(&mut writer, &hello).await.unwrap();
+        let Ok(RelayMessage::Welcome(Welcome { session, .. })) = wire::read(&mut reader).await
+        else {
+            panic!("no welcome")
+        };
+        Self { reader, writer, _streams: streams, scope, session }
+    }
+
+    async fn claim(&mut self, name: &str) {
+        let claim = AgentMessage::Claim(Claim {
+            request: 0,
+            name: name.parse().unwrap(),
+            mode: ShareMode::Mcp,
+            access: mcpm_shared::access::AccessPolicy::public(),
+            ticket: None,
+            expires_in_secs: None,
+        });
+        wire::write(&mut self.writer, &claim).await.unwrap();
+        let claimed = wire::read(&mut self.reader).await;
+        assert!(matches!(claimed, Ok(RelayMessage::Claimed(_))), "{claimed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_session_ends_is_told_why_before_its_connection_closes() {
+    let scope = Scope::new();
+    let tunnels = tunnels(&scope);
+    let mut agent = Agent::connect(&tunnels, &scope, None).await;
+    agent.claim("told").await;
+    let session = tunnels.sessions().pop().unwrap();
+    session.go_away("first", LONG);
+    session.end(&Refusal::new(code::REVOKED, "taken away"));
+    let first = wire::read::<RelayMessage>(&mut agent.reader).await;
+    assert!(matches!(first, Ok(RelayMessage::GoAway(_))), "{first:?}");
+    let last = wire::read::<RelayMessage>(&mut agent.reader).await;
+    let Ok(RelayMessage::Revoked(revoked)) = last else { panic!("{last:?}") };
+    assert_eq!(revoked.refusal.code, code::REVOKED);
+    tokio::time::timeout(LONG, agent.scope.cancelled()).await.unwrap();
+    assert!(tunnels.sessions().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_its_agent_leaves_ends_when_nothing_is_in_flight_there() {
+    let scope = Scope::new();
+    let tunnels = tunnels(&scope);
+    let mut first = Agent::connect(&tunnels, &scope, None).await;
+    first.claim("wide").await;
+    let mut further = Agent::connect(&tunnels, &scope, Some(first.session.clone())).await;
+    let session = tunnels.sessions().pop().unwrap();
+    let share = session.share(1).unwrap();
+    let (mut one, mut two) = (share.enter(9).unwrap(), share.enter(9).unwrap());
+    let (_, _kept) = share.lane(&mut one).await.unwrap();
+    let (slot, _lane) = share.lane(&mut two).await.unwrap();
+    assert_eq!(slot, 1);
+    further.writer.shutdown().await.unwrap();
+    let cut = tokio::time::timeout(LONG, further.scope.cancelled()).await;
+    assert!(cut.is_err(), "what is in flight is not cut");
+    let mut three = share.enter(9).unwrap();
+    assert_eq!(share.lane(&mut three).await.unwrap().0, 0, "nothing new goes there");
+    drop(two);
+    tokio::time::timeout(LONG, further.scope.cancelled()).await.unwrap();
+    assert!(!first.scope.is_cancelled());
+}
