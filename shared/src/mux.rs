@@ -30,6 +30,9 @@ const QUEUE: usize = 256;
 /// connection has seen to it.
 const HEADROOM: usize = 256;
 
+/// With how many streams it is worth to gather their frames.
+const CROWD: usize = 8;
+
 /// How long a close may take before the connection is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -118,7 +121,7 @@ where
     let (requests, opening) = mpsc::channel(QUEUE);
     let (accepted, incoming) = mpsc::channel(QUEUE);
     let open = Arc::new(AtomicUsize::new(0));
-    let driver = Driver { connection, flusher, opening, waiting: None, accepted, open };
+    let driver = Driver { connection, flusher, opening, waiting: None, accepted, open, yielded: false };
     (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
 }
 
@@ -141,11 +144,14 @@ struct Driver<S> {
     accepted: mpsc::Sender<MuxStream>,
     /// How many streams are open.
     open: Arc<AtomicUsize>,
+    /// Whether others were let by since the last round.
+    yielded: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     async fn run(mut self, close: CancellationToken) -> Result<(), MuxError> {
-        if let Some(ended) = close.run_until_cancelled(poll_fn(|cx| self.poll(cx))).await {
+        let work = poll_fn(|cx| if self.lets_others_by(cx) { Poll::Pending } else { self.poll(cx) });
+        if let Some(ended) = close.run_until_cancelled(work).await {
             return ended;
         }
         // yamux's own close would leave readers of open streams waiting; dropping the connection
@@ -156,6 +162,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         });
         let _in_time = tokio::time::timeout(CLOSE_TIMEOUT, goodbye).await;
         Ok(())
+    }
+
+    /// Tells whether this round is left to others. A task that is woken runs next, before those that
+    /// have waited: woken by the first of many streams it would send their frames one by one. Behind
+    /// the others it finds the frames of all, for one message.
+    fn lets_others_by(&mut self, cx: &Context<'_>) -> bool {
+        self.yielded = !self.yielded && self.open.load(Ordering::Relaxed) > CROWD;
+        if self.yielded {
+            cx.waker().wake_by_ref();
+        }
+        self.yielded
     }
 
     /// Does all that can be done now: opens, accepts, reads, writes, and last flushes what yamux
