@@ -50,13 +50,14 @@ pub fn of_headers(headers: &HeaderMap) -> Result<Era, UnknownVersion> {
     }
 }
 
-/// Tells the era of a message by its body: `initialize` is legacy, a version in `_meta` is modern.
+/// Tells the era of a message by its body: a version in `_meta` is modern, whatever the method;
+/// otherwise `initialize` is legacy.
 #[must_use]
 pub fn of_message(message: &Message<'_>) -> Option<Era> {
-    if message.method() == "initialize" {
-        return Some(Era::Legacy);
+    if message.meta().protocol_version.is_some() {
+        return Some(Era::Modern);
     }
-    message.meta().protocol_version.map(|_| Era::Modern)
+    (message.method() == "initialize").then_some(Era::Legacy)
 }
 
 /// Tells whether a version is a date from 2026-07-28 on.
@@ -93,6 +94,7 @@ pub fn check_mirror(headers: &HeaderMap, message: &Message<'_>) -> Result<(), St
     let subject = match message.method() {
         "tools/call" | "prompts/get" => params.name,
         "resources/read" => params.uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => params.task_id,
         _ => None,
     };
     match subject.and_then(message::string) {
@@ -116,7 +118,8 @@ fn same(headers: &HeaderMap, name: &str, expected: &str) -> Result<(), String> {
 const SENTINEL: (&str, &str) = ("=?base64?", "?=");
 
 /// Decodes the value of a mirroring header, which may be wrapped in `=?base64?…?=`.
-fn decode_header(value: &str) -> Option<String> {
+#[must_use]
+pub fn decode_header(value: &str) -> Option<String> {
     use base64::Engine as _;
 
     let inner = value.strip_prefix(SENTINEL.0).and_then(|rest| rest.strip_suffix(SENTINEL.1));

@@ -273,6 +273,9 @@ pub struct Params<'a> {
     /// The URI of a resource.
     #[serde(borrow, default)]
     pub uri: Option<&'a RawValue>,
+    /// Which task a request of `tasks/…` is about.
+    #[serde(borrow, default, rename = "taskId")]
+    pub task_id: Option<&'a RawValue>,
 }
 
 /// What the gateway reads of a `_meta`.

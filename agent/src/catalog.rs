@@ -1,0 +1,230 @@
+//! What servers said of themselves last time, so that lists are answered before any server runs.
+//!
+//! It is a cache: whatever cannot be read counts as absent and is written anew, and losing it costs
+//! one start of a server. An entry belongs to a *launch identity*, a digest over all that decides
+//! which server answers; values of variables and headers go into the digest and nowhere else.
+
+mod identity;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use self::identity::Identity;
+use crate::fs::{FsError, Paths, write_private};
+use crate::mcp::era::Era;
+use crate::mcp::lists::same_value;
+
+/// The shape of a file; one of another shape counts as absent.
+const VERSION: u32 = 1;
+/// How many files are kept: far more than one person has servers.
+const MAX_FILES: usize = 500;
+/// How large a file may be. A catalogue of this size is not worth to be kept.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The items of all pages of each list, as the server wrote them; `None` where it was never asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Lists {
+    /// `tools/list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Box<RawValue>>>,
+    /// `prompts/list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Vec<Box<RawValue>>>,
+    /// `resources/list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Vec<Box<RawValue>>>,
+    /// `resources/templates/list`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Vec<Box<RawValue>>>,
+}
+
+impl Lists {
+    /// Tells whether the lists have the same items in the same order, by value.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let Self { tools, prompts, resources, templates } = self;
+        same_list(tools.as_deref(), other.tools.as_deref())
+            && same_list(prompts.as_deref(), other.prompts.as_deref())
+            && same_list(resources.as_deref(), other.resources.as_deref())
+            && same_list(templates.as_deref(), other.templates.as_deref())
+    }
+}
+
+/// Tells whether two lists have the same items in the same order, by value.
+#[must_use]
+pub fn same_list(a: Option<&[Box<RawValue>]>, b: Option<&[Box<RawValue>]>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_value(a, b)),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+/// What one server said of itself.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Which server, started how.
+    pub identity: Identity,
+    /// The era it speaks.
+    pub era: Era,
+    /// The result of `initialize` or `server/discover`, as the server wrote it.
+    pub opened: Box<RawValue>,
+    /// Its lists.
+    pub lists: Lists,
+    /// When this was saved, in seconds since 1970; set by [`Catalog::save`].
+    pub saved_at: u64,
+}
+
+impl Entry {
+    fn same(&self, other: &Self) -> bool {
+        self.era == other.era
+            && same_value(&self.opened, &other.opened)
+            && self.lists.same(&other.lists)
+    }
+}
+
+/// An entry as it stands in its file.
+#[derive(Serialize, Deserialize)]
+struct Stored<O, L> {
+    version: u32,
+    server: String,
+    era: StoredEra,
+    opened: O,
+    lists: L,
+    saved_at: u64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredEra {
+    Legacy,
+    Modern,
+}
+
+/// The catalogues of all servers, one file each.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    dir: PathBuf,
+}
+
+impl Catalog {
+    /// Names the folder; nothing is read or made yet.
+    #[must_use]
+    pub fn open(paths: &Paths) -> Self {
+        Self { dir: paths.catalog() }
+    }
+
+    /// Reads what a server said of itself; `None` when nothing usable is there.
+    ///
+    /// It reads one small file and is quick enough to be called where a client waits.
+    #[must_use]
+    pub fn load(&self, identity: &Identity) -> Option<Entry> {
+        let path = self.path(identity);
+        match read(&path) {
+            Ok(Some(stored)) if stored.version == VERSION && stored.server == identity.server() => {
+                Some(Entry {
+                    identity: identity.clone(),
+                    era: match stored.era {
+                        StoredEra::Legacy => Era::Legacy,
+                        StoredEra::Modern => Era::Modern,
+                    },
+                    opened: stored.opened,
+                    lists: stored.lists,
+                    saved_at: stored.saved_at,
+                })
+            }
+            Ok(Some(_)) => {
+                tracing::debug!(path = %path.display(), "catalogue of another version");
+                None
+            }
+            Ok(None) => None,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(path = %path.display(), error, "catalogue not usable");
+                None
+            }
+        }
+    }
+
+    /// Writes what a server said of itself, unless that is there already; says whether it wrote.
+    ///
+    /// It waits for the disk: async code calls this on a thread that may be blocked. Of two
+    /// processes that save at once the later one counts.
+    ///
+    /// # Errors
+    /// When the file cannot be written; what was there is then still there.
+    pub fn save(&self, entry: &Entry) -> Result<bool, FsError> {
+        let before = self.load(&entry.identity);
+        if before.as_ref().is_some_and(|before| before.same(entry)) {
+            return Ok(false);
+        }
+        let path = self.path(&entry.identity);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let stored = Stored {
+            version: VERSION,
+            server: entry.identity.server().to_owned(),
+            era: match entry.era {
+                Era::Legacy => StoredEra::Legacy,
+                Era::Modern => StoredEra::Modern,
+            },
+            opened: &*entry.opened,
+            lists: &entry.lists,
+            saved_at: since.unwrap_or_default().as_secs(),
+        };
+        let mut bytes = serde_json::to_vec(&stored)
+            .map_err(|source| FsError::Write { path: path.clone(), source: source.into() })?;
+        bytes.push(b'\n');
+        if bytes.len() as u64 > MAX_BYTES {
+            tracing::debug!(server = entry.identity.server(), "catalogue too large to be kept");
+            return Ok(false);
+        }
+        write_private(&path, &bytes)?;
+        if before.is_none() {
+            self.prune(&path, MAX_FILES);
+        }
+        Ok(true)
+    }
+
+    fn path(&self, identity: &Identity) -> PathBuf {
+        self.dir.join(identity.file_name())
+    }
+
+    /// Removes the oldest files beyond `keep`, never `new`.
+    ///
+    /// What cannot be removed stays: the next one who saves tries again.
+    fn prune(&self, new: &Path, keep: usize) {
+        let Ok(folder) = fs::read_dir(&self.dir) else { return };
+        let mut files: Vec<(SystemTime, PathBuf)> = folder
+            .flatten()
+            .filter(|file| Identity::is_file_name(&file.file_name()) && file.path() != new)
+            .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file.path())))
+            .collect();
+        // `new` is one of those that are kept.
+        let surplus = (files.len() + 1).saturating_sub(keep);
+        files.sort();
+        for (_, path) in files.into_iter().take(surplus) {
+            if let Err(error) = fs::remove_file(&path) {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(path = %path.display(), error, "catalogue not removed");
+            }
+        }
+    }
+}
+
+/// Reads one file; `None` when it does not exist.
+fn read(path: &Path) -> Result<Option<Stored<Box<RawValue>, Lists>>, FsError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            let source = std::io::ErrorKind::FileTooLarge.into();
+            Err(FsError::Read { path: path.to_owned(), source })
+        }
+        // An error of this call is one of the next, too.
+        _ => crate::fs::read_json(path),
+    }
+}
+
+#[cfg(test)]
+mod tests;
