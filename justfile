@@ -20,6 +20,10 @@ test:
 e2e:
     cargo xtask peers && cargo build --bins && cargo nextest run -p mcpm-tests
 
+# The MCP conformance suite, alone and through mcpm
+conformance *args:
+    cargo xtask conformance {{args}}
+
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 

@@ -46,9 +46,9 @@ const CRATES: [Crate; 3] = [
     Crate {
         folder: "agent",
         layers: &[
-            &["model", "hint", "backoff"],
+            &["model", "hint", "backoff", "naming"],
             &["mcp", "fs"],
-            &["config", "credentials"],
+            &["config", "credentials", "catalog", "logs", "usage"],
             &["gateway", "demo"],
             &["tunnel"],
             &["app"],

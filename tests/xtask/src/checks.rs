@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
-use crate::{fuzz, peers};
+use crate::{conformance, fuzz, peers};
 
 /// Feature sets that must build: additive features hide a missing `cfg` until somebody turns one off.
 const FEATURE_SETS: [(&str, &[&str]); 4] = [
@@ -34,6 +34,7 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     let mut tests = tests(tree);
     tests.env("MCPM_PEERS", peers.join(","));
     step::run(tree, "test", tests)?;
+    conformance::check(tree)?;
     step::run(tree, "doctest", tree.cargo(&["test", "--workspace", "--doc"]))?;
     println!("every check passed in {:.0}s", started.elapsed().as_secs_f32());
     Ok(())

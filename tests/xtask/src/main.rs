@@ -6,6 +6,7 @@
 
 mod bench;
 mod checks;
+mod conformance;
 mod fuzz;
 mod peers;
 mod step;
@@ -21,6 +22,8 @@ usage: cargo xtask CHORE
 
   test                   install the peers, then run every check; this is what CI runs
   peers [--fresh]        install the npm and PyPI packages that the peer suites use
+  conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only] [--bins DIR]
+                         run the MCP conformance suite against an upstream, alone and behind mcpm
   bench [--quick]        measure the tunnel beside its peers (release build)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["test"] => checks::run(&tree),
         ["peers"] => peers::install(&tree, false).map(drop),
         ["peers", "--fresh"] => peers::install(&tree, true).map(drop),
+        ["conformance", rest @ ..] => conformance::run(&tree, rest),
         ["bench", rest @ ..] => bench::run(&tree, rest),
         ["fuzz", rest @ ..] => fuzz::run(&tree, rest),
         ["help" | "--help" | "-h"] => {

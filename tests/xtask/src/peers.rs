@@ -4,7 +4,7 @@
 //! without Node.js or Python still passes: one line says what is skipped.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::step::{self, Failed};
@@ -44,6 +44,24 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
     Ok(ready)
 }
 
+/// Installs the conformance suite and returns its folder and the Node.js that can run it.
+pub(crate) fn conformance(tree: &Tree) -> Result<(PathBuf, PathBuf), Failed> {
+    let kind = Kind {
+        name: "conformance",
+        language: "conformance",
+        manifest: "tests/conformance/package.json",
+        programs: &["node", "npm"],
+        debian: &["nodejs", "npm"],
+        install: install_conformance,
+    };
+    let folder = tree.peers().join(kind.name);
+    fs::create_dir_all(tree.peers()).map_err(|e| Failed::new("make the folder of peers", e))?;
+    kind.ensure(tree, false)?;
+    let own = folder.join("node_modules/.bin/node");
+    let node = if own.exists() { own } else { PathBuf::from("node") };
+    Ok((folder.join("node_modules"), node))
+}
+
 /// One ecosystem that peers come from.
 struct Kind {
     name: &'static str,
@@ -51,7 +69,7 @@ struct Kind {
     manifest: &'static str,
     programs: &'static [&'static str],
     debian: &'static [&'static str],
-    install: fn(&Tree, &Path) -> Result<(), Failed>,
+    install: fn(&Self, &Tree, &Path) -> Result<(), Failed>,
 }
 
 impl Kind {
@@ -75,27 +93,44 @@ impl Kind {
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(|e| Failed::new("clear the old peers", e))?;
         }
-        (self.install)(tree, &folder)?;
+        (self.install)(self, tree, &folder)?;
         fs::write(&stamp, wanted).map_err(|error| Failed::new("write the stamp", error))
     }
 }
 
-fn install_node(tree: &Tree, folder: &Path) -> Result<(), Failed> {
-    let copied = fs::create_dir_all(folder).and_then(|()| {
-        fs::copy(tree.root.join("tests/peers/package.json"), folder.join("package.json"))
-    });
+fn install_node(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
+    let copied = fs::create_dir_all(folder)
+        .and_then(|()| fs::copy(tree.root.join(kind.manifest), folder.join("package.json")));
     copied.map_err(|error| Failed::new("copy package.json", error))?;
-    let flags = ["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"];
-    let mut npm = tree.command("npm", &flags);
-    npm.current_dir(folder);
-    step::run(tree, "peers node", npm)
+    npm(tree, &format!("peers {}", kind.name), folder, &[])
 }
 
-fn install_python(tree: &Tree, folder: &Path) -> Result<(), Failed> {
+/// The suite wants Node.js 22; npm has that too, where the system's is older.
+fn install_conformance(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
+    install_node(kind, tree, folder)?;
+    let version = Command::new("node").arg("--version").stdin(Stdio::null()).output();
+    let version = version.map(|output| output.stdout).unwrap_or_default();
+    let version = String::from_utf8_lossy(&version);
+    let major =
+        version.trim_start_matches('v').split('.').next().and_then(|v| v.parse::<u32>().ok());
+    if major.is_some_and(|major| major >= 22) {
+        return Ok(());
+    }
+    npm(tree, "peers node 22", folder, &["--no-save", "node@22"])
+}
+
+fn npm(tree: &Tree, name: &str, folder: &Path, packages: &[&str]) -> Result<(), Failed> {
+    let flags = ["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"];
+    let mut npm = tree.command("npm", &flags);
+    npm.args(packages).current_dir(folder);
+    step::run(tree, name, npm)
+}
+
+fn install_python(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
     let mut venv = tree.command("python3", &["-m", "venv"]);
     venv.arg(folder);
     step::run(tree, "peers venv", venv)?;
-    let flags = ["-m", "pip", "install", "--quiet", "-r", "tests/peers/requirements.txt"];
+    let flags = ["-m", "pip", "install", "--quiet", "-r", kind.manifest];
     step::run(tree, "peers python", tree.command(folder.join("bin/python"), &flags))
 }
 
