@@ -71,6 +71,8 @@ pub struct Forwarded {
     pub https: bool,
     /// The host that was asked for.
     pub host: HeaderValue,
+    /// What was taken off the front of the path, if anything.
+    pub prefix: Option<String>,
 }
 
 impl Forwarded {
@@ -83,6 +85,11 @@ impl Forwarded {
         let _written = head.write_fmt(visitor).and_then(|()| head.write_fmt(scheme));
         head.extend_from_slice(self.host.as_bytes());
         head.extend_from_slice(b"\r\n");
+        if let Some(prefix) = &self.prefix {
+            for part in ["x-forwarded-prefix: ", prefix, "\r\n"] {
+                head.extend_from_slice(part.as_bytes());
+            }
+        }
     }
 }
 
@@ -127,9 +134,10 @@ mod tests {
     fn an_upstream_is_told_of_the_visitor() {
         let host = HeaderValue::from_static("a.relay.example");
         let mut head = BytesMut::new();
-        Forwarded { visitor: [10, 0, 0, 1].into(), https: true, host }.write(&mut head);
+        let prefix = Some("/s/calc".to_owned());
+        Forwarded { visitor: [10, 0, 0, 1].into(), https: true, host, prefix }.write(&mut head);
         let fields = "x-forwarded-for: 10.0.0.1\r\nx-forwarded-proto: https\r\n\
-                      x-forwarded-host: a.relay.example\r\n";
+                      x-forwarded-host: a.relay.example\r\nx-forwarded-prefix: /s/calc\r\n";
         assert_eq!(head, fields);
     }
 }

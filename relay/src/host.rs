@@ -141,6 +141,12 @@ pub fn split_share_path(path: &str) -> Option<(Name, &str)> {
     Some((name, if end == rest.len() { "/" } else { &rest[end..] }))
 }
 
+/// Returns what [`split_share_path`] takes off the front of a path.
+#[must_use]
+pub fn share_prefix(name: &Name) -> String {
+    format!("/s/{name}")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

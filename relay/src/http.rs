@@ -171,7 +171,8 @@ impl Connection {
         tls: Option<Option<&str>>,
         routes: Routes,
     ) -> Arc<Self> {
-        let visitor = Visitor { address: peer.ip().to_canonical(), https: tls.is_some() };
+        let visitor =
+            Visitor { address: peer.ip().to_canonical(), https: tls.is_some(), by_path: false };
         let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
         Arc::new(Self { edge, visitor, meant, routes, asked: AtomicBool::new(false) })
     }
@@ -334,6 +335,7 @@ impl Edge {
             let Ok(path) = path else {
                 return EdgeError::Malformed.response(false, None).map(EdgeBody::from);
             };
+            let visitor = Visitor { by_path: true, ..visitor };
             let mut response = self.proxy.serve(&name, path, request, visitor).await;
             self.close_when_draining(&mut response);
             return response;

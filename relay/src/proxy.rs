@@ -36,6 +36,7 @@ use crate::admission::unix_now;
 use crate::config::Config;
 use crate::error::{EdgeError, rpc_id};
 use crate::headers::{self, Forwarded};
+use crate::host;
 use crate::metrics::{Metrics, Tracked};
 use crate::quota::Keyed;
 use crate::store::Store;
@@ -62,6 +63,8 @@ pub struct Visitor {
     pub address: IpAddr,
     /// Whether they came over TLS.
     pub https: bool,
+    /// Whether they asked for a share by a path of the apex host.
+    pub by_path: bool,
 }
 
 /// Serves visitors of shares.
@@ -388,7 +391,8 @@ impl Proxy {
         if !upgrade {
             parts.extensions.clear();
         }
-        let forwarded = Forwarded { visitor: visitor.address, https: visitor.https, host };
+        let prefix = visitor.by_path.then(|| host::share_prefix(&share.facts.name));
+        let forwarded = Forwarded { visitor: visitor.address, https: visitor.https, host, prefix };
         (Request::from_parts(parts, body), forwarded)
     }
 
