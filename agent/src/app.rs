@@ -4,4 +4,5 @@
 #[cfg(feature = "embedded-relay")]
 pub mod demo;
 pub mod run;
+pub mod serving;
 pub mod share;

@@ -7,16 +7,19 @@ mod demo;
 mod env;
 mod error;
 mod live;
+mod logs;
 mod ls;
 mod profile;
 mod relay;
 mod run;
 mod share;
 mod snippets;
+mod table;
 mod time;
 mod token;
 mod tunnel;
 mod ui;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -82,6 +85,8 @@ enum Command {
     Tunnel(tunnel::Args),
     Ls(ls::Args),
     Profile(profile::Args),
+    Logs(logs::Args),
+    Usage(usage::Args),
     Token(token::Args),
     Relay(relay::Args),
     Demo(demo::Args),
@@ -101,6 +106,8 @@ impl Command {
             Self::Tunnel(args) => args.json(),
             Self::Ls(args) => args.json(),
             Self::Profile(args) => args.json(),
+            Self::Logs(args) => args.json(),
+            Self::Usage(args) => args.json(),
             Self::Token(args) => args.json(),
             Self::Relay(args) => args.json(),
             Self::Demo(args) => args.json(),
@@ -163,7 +170,9 @@ fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliErr
         Command::Share(args) => share::run(args, &context).map(done),
         Command::Tunnel(args) => tunnel::run(args, &context).map(done),
         Command::Ls(args) => ls::run(&args, &context).map(done),
-        Command::Profile(args) => profile::run(args, &context).map(done),
+        Command::Profile(args) => profile::run(args, &context),
+        Command::Logs(args) => logs::run(&args, &context).map(done),
+        Command::Usage(args) => usage::run(args, &context).map(done),
         Command::Token(args) => token::run(args, &context).map(done),
         Command::Relay(args) => relay::run(args, &context).map(done),
         Command::Demo(args) => demo::run(args, &context).map(done),

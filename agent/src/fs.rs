@@ -77,6 +77,12 @@ impl Paths {
         self.dir.join("shares")
     }
 
+    /// Returns the folder with what each server said of itself last time.
+    #[must_use]
+    pub fn catalog(&self) -> PathBuf {
+        self.dir.join("catalog")
+    }
+
     /// Returns the database of what was used.
     #[must_use]
     pub fn monitor_db(&self) -> PathBuf {

@@ -11,15 +11,21 @@ mod bridge;
 mod child;
 mod environment;
 mod error;
+mod events;
 pub mod guard;
 mod http;
+mod hub;
 mod link;
 pub mod listen;
 mod probe;
 mod remote;
 mod reply;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine for aggregates will use it"))]
+mod seal;
 mod sessions;
 mod stdio;
+mod talk;
+mod upstream;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,14 +42,20 @@ pub use self::body::{BoxError, GatewayBody};
 use self::child::{Nursery, Spec};
 pub use self::error::GatewayError;
 use self::guard::Guard;
+pub use self::hub::Isolation;
+use self::hub::{Hub, HubOptions};
 pub use self::probe::Probe;
 use self::remote::Remote;
 use self::sessions::Sessions;
+use crate::catalog::Catalog;
 use crate::mcp::line::MAX_LINE;
 use crate::model::{Server, Transport};
+use crate::usage::{About, Recorder};
 
 /// How long all children may take to end on shutdown.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long writing what was learned of servers may take on shutdown.
+const SAVING: Duration = Duration::from_secs(2);
 
 /// Where the lines that servers write to stderr go.
 #[derive(Clone)]
@@ -73,6 +85,8 @@ impl fmt::Debug for StderrSink {
 pub struct GatewayOptions {
     /// How many children may serve at a time; the longest idle one makes room.
     pub max_sessions: usize,
+    /// How many of them may be of one principal; anonymous visitors have only the total.
+    pub max_sessions_per_principal: usize,
     /// After how long without use a session ends.
     pub idle: Duration,
     /// How long a server may take to answer its first request.
@@ -81,6 +95,14 @@ pub struct GatewayOptions {
     pub max_line: usize,
     /// Longest body of a request, in bytes.
     pub max_body: usize,
+    /// After how long without use a server of several is stopped; never when absent.
+    pub idle_servers: Option<Duration>,
+    /// Who shares the process of a server of several, where its entry does not say.
+    pub isolation: Isolation,
+    /// Where what servers said of themselves is kept, so that lists need no server to run.
+    pub catalog: Option<Catalog>,
+    /// Who notes what was called, and what is served.
+    pub usage: Option<(Recorder, About)>,
     /// Where the stderr of servers goes; to the log when absent.
     pub stderr: Option<StderrSink>,
     /// Who ends the children when we are killed; share one among all gateways of a process.
@@ -91,11 +113,16 @@ impl Default for GatewayOptions {
     fn default() -> Self {
         Self {
             max_sessions: 64,
+            max_sessions_per_principal: 32,
             idle: Duration::from_secs(600),
             // `npx` and `uvx` download packages on a first start.
             start_timeout: Duration::from_secs(30),
             max_line: MAX_LINE,
             max_body: MAX_LINE,
+            idle_servers: Some(Duration::from_secs(600)),
+            isolation: Isolation::Session,
+            catalog: None,
+            usage: None,
             stderr: None,
             guard: Guard::this_program(),
         }
@@ -114,7 +141,7 @@ pub struct Stats {
     pub requests: u64,
 }
 
-/// The MCP engine for one server. Clones are the same gateway; it starts nothing by itself.
+/// The MCP engine for one server or several. Clones are the same gateway; it starts nothing by itself.
 #[derive(Clone, Debug)]
 pub struct Gateway(Arc<Inner>);
 
@@ -129,8 +156,16 @@ struct Inner {
 
 #[derive(Debug)]
 enum Upstream {
-    Child { spec: Spec, sessions: Arc<Sessions> },
+    Child {
+        spec: Spec,
+        sessions: Arc<Sessions>,
+    },
     Remote(Box<Remote>),
+    /// Several servers as one.
+    Many {
+        hub: Arc<Hub>,
+        sessions: Arc<Sessions>,
+    },
 }
 
 impl Gateway {
@@ -144,6 +179,10 @@ impl Gateway {
         scope: Scope,
     ) -> Result<Self, GatewayError> {
         let name = server.name.clone();
+        if is_old_sse(&server.transport) {
+            let servers = std::slice::from_ref(server);
+            return Self::aggregate(&name, servers, &[], options, scope);
+        }
         // Our own child scope: `shutdown` must not stop the caller's tasks.
         let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
         drop(scope);
@@ -165,6 +204,36 @@ impl Gateway {
         };
         let requests = AtomicU64::new(0);
         Ok(Self(Arc::new(Inner { server: name, options, nursery, upstream, requests })))
+    }
+
+    /// Makes the gateway of several servers as one, called `name` in messages. `profiles` are the
+    /// parts of it that a client may choose: names, and the names of their servers.
+    ///
+    /// # Errors
+    /// An entry cannot be served: it is for one client only, or its URL or headers are not usable.
+    pub fn aggregate(
+        name: &str,
+        servers: &[Server],
+        profiles: &[(String, Vec<String>)],
+        options: GatewayOptions,
+        scope: Scope,
+    ) -> Result<Self, GatewayError> {
+        let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
+        drop(scope);
+        let hub = HubOptions {
+            isolation: options.isolation,
+            idle: options.idle_servers,
+            max_conns: options.max_sessions,
+            start_timeout: options.start_timeout,
+            max_line: options.max_line,
+            catalog: options.catalog.clone(),
+            usage: options.usage.clone(),
+        };
+        let hub = Hub::new(servers, profiles, hub, nursery.clone())?;
+        let upstream = Upstream::Many { hub, sessions: Arc::default() };
+        let requests = AtomicU64::new(0);
+        let server = name.to_owned();
+        Ok(Self(Arc::new(Inner { server, options, nursery, upstream, requests })))
     }
 
     /// Starts the server once, asks who it is and stops it again; to be called before publishing.
@@ -189,9 +258,20 @@ impl Gateway {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         match &self.0.upstream {
             Upstream::Child { spec, sessions } => {
-                http::Face { gateway: &self.0, spec, sessions, principal }.handle(request).await
+                let behind = http::Behind::Child(spec);
+                http::Face { gateway: &self.0, behind, sessions, principal }.handle(request).await
             }
-            Upstream::Remote(remote) => remote.exchange(request, principal).await,
+            Upstream::Remote(remote) => {
+                remote.exchange(request, principal, self.0.options.max_body).await
+            }
+            Upstream::Many { hub, sessions } => {
+                let seen = match http::Seen::of(hub, &request) {
+                    Ok(seen) => seen,
+                    Err(refusal) => return *refusal,
+                };
+                let behind = http::Behind::Hub(hub, &seen);
+                http::Face { gateway: &self.0, behind, sessions, principal }.handle(request).await
+            }
         }
     }
 
@@ -207,14 +287,25 @@ impl Gateway {
         match &self.0.upstream {
             Upstream::Child { spec, .. } => stdio::serve(&self.0, spec, stdin, stdout).await,
             Upstream::Remote(remote) => bridge::serve(&self.0, remote, stdin, stdout).await,
+            Upstream::Many { hub, .. } => hub::stdio::serve(hub, stdin, stdout).await,
         }
     }
 
     /// Stops every child: stdin closes, then SIGTERM and SIGKILL to its group, all within 5 s.
     pub async fn shutdown(&self) {
+        if let Upstream::Many { hub, .. } = &self.0.upstream
+            && tokio::time::timeout(SAVING, hub.saved()).await.is_err()
+        {
+            tracing::warn!("a catalogue is not written in time");
+        }
         self.0.nursery.scope.cancel();
-        if let Upstream::Child { sessions, .. } = &self.0.upstream {
-            sessions.clear();
+        match &self.0.upstream {
+            Upstream::Child { sessions, .. } => sessions.clear(),
+            Upstream::Remote(_) => {}
+            Upstream::Many { hub, sessions } => {
+                sessions.clear();
+                hub.stop();
+            }
         }
         if tokio::time::timeout(SHUTDOWN, self.0.nursery.empty()).await.is_err() {
             tracing::error!(server = %self.0.server, "a child process does not end");
@@ -227,6 +318,7 @@ impl Gateway {
         let sessions = match &self.0.upstream {
             Upstream::Child { sessions, .. } => sessions.count(),
             Upstream::Remote(_) => 0,
+            Upstream::Many { hub, .. } => hub.count(),
         };
         Stats {
             sessions,
@@ -236,8 +328,20 @@ impl Gateway {
     }
 }
 
+/// Tells whether a server speaks the HTTP+SSE of 2024-11-05, as far as its URL shows.
+fn is_old_sse(transport: &Transport) -> bool {
+    let Transport::Remote { url, .. } = transport else { return false };
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    path.trim_end_matches('/').ends_with("/sse")
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.nursery.scope.cancel();
+        if let Upstream::Many { hub, sessions } = &self.upstream {
+            // Clients hold the hub, and the hub some of them.
+            sessions.clear();
+            hub.stop();
+        }
     }
 }

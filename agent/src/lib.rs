@@ -1,6 +1,7 @@
 //! The mcpm agent: installs, runs, aggregates and shares MCP servers.
 pub mod app;
 pub mod backoff;
+pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod credentials;
@@ -8,8 +9,11 @@ pub mod demo;
 pub mod fs;
 pub mod gateway;
 pub mod hint;
+pub mod logs;
 pub mod mcp;
 pub mod model;
+pub mod naming;
 pub mod tunnel;
+pub mod usage;
 
 pub use self::config::{GlobalConfigManager, ProfileConfigManager};

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::visitor::{Proof, ProofError};
+use super::serving::Serving;
 use super::share::{
     Access, Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up, share,
 };
@@ -161,7 +162,7 @@ fn spec(origin: &str, program: PathBuf) -> Result<ShareSpec, DemoError> {
     let server = Server::stdio(NAME, program, [crate::demo::SUBCOMMAND]);
     Ok(ShareSpec {
         target: ShareTarget::Server(NAME.to_owned()),
-        source: Source::Server(Box::new(server)),
+        source: Source::Mcp(Serving::server(server)),
         relay: Some(relay),
         name: None,
         access: Access::Token,

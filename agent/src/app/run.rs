@@ -1,17 +1,19 @@
-//! Running one server for a local client, over stdio or over HTTP on this machine.
+//! Running a server, or several as one, for a local client, over stdio or over HTTP on this machine.
 
 use std::time::Duration;
 
 use mcpm_shared::scope::Scope;
 use tokio_util::sync::CancellationToken;
 
+use super::serving::{Serving, Way};
 use super::share::Local;
+use crate::fs::Paths;
 use crate::gateway::listen::{self, ListenError, ListenOptions, listen};
-use crate::gateway::{Gateway, GatewayError, GatewayOptions};
+use crate::gateway::{Gateway, GatewayError, GatewayOptions, Isolation};
 use crate::hint::Hint;
-use crate::model::Server;
+use crate::usage::Recorder;
 
-/// How long open connections may take to end.
+/// How long open connections, and what is to be written, may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Why a server cannot be run.
@@ -40,14 +42,19 @@ impl Hint for RunError {
 /// # Errors
 /// When the server cannot be started or dies.
 pub async fn run_stdio(
-    server: &Server,
+    serving: &Serving,
     options: GatewayOptions,
+    paths: &Paths,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let gateway = Gateway::new(server, options, Scope::new())?;
+    let (scope, books) = (Scope::new(), Scope::new());
+    let recorder = Recorder::start(paths, &books);
+    // One client: all servers are its own, and as long-lived as it is.
+    let options = GatewayOptions { isolation: Isolation::Session, idle_servers: None, ..options };
+    let gateway = serving.gateway(Way::Stdio, options, recorder, paths, scope.child())?;
     let served = gateway.serve_stdio(tokio::io::stdin(), tokio::io::stdout());
     let result = stop.run_until_cancelled(served).await.unwrap_or(Ok(()));
-    gateway.shutdown().await;
+    end(gateway, scope, books).await;
     Ok(result?)
 }
 
@@ -58,18 +65,27 @@ pub async fn run_stdio(
 /// # Errors
 /// When the server does not work or the address cannot be bound.
 pub async fn run_http(
-    server: &Server,
+    serving: &Serving,
     options: GatewayOptions,
+    paths: &Paths,
     local: Local,
     ready: impl FnOnce(&str),
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let scope = Scope::new();
-    let gateway = Gateway::new(server, options, scope.child())?;
+    let (scope, books) = (Scope::new(), Scope::new());
+    let recorder = Recorder::start(paths, &books);
+    let gateway = serving.gateway(Way::Http, options, recorder, paths, scope.child())?;
     let result = serve_http(&gateway, local, ready, &scope, &stop).await;
-    gateway.shutdown().await;
-    scope.drain(GRACE).await;
+    end(gateway, scope, books).await;
     result
+}
+
+/// Ends everything, and the recorder of usage after whatever it records.
+async fn end(gateway: Gateway, scope: Scope, books: Scope) {
+    gateway.shutdown().await;
+    drop(gateway);
+    scope.drain(GRACE).await;
+    books.drain(GRACE).await;
 }
 
 async fn serve_http(

@@ -1,4 +1,4 @@
-//! Sharing one server, or one HTTP service, until told to stop.
+//! Sharing a server, several as one, or an HTTP service, until told to stop.
 //!
 //! The order matters: the server is tried before anything is published, and whatever happens,
 //! tunnel, listener and children end before this returns.
@@ -21,11 +21,12 @@ use self::access::Keyring;
 pub use self::error::ShareError;
 use self::keeper::{Keeper, off_thread};
 use self::session::Session;
+use super::serving::{Serving, Way};
 use crate::credentials::{CredentialError, RelayCredential, ShareTarget, agent_key};
 use crate::fs::Paths;
 use crate::gateway::{Gateway, GatewayOptions, Probe};
-use crate::model::Server;
 use crate::tunnel::{HttpTarget, ProxySettings, RelayAddress};
+use crate::usage::Recorder;
 
 /// How long tasks may take to end once everything was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -49,15 +50,15 @@ pub struct ShareSpec {
     pub local: Option<Local>,
     /// When to give up on the first connection.
     pub patience: Patience,
-    /// How the gateway treats the server.
+    /// How the gateway treats the servers.
     pub gateway: GatewayOptions,
 }
 
 /// What answers visitors.
 #[derive(Debug)]
 pub enum Source {
-    /// An MCP server behind the gateway.
-    Server(Box<Server>),
+    /// One MCP server behind the gateway, or several.
+    Mcp(Serving),
     /// An HTTP service, as it is.
     Http(HttpTarget),
 }
@@ -182,9 +183,14 @@ pub async fn share(
     events: mpsc::Sender<ShareEvent>,
     stop: CancellationToken,
 ) -> Result<(), ShareError> {
-    let scope = Scope::new();
+    let (scope, books) = (Scope::new(), Scope::new());
     let gateway = match &spec.source {
-        Source::Server(server) => Some(Gateway::new(server, spec.gateway.clone(), scope.child())?),
+        Source::Mcp(serving) => {
+            let way = if spec.relay.is_some() { Way::Relay } else { Way::LocalShare };
+            let recorder = Recorder::start(paths, &books);
+            let options = spec.gateway.clone();
+            Some(serving.gateway(way, options, recorder, paths, scope.child())?)
+        }
         Source::Http(_) => None,
     };
     let result = run(spec, paths, gateway.clone(), events, &scope, &stop).await;
@@ -192,6 +198,8 @@ pub async fn share(
         gateway.shutdown().await;
     }
     scope.drain(GRACE).await;
+    // Usage is written last: whatever ended just now is part of it.
+    books.drain(GRACE).await;
     result
 }
 
@@ -247,6 +255,7 @@ async fn probe(gateway: &Gateway, events: &mpsc::Sender<ShareEvent>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Server;
 
     fn spec(source: Source, relay: &str, patience: Patience) -> ShareSpec {
         let relay = RelaySpec {
@@ -287,7 +296,7 @@ mod tests {
         let paths = Paths::new(dir.path().join("mcpm"));
         let server = Server::stdio("x", "/nonexistent/server", [""; 0]);
         let patience = Patience::Time(Duration::from_secs(20));
-        let spec = spec(Source::Server(Box::new(server)), &nobody(), patience);
+        let spec = spec(Source::Mcp(Serving::server(server)), &nobody(), patience);
         let error = run_alone(spec, &paths).await.unwrap_err();
         assert!(matches!(error, ShareError::Gateway(_)), "{error}");
         assert!(!paths.dir().exists());

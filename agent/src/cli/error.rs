@@ -109,6 +109,7 @@ codes! {
     crate::fs::FsError => "file",
     crate::credentials::CredentialError => "credentials",
     crate::gateway::GatewayError => "server",
+    crate::usage::UsageError => "usage_file",
     crate::gateway::listen::ListenError => "listen",
 }
 

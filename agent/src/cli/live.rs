@@ -30,7 +30,7 @@ impl Live {
             ui,
             what: spec.target.to_string(),
             client_name: spec.target.name().to_owned(),
-            mcp: matches!(spec.source, Source::Server(_)),
+            mcp: matches!(spec.source, Source::Mcp(_)),
             bar: ui.is_live().then(bar),
             url: None,
             requests: 0,

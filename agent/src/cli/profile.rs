@@ -1,9 +1,13 @@
-//! `mcpm profile`: groups of servers.
+//! `mcpm profile`: groups of servers, each served as one.
+
+use std::process::ExitCode;
 
 use super::error::CliError;
-use super::{Context, share};
+use super::{Context, run, share};
+use crate::app::serving::Serving;
 use crate::config::{GlobalConfigManager, ProfileConfigManager};
 use crate::credentials::ShareTarget;
+use crate::gateway::Isolation;
 use crate::model::Server;
 
 /// Work with profiles
@@ -15,55 +19,100 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Share the server of a profile through a relay
+    /// Run the servers of a profile as one, over stdio, or over HTTP on this machine
+    Run {
+        /// The profile
+        profile: String,
+        #[command(flatten)]
+        options: run::Options,
+        /// Who shares the process of a server [default: shared]
+        #[arg(long, requires = "http")]
+        isolation: Option<Share>,
+    },
+    /// Share the servers of a profile as one, through a relay
     Share {
         /// The profile
         profile: String,
         #[command(flatten)]
         options: share::Options,
+        /// Who shares the process of a server [default: session]
+        #[arg(long)]
+        isolation: Option<Share>,
     },
+}
+
+/// Who shares the process of a server of several.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Share {
+    /// Everybody
+    Shared,
+    /// All sessions of one token
+    Principal,
+    /// Nobody: each session has its own
+    Session,
+}
+
+impl From<Share> for Isolation {
+    fn from(share: Share) -> Self {
+        match share {
+            Share::Shared => Self::Shared,
+            Share::Principal => Self::Principal,
+            Share::Session => Self::Session,
+        }
+    }
 }
 
 impl Args {
     pub(super) fn json(&self) -> bool {
-        let Command::Share { options, .. } = &self.command;
-        options.json()
+        match &self.command {
+            Command::Run { .. } => false,
+            Command::Share { options, .. } => options.json(),
+        }
     }
 }
 
-pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let Command::Share { profile, options } = args.command;
-    let server = only_server(&profile, context)?;
-    share::serve(ShareTarget::Profile(profile), server, options, context)
+pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
+    match args.command {
+        Command::Run { profile, options, isolation } => {
+            let serving = serving(profile, isolation, context)?;
+            let isolation = isolation.map_or(Isolation::Shared, Into::into);
+            run::serve(serving, options, isolation, context)
+        }
+        Command::Share { profile, options, isolation } => {
+            let serving = serving(profile.clone(), isolation, context)?;
+            let isolation = isolation.map_or(Isolation::Session, Into::into);
+            share::serve(ShareTarget::Profile(profile), serving, options, isolation, context)
+                .map(|()| ExitCode::SUCCESS)
+        }
+    }
 }
 
-fn only_server(name: &str, context: &Context) -> Result<Server, CliError> {
+/// Returns what a profile serves.
+fn serving(name: String, isolation: Option<Share>, context: &Context) -> Result<Serving, CliError> {
+    let servers = servers_of(&name, context)?;
+    let serving = Serving::profile(name, servers);
+    if isolation.is_some() && !serving.is_aggregate() {
+        context.ui.warning("--isolation says nothing here: the profile has one server");
+    }
+    Ok(serving)
+}
+
+/// Returns the servers of a profile: at least one, and all of them. A faulty entry is an error:
+/// what is left without it is not what was asked for.
+fn servers_of(name: &str, context: &Context) -> Result<Vec<Server>, CliError> {
     let paths = context.paths()?;
     let profile = ProfileConfigManager::open(&paths)?.profile(name)?;
     let global = GlobalConfigManager::open(&paths)?;
-    // A faulty entry is told before anything is counted: without it, another server of the profile
-    // would be shared as if it were the only one.
+    if profile.servers.is_empty() {
+        let error = CliError::user("empty_profile", format!("profile `{name}` has no server"));
+        return Err(error.with_hint(format!(
+            "Add `{name}` to the `profile_tags` of a server in {}",
+            paths.servers().display()
+        )));
+    }
     let servers: Result<Vec<Server>, _> =
         profile.servers.iter().map(|server| global.server(server)).collect();
-    let mut servers = servers?;
-    match servers.as_slice() {
-        [] => {
-            let error = CliError::user("empty_profile", format!("profile `{name}` has no server"));
-            Err(error.with_hint(format!(
-                "Add `{name}` to the `profile_tags` of a server in {}",
-                paths.servers().display()
-            )))
-        }
-        [_] => Ok(servers.swap_remove(0)),
-        [first, ..] => {
-            let count = servers.len();
-            let message = format!(
-                "profile `{name}` has {count} servers; sharing several as one comes with the next release"
-            );
-            let hint = format!("Share one of them, such as `mcpm share {}`", first.name);
-            Err(CliError::user("several_servers", message).with_hint(hint))
-        }
-    }
+    Ok(servers?)
 }
 
 #[cfg(test)]
@@ -72,18 +121,18 @@ mod tests {
     use crate::cli::ui::Ui;
     use crate::fs::Paths;
 
-    /// Tells what sharing the profile `work` of these servers fails with.
+    /// Tells what serving the profile `work` of these servers fails with.
     fn failure(servers: &str) -> CliError {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
         std::fs::write(paths.servers(), servers).unwrap();
         std::fs::write(paths.profiles_metadata(), r#"{"work":{}}"#).unwrap();
         let context = Context { ui: Ui::new(true, false), config_dir: Some(dir.path().to_owned()) };
-        only_server("work", &context).unwrap_err()
+        servers_of("work", &context).unwrap_err()
     }
 
     #[test]
-    fn a_profile_with_a_faulty_entry_is_not_shared_without_it() {
+    fn a_profile_with_a_faulty_entry_is_not_served_without_it() {
         let bad = r#""bad":{"profile_tags":["work"]}"#;
         let good = r#""good":{"command":"x","profile_tags":["work"]}"#;
         for servers in [format!("{{{bad}}}"), format!("{{{good},{bad}}}")] {

@@ -1,4 +1,5 @@
-//! `mcpm run`: one server for a client on this machine.
+//! `mcpm run`, and what `mcpm profile run` has in common with it: servers for a client on this
+//! machine.
 //!
 //! stdout belongs to MCP in stdio mode. Ended by a signal, it exits with 128 + the signal's number,
 //! as clients that start servers expect.
@@ -12,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::error::CliError;
 use super::{Context, Threads, block_on};
 use crate::app::run::{RunError, run_http, run_stdio};
+use crate::app::serving::Serving;
 use crate::app::share::Local;
 use crate::config::GlobalConfigManager;
-use crate::gateway::{GatewayOptions, StderrSink};
+use crate::gateway::{GatewayOptions, Isolation, StderrSink};
+use crate::logs;
 
 /// The port that mcpm serves on by default.
 pub(super) const PORT: u16 = 6276;
@@ -24,6 +27,13 @@ pub(super) const PORT: u16 = 6276;
 pub(super) struct Args {
     /// The server, as `mcpm ls` shows it
     server: String,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Over what to serve.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
     /// Serve Streamable HTTP at /mcp instead of stdio
     #[arg(long)]
     http: bool,
@@ -36,21 +46,39 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
-    let Args { server, http, port, host } = args;
+    let Args { server, options } = args;
     let server = GlobalConfigManager::open(&context.paths()?)?.server(&server)?;
+    serve(Serving::server(server), options, Isolation::Shared, context)
+}
+
+/// Serves until the client is gone or a signal comes; `isolation` counts over HTTP.
+pub(super) fn serve(
+    serving: Serving,
+    options: Options,
+    isolation: Isolation,
+    context: &Context,
+) -> Result<ExitCode, CliError> {
+    let Options { http, port, host } = options;
+    let paths = context.paths()?;
     let ui = context.ui;
-    let sink = StderrSink::new(move |server, line| ui.note(format!("[{server}] {line}")));
-    let options = GatewayOptions { stderr: Some(sink), ..GatewayOptions::default() };
+    let (logs, writer) = logs::channel(&paths);
+    let sink = StderrSink::new(move |server, line| {
+        logs.line(server, line);
+        ui.note(format!("[{server}] {line}"));
+    });
+    let options = GatewayOptions { stderr: Some(sink), isolation, ..GatewayOptions::default() };
     if !http {
-        let serve = |stop| async move { run_stdio(&server, options, stop).await };
+        let serve =
+            |stop| writer.beside(async move { run_stdio(&serving, options, &paths, stop).await });
         return block_on(Threads::One, until_signal(serve));
     }
     let is_loopback = |host: &str| {
         host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     };
     if !is_loopback(&host) {
+        let what = if serving.profile_name().is_some() { "profile" } else { "server" };
         ui.warning(format!(
-            "everybody who reaches {host}:{port} can use this server, without a token"
+            "everybody who reaches {host}:{port} can use this {what}, without a token"
         ));
     }
     let local = Local { host, port };
@@ -58,7 +86,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
         ui.result(url);
         ui.note("Serving; press Ctrl-C to stop.");
     };
-    let serve = |stop| async move { run_http(&server, options, local, ready, stop).await };
+    let serve = |stop| {
+        writer.beside(async move { run_http(&serving, options, &paths, local, ready, stop).await })
+    };
     block_on(Threads::Many, until_signal(serve))
 }
 

@@ -12,12 +12,13 @@ use super::live::Live;
 use super::run::{PORT, listen};
 use super::time::lifetime;
 use super::{Context, JsonArg, Threads, block_on};
+use crate::app::serving::Serving;
 use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
 use crate::config::GlobalConfigManager;
 use crate::credentials::{Change, RelayChange, RelayStore, ShareTarget};
 use crate::fs::Paths;
-use crate::gateway::GatewayOptions;
-use crate::model::Server;
+use crate::gateway::{GatewayOptions, Isolation, StderrSink};
+use crate::logs;
 use crate::tunnel::RelayAddress;
 
 /// How many events may wait for the terminal.
@@ -32,7 +33,7 @@ pub(super) struct Args {
     options: Options,
 }
 
-/// The options of sharing an MCP server.
+/// The options of sharing MCP servers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// Serve this port of this machine as well; 0 takes any free one
@@ -160,14 +161,16 @@ impl RelayOptions {
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let Args { server, options } = args;
     let found = GlobalConfigManager::open(&context.paths()?)?.server(&server)?;
-    serve(ShareTarget::Server(server), found, options, context)
+    let serving = Serving::server(found);
+    serve(ShareTarget::Server(server), serving, options, Isolation::Session, context)
 }
 
-/// Shares an MCP server until a signal comes.
+/// Shares MCP servers until a signal comes.
 pub(super) fn serve(
     target: ShareTarget,
-    server: Server,
+    serving: Serving,
     options: Options,
+    isolation: Isolation,
     context: &Context,
 ) -> Result<(), CliError> {
     let Options { port, local_only, access, relay, json: _ } = options;
@@ -175,7 +178,7 @@ pub(super) fn serve(
     let port = port.or(local_only.then_some(PORT));
     let spec = ShareSpec {
         target,
-        source: Source::Server(Box::new(server)),
+        source: Source::Mcp(serving),
         relay: if local_only { None } else { Some(relay.spec(&paths)?) },
         name: relay.subdomain.clone(),
         access: access.access(),
@@ -184,6 +187,7 @@ pub(super) fn serve(
         patience: relay.patience(),
         gateway: GatewayOptions {
             start_timeout: Duration::from_secs(relay.timeout),
+            isolation,
             ..GatewayOptions::default()
         },
     };
@@ -192,13 +196,22 @@ pub(super) fn serve(
 
 /// Runs a share, shows what happens and stops it at the first signal: that is a success. The
 /// second signal does not wait for anything.
-pub(super) fn follow(spec: ShareSpec, paths: &Paths, context: &Context) -> Result<(), CliError> {
+pub(super) fn follow(
+    mut spec: ShareSpec,
+    paths: &Paths,
+    context: &Context,
+) -> Result<(), CliError> {
     let mut live = Live::new(context.ui, &spec);
+    let (logs, writer) = logs::channel(paths);
+    spec.gateway.stderr = Some(StderrSink::new(move |server, line| {
+        logs.line(server, line);
+        tracing::info!(target: "mcpm::server", server, "{line}");
+    }));
     block_on(Threads::Many, async {
         let mut signals = listen()?;
         let stop = CancellationToken::new();
         let (events, mut inbox) = mpsc::channel(EVENTS);
-        let sharing = share(spec, paths, events, stop.clone());
+        let sharing = writer.beside(share(spec, paths, events, stop.clone()));
         tokio::pin!(sharing);
         let result = loop {
             tokio::select! {

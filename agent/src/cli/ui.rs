@@ -62,6 +62,12 @@ impl Ui {
         write_line(io::stdout().lock(), line.as_ref());
     }
 
+    /// Writes one line of a result that has no end; false when its reader went away.
+    pub(super) fn offer(self, line: impl AsRef<str>) -> bool {
+        let mut out = io::stdout().lock();
+        out.write_all(format!("{}\n", line.as_ref()).as_bytes()).and_then(|()| out.flush()).is_ok()
+    }
+
     /// Writes raw bytes of the result, such as a completion script.
     pub(super) fn raw(self, bytes: &[u8]) {
         let mut out = io::stdout().lock();

@@ -10,6 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
+use super::events::Reader;
+use super::http::{Learner, Wire};
 use super::link::{Claim, Packet};
 use crate::mcp::sse;
 
@@ -43,8 +45,8 @@ impl GatewayBody {
         Self(Kind::Full(bytes.into()))
     }
 
-    pub(super) fn events(events: Events) -> Self {
-        Self(Kind::Events(Box::new(events)))
+    pub(super) fn events(events: impl Into<Events>) -> Self {
+        Self(Kind::Events(Box::new(events.into())))
     }
 
     pub(super) fn upstream(body: hyper::body::Incoming) -> Self {
@@ -87,54 +89,101 @@ impl Body for GatewayBody {
     }
 }
 
-/// Messages of one or more requests, or of a session, as server-sent events.
+/// Messages as server-sent events, with a comment now and then that shows that the stream lives.
 #[derive(Debug)]
 pub(super) struct Events {
-    first: VecDeque<Bytes>,
-    queue: mpsc::Receiver<Packet>,
-    /// How many answers are still to come; `None` when the stream does not end with answers.
-    answers: Option<usize>,
-    /// Dropped with the stream: that is how an upstream learns that nobody listens any more.
-    _claims: Vec<Claim>,
+    source: Source,
     silence: Pin<Box<Sleep>>,
 }
 
-impl Events {
-    /// Makes a stream that begins with `first` and ends after `answers` answers of the queue.
-    pub(super) fn new(
-        first: VecDeque<Bytes>,
-        queue: mpsc::Receiver<Packet>,
-        answers: Option<usize>,
-        claims: Vec<Claim>,
-    ) -> Self {
-        let silence = Box::pin(tokio::time::sleep(KEEP_ALIVE));
-        Self { first, queue, answers, _claims: claims, silence }
-    }
+#[derive(Debug)]
+enum Source {
+    /// The answer to one modern request, which ends with its connection.
+    Once(Once),
+    /// A stream of a legacy session.
+    Kept(Reader),
+    /// A connection of the HTTP+SSE transport.
+    Wire(Wire),
+}
 
-    fn is_over(&self) -> bool {
-        self.first.is_empty() && self.answers == Some(0)
-    }
+/// The packets of one request, each sent once.
+#[derive(Debug)]
+pub(super) struct Once {
+    pub(super) first: VecDeque<Bytes>,
+    pub(super) queue: mpsc::Receiver<Packet>,
+    /// How many answers are still to come.
+    pub(super) left: usize,
+    /// Dropped with the stream: that is how an upstream learns that nobody listens any more.
+    pub(super) claims: Vec<Claim>,
+    /// Told of the answer.
+    pub(super) learner: Option<Learner>,
+}
 
-    /// Cancel-safe: nothing is taken from the queue that is not returned.
+impl Once {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(message) = self.first.pop_front() {
             return Poll::Ready(Some(sse::encode(&message)));
         }
-        if self.is_over() {
+        if self.left == 0 {
             return Poll::Ready(None);
         }
-        let event = match self.queue.poll_recv(cx) {
-            Poll::Ready(Some(packet)) => {
-                if packet.last {
-                    self.answers = self.answers.map(|left| left.saturating_sub(1));
-                }
-                Some(sse::encode(&packet.message))
+        let Some(packet) = ready!(self.queue.poll_recv(cx)) else { return Poll::Ready(None) };
+        if packet.last {
+            self.left -= 1;
+            if let Some(learner) = &self.learner {
+                learner.learn(&packet.message);
             }
-            Poll::Ready(None) => None,
-            Poll::Pending => {
-                ready!(self.silence.as_mut().poll(cx));
-                Some(sse::KEEP_ALIVE)
+            if self.left == 0 {
+                self.claims.clear();
             }
+        }
+        Poll::Ready(Some(sse::encode(&packet.message)))
+    }
+}
+
+impl From<Once> for Events {
+    fn from(once: Once) -> Self {
+        Self::new(Source::Once(once))
+    }
+}
+
+impl From<Reader> for Events {
+    fn from(reader: Reader) -> Self {
+        Self::new(Source::Kept(reader))
+    }
+}
+
+impl From<Wire> for Events {
+    fn from(wire: Wire) -> Self {
+        Self::new(Source::Wire(wire))
+    }
+}
+
+impl Events {
+    fn new(source: Source) -> Self {
+        Self { source, silence: Box::pin(tokio::time::sleep(KEEP_ALIVE)) }
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.source {
+            Source::Once(once) => once.first.is_empty() && once.left == 0,
+            Source::Kept(reader) => reader.is_over(),
+            Source::Wire(_) => false,
+        }
+    }
+
+    /// Cancel-safe: nothing is taken from a queue that is not returned.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let next = match &mut self.source {
+            Source::Once(once) => once.poll_next(cx),
+            Source::Kept(reader) => reader.poll_next(cx),
+            Source::Wire(wire) => wire.poll_next(cx),
+        };
+        let event = if let Poll::Ready(event) = next {
+            event
+        } else {
+            ready!(self.silence.as_mut().poll(cx));
+            Some(sse::KEEP_ALIVE)
         };
         self.silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
         Poll::Ready(event)
@@ -151,11 +200,15 @@ mod tests {
         Packet { message: Bytes::from_static(message.as_bytes()), last }
     }
 
+    fn once(first: VecDeque<Bytes>, queue: mpsc::Receiver<Packet>, left: usize) -> GatewayBody {
+        GatewayBody::events(Once { first, queue, left, claims: Vec::new(), learner: None })
+    }
+
     #[tokio::test]
     async fn a_stream_ends_with_its_last_answer_and_keeps_the_order() {
         let (queue, receiver) = mpsc::channel(4);
         let first = VecDeque::from([Bytes::from_static(b"1")]);
-        let body = GatewayBody::events(Events::new(first, receiver, Some(1), Vec::new()));
+        let body = once(first, receiver, 1);
         queue.try_send(packet("2", false)).unwrap();
         queue.try_send(packet("3", true)).unwrap();
         let all = body.collect().await.unwrap().to_bytes();
@@ -166,8 +219,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_says_every_15_seconds_that_it_lives() {
         let (queue, receiver) = mpsc::channel(4);
-        let mut body =
-            GatewayBody::events(Events::new(VecDeque::new(), receiver, None, Vec::new()));
+        let mut body = once(VecDeque::new(), receiver, 1);
         let start = Instant::now();
         for n in 1..=3 {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();

@@ -136,6 +136,11 @@ impl Handle {
 
     #[cfg(test)]
     pub(super) fn fake(server: &str) -> (Self, watch::Sender<Option<Exit>>) {
+        Self::without_process(server)
+    }
+
+    /// Makes the handle of something that is no process of ours; whoever runs it tells its end.
+    pub(super) fn without_process(server: &str) -> (Self, watch::Sender<Option<Exit>>) {
         let (sender, exit) = watch::channel(None);
         let handle = Self {
             server: server.into(),
@@ -319,8 +324,14 @@ fn tell_stderr(
     let server = handle.server.clone();
     let tail = handle.tail.clone();
     let sink = nursery.stderr.clone();
+    let process = handle.clone();
     nursery.scope.spawn(async move {
-        read_stderr(stderr, &server, &tail, sink.as_ref()).await;
+        // A process that left the group may hold the pipe for ever; the end of the server is told
+        // after its last words, so there is nothing more to come.
+        tokio::select! {
+            () = read_stderr(stderr, &server, &tail, sink.as_ref()) => {}
+            _ = process.exited() => {}
+        }
         drop(done);
     });
     async move { drop(ended.await) }
@@ -429,6 +440,21 @@ pub(super) mod tests {
         // An orphan that was killed stays a zombie until init reaps it, so look at its state.
         let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
         assert!(state.map_or(true, |state| state.contains(") Z ")));
+    }
+
+    #[tokio::test]
+    async fn a_stray_process_that_holds_stderr_keeps_no_task() {
+        let scope = Scope::new();
+        let nursery = Nursery::new(scope.clone(), Guard::off(), None);
+        let script = "setsid sh -c 'echo $$ >&2; echo up; exec sleep 600' & read x";
+        let Child { stdin, stdout, handle } = spawn(&sh(script), &nursery).unwrap();
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut String::new()).await.unwrap();
+        drop(stdin);
+        handle.exited().await;
+        let stray = rustix::process::Pid::from_raw(handle.stderr_tail().parse().unwrap());
+        assert_eq!(scope.drain(Duration::from_secs(20)).await, 0);
+        rustix::process::kill_process(stray.unwrap(), rustix::process::Signal::KILL).unwrap();
     }
 
     #[tokio::test]

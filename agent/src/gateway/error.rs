@@ -68,14 +68,6 @@ pub enum GatewayError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The URL is one of the old HTTP+SSE transport.
-    #[error(
-        "server `{server}` uses a legacy SSE URL, and legacy SSE upstreams are not supported yet"
-    )]
-    LegacySse {
-        /// The server's name.
-        server: String,
-    },
     /// A configured header of a remote server is not a valid header.
     #[error("header `{header}` of server `{server}` is not a valid HTTP header")]
     Header {
@@ -115,6 +107,22 @@ fn after(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; it last wrote:\n{stderr}") }
 }
 
+impl GatewayError {
+    /// Says in a few words why a server cannot be used, for a visitor to read: what it wrote and how
+    /// it is configured is its owner's business.
+    pub(super) fn brief(&self) -> String {
+        match self {
+            Self::ChildExited { status, .. } => format!("it stopped ({status})"),
+            Self::StartTimeout { after, .. } => {
+                format!("it did not answer within {} s", after.as_secs())
+            }
+            Self::Unreachable { .. } => "it cannot be reached".to_owned(),
+            Self::Unauthorized { .. } => "it refuses our credentials".to_owned(),
+            _ => "it cannot be started".to_owned(),
+        }
+    }
+}
+
 impl Hint for GatewayError {
     fn hint(&self) -> Option<String> {
         match self {
@@ -134,9 +142,6 @@ impl Hint for GatewayError {
             Self::Url { server, .. } | Self::Header { server, .. } => {
                 Some(format!("Correct `{server}` in servers.json"))
             }
-            Self::LegacySse { .. } => Some(
-                "Use the server's Streamable HTTP URL, which usually ends in `/mcp`".to_owned(),
-            ),
             Self::Unreachable { .. } => Some("Check the URL and your network".to_owned()),
             Self::Unauthorized { server, .. } => {
                 Some(format!("Check the `headers` of `{server}` in servers.json"))

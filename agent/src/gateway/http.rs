@@ -1,6 +1,8 @@
-//! The Streamable HTTP face over child processes: both eras on one URL.
+//! The HTTP faces over conversations with a server: Streamable HTTP in both eras on one URL, and
+//! HTTP+SSE for clients of 2024-11-05.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -8,31 +10,127 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use mcpm_shared::access::Principal;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::body::{BoxError, Events, GatewayBody};
+use super::body::{BoxError, GatewayBody};
 use super::child::{self, Spec};
-use super::link::{INBOX, Ids, Link, Packet, Refusal};
-use super::reply::{self, Accept, Reply, Status};
-use super::sessions::Sessions;
-use super::{GatewayError, Inner};
-use crate::mcp::era::{self, Era, SESSION_HEADER};
+use super::hub::{Caller, Hub, Seat, View};
+use super::link::{INBOX, Ids, Link, Refusal};
+use super::reply;
+use super::sessions::{Caps, Sessions};
+use super::talk::Conversation;
+use super::{Gateway, GatewayError, Inner, Upstream};
+use crate::mcp::era::{self, Era};
 use crate::mcp::message::{
-    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Key, Kind, Message,
-    PARSE_ERROR, error_response, on_one_line,
+    INTERNAL_ERROR, INVALID_REQUEST, Incoming, Message, PARSE_ERROR, error_response,
 };
 
+mod legacy;
 mod modern;
+mod params;
+mod wire;
+
+pub(super) use self::params::{Learner, Params};
+pub(super) use self::wire::{Port, Wire};
+
+/// Path of the Streamable HTTP endpoint.
+pub(super) const MCP_PATH: &str = "/mcp";
+/// Path of the stream of HTTP+SSE, and that of its messages.
+const SSE_PATH: &str = "/sse";
+const MESSAGES_PATH: &str = "/messages";
 
 /// The error of a request that misses its session, or that there is no room for.
 const SESSION_ERROR: i64 = -32000;
-/// How many messages a batch may hold.
-const MAX_BATCH: usize = 256;
+
+impl Gateway {
+    /// Answers one HTTP request by its path: Streamable HTTP at `/mcp`, HTTP+SSE (2024-11-05) at
+    /// `/sse` and `/messages`, each with or without a slash at the end, and 404 elsewhere.
+    ///
+    /// Whoever serves the gateway below a prefix says so in `X-Forwarded-Prefix`, for clients of
+    /// HTTP+SSE are told the path of their messages.
+    pub async fn dispatch<B>(
+        &self,
+        request: Request<B>,
+        principal: &Principal,
+    ) -> Response<GatewayBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let path = request.uri().path().trim_end_matches('/');
+        if path == MCP_PATH {
+            return self.handle(request, principal).await;
+        }
+        let seen;
+        let (behind, sessions) = match &self.0.upstream {
+            Upstream::Child { spec, sessions } => (Behind::Child(spec), sessions),
+            Upstream::Many { hub, sessions } => {
+                seen = match Seen::of(hub, &request) {
+                    Ok(seen) => seen,
+                    Err(refusal) => return *refusal,
+                };
+                (Behind::Hub(hub, &seen), sessions)
+            }
+            Upstream::Remote(_) => return not_found(),
+        };
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        let face = Face { gateway: &self.0, behind, sessions, principal };
+        match path {
+            SSE_PATH => face.connect(&request),
+            MESSAGES_PATH => face.take(request).await,
+            _ => not_found(),
+        }
+    }
+}
+
+/// What stands behind a face.
+#[derive(Clone, Copy)]
+pub(super) enum Behind<'a> {
+    /// Children of one server.
+    Child(&'a Spec),
+    /// Several servers as one, and what of them the client sees.
+    Hub(&'a Arc<Hub>, &'a Seen),
+}
+
+/// The profile a client chose, and what that is.
+#[derive(Debug)]
+pub(super) struct Seen {
+    profile: Option<String>,
+    view: Arc<View>,
+}
+
+/// Header by which a client chooses a profile; the query may do so too.
+const PROFILE_HEADER: &str = "x-mcpm-profile";
+
+impl Seen {
+    /// Reads which profile a request chooses.
+    ///
+    /// # Errors
+    /// There is none of that name: the answer is a refusal, never more than was asked for.
+    pub(super) fn of<B>(hub: &Hub, request: &Request<B>) -> Result<Self, Box<Answer>> {
+        let header = request.headers().get(PROFILE_HEADER).map(|name| name.to_str().unwrap_or(""));
+        let query = request.uri().query().unwrap_or_default();
+        let queried =
+            url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "profile");
+        let profile = match (header, queried) {
+            (Some(header), _) => Some(header.to_owned()),
+            (None, Some((_, name))) => Some(name.into_owned()),
+            (None, None) => None,
+        };
+        match hub.view(profile.as_deref()) {
+            Some(view) => Ok(Self { profile, view }),
+            None => {
+                let text = "there is no such profile here";
+                Err(reply::error(StatusCode::FORBIDDEN, None, INVALID_REQUEST, text).into())
+            }
+        }
+    }
+}
 
 /// One request's view of the gateway.
 pub(super) struct Face<'a> {
     pub(super) gateway: &'a Arc<Inner>,
-    pub(super) spec: &'a Spec,
+    pub(super) behind: Behind<'a>,
     pub(super) sessions: &'a Arc<Sessions>,
     pub(super) principal: &'a Principal,
 }
@@ -58,7 +156,8 @@ impl Face<'_> {
             (_, Err(error)) => bad_request(SESSION_ERROR, &error.to_string()),
             (&Method::GET, Ok(Era::Legacy)) => self.get(&head.headers),
             (&Method::DELETE, Ok(Era::Legacy)) => self.delete(&head.headers),
-            (_, Ok(era)) => not_allowed(*era),
+            (_, Ok(Era::Legacy)) => not_allowed("GET, POST, DELETE"),
+            (_, Ok(Era::Modern)) => not_allowed("POST"),
         }
     }
 
@@ -116,9 +215,17 @@ impl Face<'_> {
         }
     }
 
-    /// Starts a child for this principal and opens the conversation.
-    fn start(&self, ids: Ids) -> Result<Arc<Link>, Box<Answer>> {
-        if self.sessions.make_room(self.gateway.options.max_sessions).is_err() {
+    /// Returns what messages call the server.
+    pub(super) fn server(&self) -> &str {
+        &self.gateway.server
+    }
+
+    /// Makes room for a conversation of this principal and opens it.
+    fn start(&self, ids: Ids) -> Result<Arc<dyn Conversation>, Box<Answer>> {
+        let options = &self.gateway.options;
+        let caps =
+            Caps { total: options.max_sessions, principal: options.max_sessions_per_principal };
+        if self.sessions.make_room(caps, self.principal).is_err() {
             let text = "too many sessions are open; try again later";
             let mut answer =
                 reply::error(StatusCode::SERVICE_UNAVAILABLE, None, SESSION_ERROR, text);
@@ -126,17 +233,33 @@ impl Face<'_> {
             return Err(answer.into());
         }
         self.sweep();
+        self.dial(ids).map_err(|error| self.failed(&error).into())
+    }
+
+    /// Opens a conversation with a child of its own.
+    fn dial(&self, ids: Ids) -> Result<Arc<dyn Conversation>, GatewayError> {
+        let spec = match (self.behind, ids) {
+            (Behind::Child(spec), _) => spec,
+            (Behind::Hub(hub, seen), Ids::Remap) => {
+                let caller = hub.caller(self.principal, &seen.view, seen.profile.as_deref());
+                return Ok(Arc::new(Caller(caller)));
+            }
+            (Behind::Hub(hub, seen), _) => {
+                return Ok(Arc::new(Seat::new(hub, seen.view.clone(), self.principal)));
+            }
+        };
         let nursery = &self.gateway.nursery;
-        let child =
-            child::spawn(self.spec, nursery).map_err(|error| Box::new(self.failed(&error)))?;
+        let child = child::spawn(spec, nursery)?;
         let max_line = self.gateway.options.max_line;
-        Ok(Link::new(child.stdin, child.stdout, child.handle, ids, max_line, &nursery.scope))
+        let scope = &nursery.scope;
+        let link = Link::new(child.stdin, child.stdout, child.handle, ids, max_line, scope);
+        Ok(Arc::new(link))
     }
 
     /// A visitor learns that the server does not start; why is the owner's business.
     fn failed(&self, error: &GatewayError) -> Answer {
         tracing::error!(error = error as &dyn std::error::Error, "cannot serve a visitor");
-        let text = format!("server `{}` cannot be started", self.spec.server);
+        let text = format!("server `{}` cannot be started", self.server());
         reply::error(StatusCode::OK, None, INTERNAL_ERROR, &text)
     }
 
@@ -157,152 +280,15 @@ impl Face<'_> {
             }
         });
     }
-
-    async fn initialize(&self, headers: &HeaderMap, message: &Message<'_>) -> Answer {
-        if message.kind() != Kind::Request {
-            return bad_request(INVALID_REQUEST, "`initialize` is a request");
-        }
-        let id = message.id().map(serde_json::value::RawValue::get);
-        let link = match self.start(Ids::Keep) {
-            Ok(link) => link,
-            Err(answer) => return with_id(*answer, id, self.spec),
-        };
-        let opening = self.sessions.open(self.principal, link.clone());
-        let limit = self.gateway.options.start_timeout;
-        match timeout(limit, first_answer(&link, message)).await {
-            Err(_) => {
-                let error = GatewayError::StartTimeout {
-                    server: self.spec.server.clone(),
-                    after: limit,
-                    stderr: link.child().stderr_tail(),
-                };
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot serve a visitor");
-                let text = format!(
-                    "server `{}` did not answer within {} s",
-                    self.spec.server,
-                    limit.as_secs()
-                );
-                reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text)
-            }
-            Ok(None) => {
-                let text = format!("server `{}` stopped before it answered", self.spec.server);
-                reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text)
-            }
-            Ok(Some(messages)) => {
-                let failed = messages.last().is_none_or(|answer| is_error(answer));
-                let mut answer = opened(messages, Accept::of(headers));
-                if !failed {
-                    let session = HeaderValue::from_str(&opening.done());
-                    let session = session.expect("a session id is base64url");
-                    answer.headers_mut().insert(SESSION_HEADER, session);
-                }
-                answer
-            }
-        }
-    }
-
-    /// Returns the conversation that a request names, or what is wrong with the request.
-    fn session(&self, headers: &HeaderMap) -> Result<Arc<Link>, Box<Answer>> {
-        let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
-            let text = "header `Mcp-Session-Id` is missing; open a session with `initialize`";
-            return Err(bad_request(SESSION_ERROR, text).into());
-        };
-        self.sessions.find(id, self.principal).ok_or_else(|| {
-            let text = "the session has ended; open another one with `initialize`";
-            reply::error(StatusCode::NOT_FOUND, None, SESSION_ERROR, text).into()
-        })
-    }
-
-    async fn in_session(&self, headers: &HeaderMap, incoming: &Incoming<'_>) -> Answer {
-        let link = match self.session(headers) {
-            Ok(link) => link,
-            Err(answer) => return *answer,
-        };
-        let messages = incoming.messages();
-        let batch = matches!(incoming, Incoming::Many(_));
-        if messages.is_empty() || messages.len() > MAX_BATCH {
-            return bad_request(INVALID_REQUEST, "a batch must hold 1 to 256 messages");
-        }
-        if batch && messages.iter().any(|message| message.method() == "initialize") {
-            return bad_request(INVALID_REQUEST, "`initialize` must not be in a batch");
-        }
-        let (sink, queue) = mpsc::channel(INBOX + messages.len());
-        let mut claims = Vec::new();
-        for message in messages {
-            match tell(&link, message, &sink).await {
-                Ok(claim) => claims.extend(claim),
-                Err(refusal) => {
-                    let id = message.id().map(serde_json::value::RawValue::get);
-                    return refused(refusal, id, &self.spec.server);
-                }
-            }
-        }
-        drop(sink);
-        if claims.is_empty() {
-            return reply::accepted();
-        }
-        let accept = Accept::of(headers);
-        Reply { queue, claims, accept, batch, status: Status::Ok }.answer().await
-    }
-
-    fn get(&self, headers: &HeaderMap) -> Answer {
-        let link = match self.session(headers) {
-            Ok(link) => link,
-            Err(answer) => return *answer,
-        };
-        if !Accept::of(headers).events {
-            let text = "the client must accept text/event-stream";
-            return reply::error(StatusCode::NOT_ACCEPTABLE, None, INVALID_REQUEST, text);
-        }
-        match link.listen() {
-            Ok(queue) => reply::stream(Events::new(
-                std::collections::VecDeque::new(),
-                queue,
-                None,
-                Vec::new(),
-            )),
-            Err(busy) => reply::error(StatusCode::CONFLICT, None, SESSION_ERROR, &busy.to_string()),
-        }
-    }
-
-    fn delete(&self, headers: &HeaderMap) -> Answer {
-        if let Err(answer) = self.session(headers) {
-            return *answer;
-        }
-        if let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) {
-            self.sessions.end(id, self.principal);
-        }
-        reply::empty(StatusCode::NO_CONTENT)
-    }
-}
-
-/// Passes one message of a session to its server; a request comes with the claim to its answer.
-async fn tell(
-    link: &Arc<Link>,
-    message: &Message<'_>,
-    sink: &mpsc::Sender<Packet>,
-) -> Result<Option<super::link::Claim>, Refusal> {
-    if message.kind() == Kind::Request {
-        let begun = link.begin(message, sink.clone())?;
-        link.send(begun.line).await.map_err(|_| Refusal::Gone)?;
-        return Ok(Some(begun.claim));
-    }
-    let line = Bytes::copy_from_slice(&on_one_line(message.text().as_bytes()));
-    link.send(line).await.map_err(|_| Refusal::Gone)?;
-    if message.method() == "notifications/cancelled"
-        && let Some(id) = message.peek().request_id
-    {
-        // In this order: the server hears of it before the stream ends.
-        link.cancelled(&Key::of(id));
-    }
-    Ok(None)
 }
 
 /// Makes a request and returns all that came up to its answer, the answer last.
-pub(super) async fn first_answer(link: &Arc<Link>, request: &Message<'_>) -> Option<Vec<Bytes>> {
+pub(super) async fn first_answer(
+    talk: &dyn Conversation,
+    request: &Message<'_>,
+) -> Option<Vec<Bytes>> {
     let (sink, mut queue) = mpsc::channel(INBOX);
-    let begun = link.begin(request, sink).ok()?;
-    link.send(begun.line).await.ok()?;
+    let _claim = talk.begin(request, sink).await.ok()?;
     let mut messages = Vec::new();
     while let Some(packet) = queue.recv().await {
         messages.push(packet.message);
@@ -313,28 +299,11 @@ pub(super) async fn first_answer(link: &Arc<Link>, request: &Message<'_>) -> Opt
     None
 }
 
-fn opened(mut messages: Vec<Bytes>, accept: Accept) -> Answer {
-    match messages.pop() {
-        Some(answer) if accept.json && (messages.is_empty() || !accept.events) => {
-            reply::json(StatusCode::OK, answer)
-        }
-        answer => {
-            let (_, queue) = mpsc::channel(1);
-            messages.extend(answer);
-            reply::stream(Events::new(messages.into(), queue, Some(0), Vec::new()))
-        }
-    }
-}
-
-fn is_error(answer: &[u8]) -> bool {
-    !matches!(Incoming::parse(answer), Ok(Incoming::One(answer)) if answer.error().is_none())
-}
-
-fn with_id(answer: Answer, id: Option<&str>, spec: &Spec) -> Answer {
+fn with_id(answer: Answer, id: Option<&str>, server: &str) -> Answer {
     if answer.status() != StatusCode::OK {
         return answer;
     }
-    let text = format!("server `{}` cannot be started", spec.server);
+    let text = format!("server `{server}` cannot be started");
     reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text)
 }
 
@@ -355,16 +324,18 @@ fn refused(refusal: Refusal, id: Option<&str>, server: &str) -> Answer {
     }
 }
 
+fn not_found() -> Answer {
+    let mut answer = Response::new(GatewayBody::full("the MCP endpoint is /mcp\n"));
+    *answer.status_mut() = StatusCode::NOT_FOUND;
+    answer
+}
+
 fn bad_request(code: i64, text: &str) -> Answer {
     reply::error(StatusCode::BAD_REQUEST, None, code, text)
 }
 
-fn not_allowed(era: Era) -> Answer {
+fn not_allowed(allowed: &'static str) -> Answer {
     let mut answer = reply::empty(StatusCode::METHOD_NOT_ALLOWED);
-    let allowed = match era {
-        Era::Legacy => "GET, POST, DELETE",
-        Era::Modern => "POST",
-    };
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }

@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::FramedRead;
 
-use self::table::{Arrival, Table};
-pub(super) use self::table::{Busy, Ids, Packet, Refusal};
+pub(super) use self::table::{
+    Arrival, Busy, Ids, Packet, Refusal, Table, cancellation_of, failure,
+};
 use super::child::{Exit, Handle};
 use crate::mcp::line::{Line, LineCodec};
 use crate::mcp::message::{self, Key, Message};
@@ -28,7 +29,10 @@ const OUTBOX: usize = 64;
 /// How many messages of one request may wait for its reader.
 pub(super) const INBOX: usize = 256;
 /// How long the pump of an unshared server waits for a reader that does not read.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the pump of a server with several clients waits: long enough for one that reads, and
+/// the others do not suffer for longer from one that does not.
+const PATIENCE_SHARED: Duration = Duration::from_secs(3);
 /// How long what a dead server wrote is still read.
 const LINGER: Duration = Duration::from_secs(2);
 /// How many lines of noise of one server are worth a warning.
@@ -71,13 +75,8 @@ impl Link {
         let table = Arc::new(Mutex::new(Table::new(ids)));
         let (outbox, queue) = mpsc::channel(OUTBOX);
         scope.spawn(write(stdin, queue, child.clone()));
-        let pump = Pump {
-            table: table.clone(),
-            outbox: outbox.clone(),
-            child: child.clone(),
-            patience: if ids == Ids::Keep { PATIENCE } else { Duration::ZERO },
-            warned: 0,
-        };
+        let pump =
+            Pump { table: table.clone(), outbox: outbox.clone(), child: child.clone(), warned: 0 };
         scope.spawn(pump.run(stdout, max_line));
         Arc::new(Self { table, outbox, child, scope: scope.clone() })
     }
@@ -101,7 +100,31 @@ impl Link {
         sink: mpsc::Sender<Packet>,
     ) -> Result<Begun, Refusal> {
         let (key, line) = self.table().begin(request, sink)?;
-        Ok(Begun { claim: Claim { link: self.clone(), key: Some(key) }, line })
+        Ok(Begun { claim: Claim::new(OnWire { link: self.clone(), key }), line })
+    }
+
+    /// Makes a request.
+    ///
+    /// # Errors
+    /// Says why the request cannot be made.
+    pub(super) async fn request(
+        self: &Arc<Self>,
+        request: &Message<'_>,
+        sink: mpsc::Sender<Packet>,
+    ) -> Result<Claim, Refusal> {
+        let Begun { claim, line } = self.begin(request, sink)?;
+        self.send(line).await.map_err(|Gone| Refusal::Gone)?;
+        Ok(claim)
+    }
+
+    /// Goes on in the modern era, which a probe has shown.
+    pub(super) fn turn_modern(&self) {
+        self.table().turn_modern();
+    }
+
+    /// Tells whether a request is in flight that is no subscription.
+    pub(super) fn is_working(&self) -> bool {
+        self.table().is_working()
     }
 
     /// Sends one line to the server; in order with all others.
@@ -155,14 +178,31 @@ pub(super) struct Gone;
 /// for a legacy session a lost connection is no cancellation (2025-11-25 §Streamable HTTP).
 #[derive(Debug)]
 pub(super) struct Claim {
-    link: Arc<Link>,
-    key: Option<Key>,
+    _hold: Box<dyn Hold>,
 }
 
-impl Drop for Claim {
+/// What a claim holds: dropping it gives the request up.
+trait Hold: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Hold for T {}
+
+impl Claim {
+    /// Makes a claim of something whose drop gives the request up.
+    pub(super) fn new(hold: impl std::fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { _hold: Box::new(hold) }
+    }
+}
+
+/// A request that went out as a line.
+#[derive(Debug)]
+struct OnWire {
+    link: Arc<Link>,
+    key: Key,
+}
+
+impl Drop for OnWire {
     fn drop(&mut self) {
-        let Some(key) = self.key.take() else { return };
-        let Some(line) = self.link.table().release(&key) else { return };
+        let Some(line) = self.link.table().release(&self.key) else { return };
         if let Err(mpsc::error::TrySendError::Full(line)) = self.link.outbox.try_send(line.into()) {
             let outbox = self.link.outbox.clone();
             self.link.scope.spawn_until_cancelled(async move { drop(outbox.send(line).await) });
@@ -193,7 +233,6 @@ struct Pump {
     table: Arc<Mutex<Table>>,
     outbox: mpsc::Sender<Bytes>,
     child: Handle,
-    patience: Duration,
     warned: u32,
 }
 
@@ -244,14 +283,22 @@ impl Pump {
     /// A reader that does not read must not hold up others: a shared server does not wait for it.
     async fn deliver(&self, sink: &mpsc::Sender<Packet>, packet: Packet) {
         let Err(mpsc::error::TrySendError::Full(packet)) = sink.try_send(packet) else { return };
-        let sent =
-            !self.patience.is_zero() && timeout(self.patience, sink.send(packet)).await.is_ok();
+        let patience = self.patience();
+        let sent = !patience.is_zero() && timeout(patience, sink.send(packet)).await.is_ok();
         if !sent {
             tracing::debug!(server = self.child.server(), "a reader does not read, dropped");
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(line) = table.give_up(sink) {
                 drop(self.outbox.try_send(line.into()));
             }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.table.lock().unwrap_or_else(PoisonError::into_inner).manner() {
+            (Ids::Keep, _) => PATIENCE,
+            (Ids::Renumber, _) | (Ids::Remap, true) => PATIENCE_SHARED,
+            (Ids::Remap, false) => Duration::ZERO,
         }
     }
 
@@ -270,11 +317,12 @@ impl Pump {
     async fn over(self) {
         self.child.stop();
         let exit = self.child.exited().await;
+        let patience = self.patience();
         let left = self.table.lock().unwrap_or_else(PoisonError::into_inner).close();
         for (sink, id) in left {
             let message = death_notice(self.child.server(), &exit, Some(&id));
             let packet = Packet { message: message.into(), last: true };
-            drop(timeout(self.patience, sink.send(packet)).await);
+            drop(timeout(patience, sink.send(packet)).await);
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{Gateway, GatewayBody};
 use crate::hint::Hint;
 
 /// The path of the MCP endpoint.
-pub const PATH: &str = "/mcp";
+pub const PATH: &str = super::http::MCP_PATH;
 
 /// How long a connection may take to end on shutdown.
 const GRACE: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ impl Hint for ListenError {
     }
 }
 
-/// Serves a gateway at `/mcp` until the scope ends; returns the bound address.
+/// Serves a gateway at `/mcp`, and at `/sse` and `/messages`, until the scope ends; returns the bound address.
 ///
 /// # Errors
 /// The port is taken or the address is not ours.
@@ -161,42 +161,45 @@ impl Gate {
         if !self.is_for_us(request.headers(), request.uri()) {
             return plain(StatusCode::FORBIDDEN, "this host or origin may not call this port\n");
         }
-        if request.uri().path().trim_end_matches('/') != PATH {
-            return plain(StatusCode::NOT_FOUND, "the MCP endpoint is /mcp\n");
-        }
         let principal = match self.admit(&mut request) {
             Ok(principal) => principal,
             Err(denied) => return refuse(denied),
         };
-        self.gateway.handle(request, &principal).await
+        self.gateway.dispatch(request, &principal).await
     }
 
     fn is_for_us(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().ok());
-        let host = match (uri.authority(), text(HOST)) {
-            (Some(authority), _) => authority.host().to_owned(),
-            (None, Some(Some(host))) => host_of(host).to_owned(),
+        let authority = match (uri.authority(), text(HOST)) {
+            (Some(authority), _) => authority.as_str(),
+            (None, Some(Some(host))) => host,
             _ => return false,
         };
-        if !self.is_allowed(&host) {
+        if !self.is_host(host_of(authority)) {
             return false;
         }
         match text(ORIGIN) {
             None => true,
             Some(None) => false,
             Some(Some(origin)) => match origin.split_once("://") {
-                Some((_, authority)) => self.is_allowed(host_of(authority)),
+                Some((_, page)) => {
+                    page.eq_ignore_ascii_case(authority) || self.is_page(host_of(page))
+                }
                 None => false,
             },
         }
     }
 
-    /// Addresses are safe: rebinding needs a name that its owner can point anywhere.
-    fn is_allowed(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        bare.parse::<IpAddr>().is_ok()
-            || bare.eq_ignore_ascii_case("localhost")
-            || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(bare))
+    /// Addresses are safe to be called by: rebinding needs a name that its owner can point anywhere.
+    fn is_host(&self, host: &str) -> bool {
+        host.parse::<IpAddr>().is_ok() || self.is_page(host)
+    }
+
+    /// A page of another machine is a stranger, whether it comes from a name or from an address.
+    fn is_page(&self, host: &str) -> bool {
+        host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+            || host.eq_ignore_ascii_case("localhost")
+            || self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 
     fn admit(&self, request: &mut Request<Incoming>) -> Result<Principal, Denied> {

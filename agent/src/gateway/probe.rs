@@ -22,46 +22,64 @@ pub struct Probe {
 }
 
 pub(super) async fn probe(gateway: &Inner) -> Result<Probe, GatewayError> {
-    match &gateway.upstream {
-        Upstream::Child { spec, sessions } => match ask(gateway, spec, Era::Legacy).await? {
-            Outcome::Is(probe) => {
+    if let Upstream::Many { hub, .. } = &gateway.upstream {
+        return hub.probe(&gateway.server).await;
+    }
+    // A server of the modern era need not know what `initialize` is, and may answer anything.
+    let first = match open(gateway, Era::Legacy).await? {
+        Outcome::Is(probe) => {
+            if let Upstream::Child { sessions, .. } = &gateway.upstream {
                 sessions.set_answered_initialize();
-                Ok(probe)
             }
-            // One process is of one era, so the other one needs another process.
-            Outcome::OtherEra => match ask(gateway, spec, Era::Modern).await? {
-                Outcome::Is(probe) => Ok(probe),
-                Outcome::OtherEra => Err(refused(&spec.server, "it speaks no known revision")),
-            },
-        },
-        Upstream::Remote(remote) => {
-            let limit = gateway.options.start_timeout;
-            let timed_out = |_| GatewayError::StartTimeout {
-                server: gateway.server.clone(),
-                after: limit,
-                stderr: String::new(),
-            };
-            let answer = |era| async move {
-                timeout(limit, remote.ask(opening(era))).await.map_err(timed_out)?
-            };
-            match read(&gateway.server, Era::Legacy, &answer(Era::Legacy).await?)? {
-                Outcome::Is(probe) => Ok(probe),
-                Outcome::OtherEra => {
-                    match read(&gateway.server, Era::Modern, &answer(Era::Modern).await?)? {
-                        Outcome::Is(probe) => Ok(probe),
-                        Outcome::OtherEra => {
-                            Err(refused(&gateway.server, "it speaks no known revision"))
-                        }
-                    }
-                }
-            }
+            return Ok(probe);
         }
+        Outcome::Not(first) => first,
+    };
+    match open(gateway, Era::Modern).await {
+        Ok(Outcome::Is(probe)) => Ok(probe),
+        Ok(Outcome::Not(second)) if first.other_era => Err(second.error),
+        Err(error) if first.other_era => Err(error),
+        // What it said to the request that most servers know tells more.
+        _ => Err(first.error),
     }
 }
 
 enum Outcome {
     Is(Probe),
-    OtherEra,
+    Not(Refusal),
+}
+
+/// Why a server cannot be used in an era.
+struct Refusal {
+    error: GatewayError,
+    /// It says itself that it is of the other era.
+    other_era: bool,
+}
+
+/// Asks the server to open in an era.
+async fn open(gateway: &Inner, era: Era) -> Result<Outcome, GatewayError> {
+    match &gateway.upstream {
+        // One process is of one era, so the other one needs another process.
+        Upstream::Child { spec, .. } => ask(gateway, spec, era).await,
+        Upstream::Remote(remote) => {
+            let limit = gateway.options.start_timeout;
+            let answer = timeout(limit, remote.ask(opening(era))).await;
+            let answer = answer.map_err(|_| GatewayError::StartTimeout {
+                server: gateway.server.clone(),
+                after: limit,
+                stderr: String::new(),
+            })?;
+            match answer {
+                Ok(answer) => read(&gateway.server, era, &answer),
+                // It answered, but not in MCP.
+                Err(error @ GatewayError::Url { .. }) => {
+                    Ok(Outcome::Not(Refusal { error, other_era: false }))
+                }
+                Err(error) => Err(error),
+            }
+        }
+        Upstream::Many { .. } => unreachable!("a hub probes its members itself"),
+    }
 }
 
 async fn ask(gateway: &Inner, spec: &Spec, era: Era) -> Result<Outcome, GatewayError> {
@@ -138,10 +156,9 @@ fn read(server: &str, era: Era, answer: &[u8]) -> Result<Outcome, GatewayError> 
         return Err(refused(server, "its answer is not MCP"));
     };
     if let Some(error) = answer.error() {
-        return match answer.error_code() {
-            Some(code) if era::is_modern_error(code) => Ok(Outcome::OtherEra),
-            _ => Err(refused(server, error.get())),
-        };
+        let other_era = answer.error_code().is_some_and(era::is_modern_error);
+        let error = refused(server, error.get());
+        return Ok(Outcome::Not(Refusal { error, other_era }));
     }
     let result = answer.result().map_or("null", |result| result.get());
     let info = match era {
@@ -164,6 +181,7 @@ mod tests {
 
     use mcpm_shared::scope::Scope;
 
+    use super::super::remote::testing::{Answer, Heard, Upstream as Fake};
     use super::super::{Gateway, GatewayOptions};
     use super::*;
     use crate::model::Server;
@@ -191,6 +209,29 @@ mod tests {
     async fn a_modern_only_server_is_asked_again_in_its_era() {
         let script = r#"read l; case "$l" in *initialize*) echo '{"id":0,"error":{"code":-32022,"message":"no"}}';; *) echo '{"id":0,"result":{"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"m"}}}}';; esac; cat"#;
         assert_eq!(probe(script).await.unwrap().era, Era::Modern);
+    }
+
+    #[tokio::test]
+    async fn a_modern_only_server_need_not_know_initialize() {
+        let script = r#"read l; case "$l" in *initialize*) echo '{"id":0,"error":{"code":-32601,"message":"no"}}';; *) echo '{"id":0,"result":{"_meta":{}}}';; esac; cat"#;
+        assert_eq!(probe(script).await.unwrap().era, Era::Modern);
+        let upstream = Fake::start(|heard: &Heard| match heard.body.contains("initialize") {
+            true => Answer::json(400, "Bad Request"),
+            false => Answer::json(200, r#"{"id":0,"result":{"_meta":{}}}"#),
+        });
+        let server = Server::remote("far", upstream.await.url());
+        let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();
+        assert_eq!(gateway.probe().await.unwrap().era, Era::Modern);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_no_mcp_at_all_is_told_as_such() {
+        let upstream = Fake::start(|heard: &Heard| {
+            Answer::json(if heard.body.contains("initialize") { 404 } else { 400 }, "<html>")
+        });
+        let server = Server::remote("far", upstream.await.url());
+        let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();
+        assert!(gateway.probe().await.unwrap_err().to_string().contains("HTTP 404"));
     }
 
     #[tokio::test]

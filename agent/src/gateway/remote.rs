@@ -1,33 +1,26 @@
 //! A remote server over Streamable HTTP, and the byte-transparent exchange with it.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod endpoint;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use mcpm_shared::access::Principal;
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt as _;
 
+pub(super) use self::endpoint::Endpoint;
 use super::GatewayError;
 use super::body::{BoxError, GatewayBody};
 use super::reply;
 use crate::mcp::era::{METHOD_HEADER, MODERN, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::line::MAX_LINE;
-use crate::mcp::message::{INTERNAL_ERROR, Incoming, Message};
+use crate::mcp::message::{INTERNAL_ERROR, INVALID_REQUEST, Incoming, Message};
 use crate::mcp::sse;
 use crate::model::Vars;
 
-const CONNECT: Duration = Duration::from_secs(15);
-const POOL_IDLE: Duration = Duration::from_secs(60);
 /// How many sessions of visitors are remembered with their owner.
 const MAX_OWNERS: usize = 4096;
 
@@ -57,46 +50,61 @@ const TO_CLIENT: [&str; 9] = [
     "x-accel-buffering",
 ];
 
-pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
-
 /// A remote server.
 #[derive(Debug)]
 pub(super) struct Remote {
-    server: String,
-    url: Uri,
-    headers: HeaderMap,
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    endpoint: Endpoint,
     owners: Mutex<Owners>,
 }
 
-/// Whose a session is, so that a stolen session id is worth nothing without its credential.
+/// Whose a session is, so that a stolen session id is worth nothing without its credential. A session
+/// that is not known is nobody's: its client opens another one.
 #[derive(Debug, Default)]
 struct Owners {
-    of: HashMap<String, Principal>,
-    oldest: VecDeque<String>,
+    of: HashMap<String, Owner>,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Owner {
+    principal: Principal,
+    used: u64,
+}
+
+impl Owners {
+    /// Tells whether a session is this principal's, and notes that it is in use.
+    fn admit(&mut self, id: &str, principal: &Principal) -> bool {
+        self.clock += 1;
+        match self.of.get_mut(id) {
+            Some(owner) if owner.principal == *principal => {
+                owner.used = self.clock;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes a session that was opened; one that is somebody's already stays theirs.
+    fn note(&mut self, id: &str, principal: &Principal) {
+        self.clock += 1;
+        if self.of.contains_key(id) {
+            return;
+        }
+        if self.of.len() >= MAX_OWNERS {
+            let idle = self.of.iter().min_by_key(|(_, owner)| owner.used);
+            if let Some(idle) = idle.map(|(id, _)| id.clone()) {
+                self.of.remove(&idle);
+            }
+        }
+        let owner = Owner { principal: principal.clone(), used: self.clock };
+        self.of.insert(id.to_owned(), owner);
+    }
 }
 
 impl Remote {
     pub(super) fn new(server: &str, url: &str, headers: &Vars) -> Result<Self, GatewayError> {
-        let wrong = |reason: &str| GatewayError::Url {
-            server: server.to_owned(),
-            url: url.split('?').next().unwrap_or_default().to_owned(),
-            reason: reason.to_owned(),
-        };
-        let parsed: Uri = url.parse().map_err(|_| wrong("it is not a URL"))?;
-        if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
-            return Err(wrong("it must begin with http:// or https://"));
-        }
-        if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(wrong("put credentials into `headers` instead"));
-        }
-        if parsed.path().split('/').any(|segment| segment == "sse") {
-            return Err(GatewayError::LegacySse { server: server.to_owned() });
-        }
-        let client = client(parsed.scheme_str() == Some("https"))?;
-        let headers = configured(server, headers)?;
-        let server = server.to_owned();
-        Ok(Self { server, url: parsed, headers, client, owners: Mutex::default() })
+        let endpoint = Endpoint::new(server, url, headers)?;
+        Ok(Self { endpoint, owners: Mutex::default() })
     }
 
     /// Passes one HTTP exchange through: streaming both ways, cancelled when it is dropped.
@@ -104,24 +112,33 @@ impl Remote {
         &self,
         request: Request<B>,
         principal: &Principal,
+        max_body: usize,
     ) -> Response<GatewayBody>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let (head, body) = request.into_parts();
-        if !self.owns(&head.headers, principal) {
+        if let Err(refusal) = check(&head, max_body) {
+            return *refusal;
+        }
+        let session = head.headers.get(SESSION_HEADER);
+        if let Some(id) = session
+            && !id.to_str().is_ok_and(|id| self.owners().admit(id, principal))
+        {
             let text = "the session has ended; open another one with `initialize`";
             return reply::error(StatusCode::NOT_FOUND, None, -32000, text);
         }
-        let mut headers = pass(&head.headers, &TO_SERVER);
-        headers.extend(self.headers.clone());
-        let body = body.map_err(Into::into).boxed_unsync();
-        match self.send(head.method, headers, body).await {
-            Ok(response) => self.answer(response, principal),
+        // Only what answers `initialize` opens a session, and only that comes without one.
+        let opener = session.is_none().then_some(principal);
+        let headers = pass(&head.headers, &TO_SERVER);
+        let body = Limited::new(body, max_body).boxed_unsync();
+        match self.endpoint.send(head.method, headers, body).await {
+            Ok(response) => self.answer(response, opener),
+            Err(error) if is_too_long(&error) => too_long(max_body),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "upstream failed");
-                let text = format!("cannot reach server `{}`", self.server);
+                let text = format!("cannot reach server `{}`", self.server());
                 reply::error(StatusCode::BAD_GATEWAY, None, INTERNAL_ERROR, &text)
             }
         }
@@ -132,22 +149,25 @@ impl Remote {
     fn answer(
         &self,
         response: Response<hyper::body::Incoming>,
-        principal: &Principal,
+        opener: Option<&Principal>,
     ) -> Response<GatewayBody> {
         let (head, body) = response.into_parts();
         let failed = |text: &str| {
-            tracing::warn!(server = %self.server, status = head.status.as_u16(), "upstream refused");
+            tracing::warn!(server = %self.server(), status = head.status.as_u16(), "upstream refused");
             reply::error(StatusCode::BAD_GATEWAY, None, INTERNAL_ERROR, text)
         };
         match head.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                failed(&format!("server `{}` refused the credentials of this share", self.server))
+                failed(&format!("server `{}` refused the credentials of this share", self.server()))
             }
             status if status.is_redirection() => {
-                failed(&format!("server `{}` answers with a redirect", self.server))
+                failed(&format!("server `{}` answers with a redirect", self.server()))
             }
             status => {
-                self.note_owner(&head.headers, principal);
+                let session = head.headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok());
+                if let (Some(id), Some(opener)) = (session, opener) {
+                    self.owners().note(id, opener);
+                }
                 let mut response = Response::new(GatewayBody::upstream(body));
                 *response.status_mut() = status;
                 *response.headers_mut() = pass(&head.headers, &TO_CLIENT);
@@ -160,64 +180,26 @@ impl Remote {
         }
     }
 
-    fn owns(&self, headers: &HeaderMap, principal: &Principal) -> bool {
-        let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
-            return true;
-        };
-        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        owners.of.get(id).is_none_or(|owner| owner == principal)
-    }
-
-    fn note_owner(&self, headers: &HeaderMap, principal: &Principal) {
-        let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else { return };
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.of.insert(id.to_owned(), principal.clone()).is_none() {
-            owners.oldest.push_back(id.to_owned());
-        }
-        if owners.oldest.len() > MAX_OWNERS
-            && let Some(oldest) = owners.oldest.pop_front()
-        {
-            owners.of.remove(&oldest);
-        }
+    fn owners(&self) -> MutexGuard<'_, Owners> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a request of ours to the server.
     pub(super) async fn call(
         &self,
         method: Method,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
-        headers.extend(self.headers.clone());
-        let both = HeaderValue::from_static("application/json, text/event-stream");
-        headers.entry(ACCEPT).or_insert(both);
-        if !body.is_empty() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        self.send(method, headers, body).await
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        headers: HeaderMap,
-        body: Body,
-    ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = self.url.clone();
-        *request.headers_mut() = headers;
-        let sent = self.client.request(request).await;
-        sent.map_err(|error| self.unreachable(error))
+        self.endpoint.call(method, headers, body).await
     }
 
     pub(super) fn unreachable(&self, error: impl Into<BoxError>) -> GatewayError {
-        GatewayError::Unreachable { server: self.server.clone(), source: error.into() }
+        self.endpoint.unreachable(error)
     }
 
     pub(super) fn server(&self) -> &str {
-        &self.server
+        self.endpoint.server()
     }
 
     /// Makes one request of ours and returns the answer to it; a session that opens is ended.
@@ -231,7 +213,7 @@ impl Remote {
         let response = self.call(Method::POST, headers, body).await?;
         let status = response.status();
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            let (server, status) = (self.server.clone(), status.as_u16());
+            let (server, status) = (self.server().to_owned(), status.as_u16());
             return Err(GatewayError::Unauthorized { server, status });
         }
         let session = response.headers().get(SESSION_HEADER).cloned();
@@ -244,8 +226,8 @@ impl Remote {
         match answer {
             Some(answer) => Ok(answer),
             None => Err(GatewayError::Url {
-                server: self.server.clone(),
-                url: self.url.path().to_owned(),
+                server: self.server().to_owned(),
+                url: self.endpoint.path().to_owned(),
                 reason: format!("it answers HTTP {} and no MCP", status.as_u16()),
             }),
         }
@@ -281,45 +263,6 @@ impl Remote {
     }
 }
 
-fn client(tls: bool) -> Result<Client<HttpsConnector<HttpConnector>, Body>, GatewayError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(GatewayError::Tls)?;
-    let config = if tls {
-        config.with_platform_verifier().map_err(GatewayError::Tls)?.with_no_client_auth()
-    } else {
-        // Reading the platform's roots takes milliseconds that a plain URL does not need.
-        config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
-    };
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_all_versions()
-        .wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_timer(TokioTimer::new())
-        .build(connector))
-}
-
-fn configured(server: &str, headers: &Vars) -> Result<HeaderMap, GatewayError> {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
-        let wrong = || GatewayError::Header { server: server.to_owned(), header: name.to_owned() };
-        let key: HeaderName = name.parse().map_err(|_| wrong())?;
-        let mut value = HeaderValue::from_str(&value).map_err(|_| wrong())?;
-        value.set_sensitive(true);
-        map.insert(key, value);
-    }
-    Ok(map)
-}
-
 fn pass(headers: &HeaderMap, passing: &[&str]) -> HeaderMap {
     let passes =
         |name: &HeaderName| name.as_str().starts_with("mcp-") || passing.contains(&name.as_str());
@@ -331,11 +274,44 @@ fn pass(headers: &HeaderMap, passing: &[&str]) -> HeaderMap {
     out
 }
 
+/// Refuses what no client of MCP sends: a page can make a browser post text, but not JSON.
+fn check(head: &http::request::Parts, max_body: usize) -> Result<(), Box<Response<GatewayBody>>> {
+    if head.method != Method::POST {
+        return Ok(());
+    }
+    if !is_kind(&head.headers, "application/json") {
+        let (status, text) =
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json");
+        return Err(reply::error(status, None, INVALID_REQUEST, text).into());
+    }
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    match length.and_then(|length| length.parse::<usize>().ok()) {
+        Some(length) if length > max_body => Err(too_long(max_body).into()),
+        _ => Ok(()),
+    }
+}
+
+fn too_long(limit: usize) -> Response<GatewayBody> {
+    let text = format!("the message is longer than {limit} bytes");
+    reply::error(StatusCode::PAYLOAD_TOO_LARGE, None, INVALID_REQUEST, &text)
+}
+
+/// Tells whether a request failed because its body was longer than we take.
+fn is_too_long(error: &GatewayError) -> bool {
+    let first: &dyn std::error::Error = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .any(<dyn std::error::Error>::is::<LengthLimitError>)
+}
+
 /// Tells whether a body is a stream of events.
 pub(super) fn is_events(headers: &HeaderMap) -> bool {
+    is_kind(headers, "text/event-stream")
+}
+
+fn is_kind(headers: &HeaderMap, expected: &str) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
-    kind.trim().eq_ignore_ascii_case("text/event-stream")
+    kind.trim().eq_ignore_ascii_case(expected)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The head is committed late, because its status and type depend on the first message.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,9 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, H
 use http::{Response, StatusCode};
 use tokio::sync::mpsc;
 
-use super::body::{Events, GatewayBody};
+use super::body::{Events, GatewayBody, Once};
+use super::events::{Log, Source};
+use super::http::Learner;
 use super::link::{Claim, Packet};
 use crate::mcp::message::{self, Incoming};
 
@@ -78,49 +81,96 @@ pub(super) struct Reply {
     /// Whether the request was a batch; then so is an answer in JSON.
     pub(super) batch: bool,
     pub(super) status: Status,
+    /// The streams of a legacy session: there a lost connection is no cancellation.
+    pub(super) log: Option<Arc<Log>>,
+    /// Told of the answer.
+    pub(super) learner: Option<Learner>,
 }
 
 impl Reply {
-    /// Waits for what decides the head, then answers. Dropping the future gives the claims up.
-    pub(super) async fn answer(mut self) -> Response<GatewayBody> {
-        let expected = self.claims.len();
+    /// Waits for what decides the head, then answers. Dropping the future gives the claims up,
+    /// but for those of a legacy session.
+    pub(super) async fn answer(self) -> Response<GatewayBody> {
+        let Self { queue, claims, accept, batch, status, log, learner } = self;
+        let left = claims.len();
+        let mut waiting = Waiting { source: Some(Source { queue, claims, left }), log };
         let mut first: VecDeque<Bytes> = VecDeque::new();
-        let mut answers = 0;
         let patience = tokio::time::sleep(HEAD_PATIENCE);
         tokio::pin!(patience);
-        while self.accept.json && answers < expected {
+        while accept.json && waiting.left() > 0 {
             let packet = tokio::select! {
-                packet = self.queue.recv() => packet,
-                () = &mut patience, if self.accept.events => break,
+                packet = waiting.next() => packet,
+                () = &mut patience, if accept.events => break,
             };
             let Some(packet) = packet else { break };
             if packet.last {
-                answers += 1;
+                if let Some(learner) = &learner {
+                    learner.learn(&packet.message);
+                }
                 first.push_back(packet.message);
-            } else if self.accept.events {
+            } else if accept.events {
                 first.push_back(packet.message);
                 break;
             } else {
                 tracing::debug!("a message was dropped: the client takes only its answer");
             }
         }
-        if answers == expected {
-            return self.in_json(&first.into());
+        if accept.json && waiting.left() == 0 {
+            return in_json(status, batch, &first.into());
         }
-        if !self.accept.events {
+        let (source, log) = waiting.done();
+        match (source, log) {
             // Cancelled: there is no answer, and none is waited for.
-            return accepted();
+            _ if !accept.events => accepted(),
+            (Some(source), Some(log)) => stream(log.answer(first, source)),
+            (Some(Source { queue, claims, left }), None) => {
+                stream(Once { first, queue, left, claims, learner })
+            }
+            (None, _) => accepted(),
         }
-        stream(Events::new(first, self.queue, Some(expected - answers), self.claims))
+    }
+}
+
+/// Requests whose answer has no head yet.
+struct Waiting {
+    source: Option<Source>,
+    log: Option<Arc<Log>>,
+}
+
+impl Waiting {
+    fn left(&self) -> usize {
+        self.source.as_ref().map_or(0, |source| source.left)
     }
 
-    fn in_json(self, answers: &Vec<Bytes>) -> Response<GatewayBody> {
-        match answers.as_slice() {
-            [answer] if !self.batch => json(self.status.of(answer), answer.clone()),
-            answers => {
-                let all = answers.join(&b","[..]);
-                json(StatusCode::OK, [&b"["[..], &all[..], &b"]"[..]].concat())
-            }
+    /// Returns the next packet. Cancel-safe.
+    async fn next(&mut self) -> Option<Packet> {
+        let source = self.source.as_mut()?;
+        let packet = source.queue.recv().await?;
+        source.left -= usize::from(packet.last);
+        Some(packet)
+    }
+
+    fn done(mut self) -> (Option<Source>, Option<Arc<Log>>) {
+        (self.source.take(), self.log.take())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let (Some(source), Some(log)) = (self.source.take(), &self.log)
+            && source.left > 0
+        {
+            log.adopt(source);
+        }
+    }
+}
+
+fn in_json(status: Status, batch: bool, answers: &Vec<Bytes>) -> Response<GatewayBody> {
+    match answers.as_slice() {
+        [answer] if !batch => json(status.of(answer), answer.clone()),
+        answers => {
+            let all = answers.join(&b","[..]);
+            json(StatusCode::OK, [&b"["[..], &all[..], &b"]"[..]].concat())
         }
     }
 }
@@ -145,7 +195,7 @@ pub(super) fn error(
 }
 
 /// Returns a stream of events that nothing on the way may buffer.
-pub(super) fn stream(events: Events) -> Response<GatewayBody> {
+pub(super) fn stream(events: impl Into<Events>) -> Response<GatewayBody> {
     let mut response = Response::new(GatewayBody::events(events));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

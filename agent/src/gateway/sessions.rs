@@ -1,21 +1,49 @@
-//! The children that serve HTTP clients: one per legacy session, one per principal otherwise.
+//! The conversations of HTTP clients: one per legacy session, one per principal otherwise.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mcpm_shared::access::Principal;
+use mcpm_shared::scope::Scope;
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::events::{Budget, Log};
+use super::http::{Params, Port};
+use super::talk::Conversation;
+use crate::mcp::era::{self, MODERN};
+
+/// By which transport a legacy session is held.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// Streamable HTTP.
+    Streams(Arc<Log>),
+    /// HTTP+SSE (2024-11-05).
+    Wire(Arc<Port>),
+}
 
 /// A legacy session.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: String,
     principal: Principal,
-    pub(super) link: Arc<Link>,
-    started: bool,
+    pub(super) talk: Arc<dyn Conversation>,
+    pub(super) way: Way,
+    started: AtomicBool,
+}
+
+impl Session {
+    /// Tells whether the session must stay: it is being opened, somebody is handling a request of
+    /// it, or it waits for something. Sessions are only cloned under the lock of the table, so
+    /// whoever holds that lock sees all clones.
+    fn is_busy(self: &Arc<Self>) -> bool {
+        !self.is_started() || Arc::strong_count(self) > 1 || self.talk.is_busy()
+    }
+
+    fn is_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
+    }
 }
 
 /// Every place is taken by somebody who is busy.
@@ -23,20 +51,35 @@ pub(super) struct Session {
 #[error("too many sessions are open")]
 pub(super) struct Full;
 
-/// The sessions and children of one gateway.
+/// How many conversations there may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caps {
+    /// In total.
+    pub(super) total: usize,
+    /// Of one principal. Anonymous visitors may be many people and have only the total.
+    pub(super) principal: usize,
+}
+
+/// The sessions and conversations of one gateway.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     state: Mutex<State>,
     /// Held while a modern child starts: requests that come together must not start one each.
     starting: tokio::sync::Mutex<()>,
+    /// What the event logs of all sessions may hold together.
+    budget: Budget,
+    /// What tools want to be mirrored in headers.
+    pub(super) params: Arc<Params>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    legacy: HashMap<String, Session>,
-    modern: HashMap<Principal, Arc<Link>>,
+    legacy: HashMap<String, Arc<Session>>,
+    modern: HashMap<Principal, Arc<dyn Conversation>>,
     /// What `server/discover` was answered by a server that does not know it.
     legacy_only: Option<Vec<u8>>,
+    /// The modern versions that the server says it speaks; empty when it did not say.
+    supported: Vec<String>,
     answered_initialize: bool,
     swept: bool,
 }
@@ -46,49 +89,56 @@ impl Sessions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more child: evicts the longest idle one when `max` are there.
+    /// Makes room for one more conversation: evicts the longest idle one when there are too many,
+    /// and one of the principal itself when it has too many.
     ///
     /// # Errors
     /// All of them are busy.
-    pub(super) fn make_room(&self, max: usize) -> Result<(), Full> {
+    pub(super) fn make_room(&self, caps: Caps, principal: &Principal) -> Result<(), Full> {
         let mut state = self.lock();
         state.drop_dead();
-        while state.legacy.len() + state.modern.len() >= max {
-            state.evict_idlest().ok_or(Full)?;
+        while *principal != Principal::Anonymous && state.count_of(principal) >= caps.principal {
+            state.evict_idlest(Some(principal)).ok_or(Full)?;
+        }
+        while state.legacy.len() + state.modern.len() >= caps.total {
+            state.evict_idlest(None).ok_or(Full)?;
         }
         Ok(())
     }
 
+    /// Makes the event log of a session to come.
+    pub(super) fn log(&self, scope: Scope) -> Arc<Log> {
+        Log::new(self.budget.clone(), scope)
+    }
+
     /// Adds a session that is still being opened; its id is not known to anybody yet.
-    pub(super) fn open(self: &Arc<Self>, principal: &Principal, link: Arc<Link>) -> Opening {
-        let id = mint();
-        let session =
-            Session { id: id.clone(), principal: principal.clone(), link, started: false };
-        self.lock().legacy.insert(id.clone(), session);
+    pub(super) fn open(
+        self: &Arc<Self>,
+        principal: &Principal,
+        talk: Arc<dyn Conversation>,
+        way: Way,
+    ) -> Opening {
+        let (id, principal) = (mint(), principal.clone());
+        let session = Session { id: id.clone(), principal, talk, way, started: false.into() };
+        self.lock().legacy.insert(id.clone(), Arc::new(session));
         Opening { sessions: self.clone(), id: Some(id) }
     }
 
-    /// Returns the conversation of a session of this principal.
-    pub(super) fn find(&self, id: &str, principal: &Principal) -> Option<Arc<Link>> {
+    /// Returns a session of this principal.
+    pub(super) fn find(&self, id: &str, principal: &Principal) -> Option<Arc<Session>> {
         let mut state = self.lock();
         let session = state.legacy.get(id).filter(|session| session.principal == *principal)?;
-        if session.link.is_over() {
+        if session.talk.is_over() {
             state.legacy.remove(id);
             return None;
         }
-        Some(session.link.clone())
+        Some(session.clone())
     }
 
-    /// Ends a session of this principal.
-    pub(super) fn end(&self, id: &str, principal: &Principal) -> bool {
-        let mut state = self.lock();
-        if state.legacy.get(id).is_none_or(|session| session.principal != *principal) {
-            return false;
-        }
-        if let Some(session) = state.legacy.remove(id) {
-            session.link.stop();
-        }
-        true
+    /// Ends a session.
+    pub(super) fn end(&self, session: &Session) {
+        self.lock().legacy.remove(&session.id);
+        session.talk.stop();
     }
 
     /// Waits for the turn to start a modern child. Cancel-safe.
@@ -96,29 +146,52 @@ impl Sessions {
         self.starting.lock().await
     }
 
-    /// Returns the living child of a principal.
-    pub(super) fn modern(&self, principal: &Principal) -> Option<Arc<Link>> {
+    /// Returns the living conversation of a principal.
+    pub(super) fn modern(&self, principal: &Principal) -> Option<Arc<dyn Conversation>> {
         let mut state = self.lock();
-        let link = state.modern.get(principal)?.clone();
-        if link.is_over() {
+        let talk = state.modern.get(principal)?.clone();
+        if talk.is_over() {
             state.modern.remove(principal);
             return None;
         }
-        Some(link)
+        Some(talk)
     }
 
-    /// Keeps the child of a principal.
-    pub(super) fn keep_modern(&self, principal: &Principal, link: Arc<Link>) {
-        self.lock().modern.insert(principal.clone(), link);
+    /// Keeps the conversation of a principal.
+    pub(super) fn keep_modern(&self, principal: &Principal, talk: Arc<dyn Conversation>) {
+        self.lock().modern.insert(principal.clone(), talk);
     }
 
     /// Notes that the server is legacy-only and stops the children that were started to see.
     pub(super) fn set_legacy_only(&self, answer: &[u8]) {
         let mut state = self.lock();
         state.legacy_only = Some(answer.to_vec());
-        for (_, link) in state.modern.drain() {
-            link.stop();
+        for (_, talk) in state.modern.drain() {
+            talk.stop();
         }
+    }
+
+    /// Notes which modern versions the server says it speaks.
+    pub(super) fn set_supported(&self, versions: Vec<String>) {
+        self.lock().supported = versions;
+    }
+
+    /// Tells whether a modern version is served.
+    ///
+    /// # Errors
+    /// Returns those that are.
+    pub(super) fn supports(&self, version: &str) -> Result<(), Vec<String>> {
+        let state = self.lock();
+        let known = &state.supported;
+        let served = if known.is_empty() {
+            era::is_modern(version)
+        } else {
+            known.iter().any(|known| known == version)
+        };
+        if served {
+            return Ok(());
+        }
+        Err(if known.is_empty() { vec![MODERN.to_owned()] } else { known.clone() })
     }
 
     /// Notes that the server knows `initialize`.
@@ -140,27 +213,44 @@ impl Sessions {
     pub(super) fn count(&self) -> usize {
         let mut state = self.lock();
         state.drop_dead();
-        state.legacy.values().filter(|session| session.started).count()
+        state.legacy.values().filter(|session| session.is_started()).count()
     }
 
     /// Ends everything.
     pub(super) fn clear(&self) {
         let mut state = self.lock();
-        for session in state.legacy.drain() {
-            session.1.link.stop();
+        for (_, session) in state.legacy.drain() {
+            session.talk.stop();
         }
-        for link in state.modern.drain() {
-            link.1.stop();
+        for (_, talk) in state.modern.drain() {
+            talk.stop();
         }
     }
 
-    /// Ends what was not used for `idle` and is not busy.
+    /// Ends what was not used for `idle` and is not busy; forgets old events.
     pub(super) fn sweep(&self, idle: Duration, now: Instant) {
-        let stale = |link: &Link| !link.is_busy() && now.duration_since(link.last_used()) >= idle;
+        let old = |talk: &dyn Conversation| now.duration_since(talk.last_used()) >= idle;
         let mut state = self.lock();
         state.drop_dead();
-        state.legacy.retain(|_, session| !session.started || !stale(&session.link));
-        state.modern.retain(|_, link| !stale(link));
+        state.legacy.retain(|_, session| {
+            let keep = session.is_busy() || !old(&*session.talk);
+            if !keep {
+                session.talk.stop();
+            }
+            keep
+        });
+        state.modern.retain(|_, talk| {
+            let keep = is_busy(talk) || !old(&**talk);
+            if !keep {
+                talk.stop();
+            }
+            keep
+        });
+        for session in state.legacy.values() {
+            if let Way::Streams(log) = &session.way {
+                log.prune(now);
+            }
+        }
     }
 
     /// Tells once that somebody should sweep.
@@ -171,32 +261,48 @@ impl Sessions {
 
 impl State {
     fn drop_dead(&mut self) {
-        self.legacy.retain(|_, session| !session.link.is_over());
-        self.modern.retain(|_, link| !link.is_over());
+        self.legacy.retain(|_, session| !session.talk.is_over());
+        self.modern.retain(|_, talk| !talk.is_over());
     }
 
-    fn evict_idlest(&mut self) -> Option<()> {
-        let idle = |link: &Arc<Link>| (!link.is_busy()).then(|| link.last_used());
+    fn remove(&mut self, id: &str) -> Option<Arc<dyn Conversation>> {
+        self.legacy.remove(id).map(|session| session.talk.clone())
+    }
+
+    fn count_of(&self, principal: &Principal) -> usize {
+        let sessions = self.legacy.values().filter(|session| session.principal == *principal);
+        sessions.count() + usize::from(self.modern.contains_key(principal))
+    }
+
+    /// Ends the longest idle conversation, of one principal if one is given.
+    fn evict_idlest(&mut self, whose: Option<&Principal>) -> Option<()> {
+        let his = |principal: &Principal| whose.is_none_or(|whose| whose == principal);
         let legacy = self
             .legacy
             .values()
-            .filter(|session| session.started)
-            .filter_map(|session| Some((idle(&session.link)?, session.id.clone())))
+            .filter(|session| his(&session.principal) && !session.is_busy())
+            .map(|session| (session.talk.last_used(), session.id.clone()))
             .min();
         let modern = self
             .modern
             .iter()
-            .filter_map(|(principal, link)| Some((idle(link)?, principal.clone())))
+            .filter(|(principal, talk)| his(principal) && !is_busy(talk))
+            .map(|(principal, talk)| (talk.last_used(), principal.clone()))
             .min_by_key(|(used, _)| *used);
-        // Removing drops the link, which stops the child.
-        match (legacy, modern) {
-            (Some((a, id)), Some((b, _))) if a <= b => drop(self.legacy.remove(&id)),
-            (_, Some((_, principal))) => drop(self.modern.remove(&principal)),
-            (Some((_, id)), None) => drop(self.legacy.remove(&id)),
-            (None, None) => return None,
-        }
+        let ended = match (legacy, modern) {
+            (Some((a, id)), Some((b, _))) if a <= b => self.remove(&id),
+            (_, Some((_, principal))) => self.modern.remove(&principal),
+            (Some((_, id)), None) => self.remove(&id),
+            (None, None) => None,
+        };
+        ended?.stop();
         Some(())
     }
+}
+
+/// As for a session: whoever makes a request has a clone, until the request is on its way.
+fn is_busy(talk: &Arc<dyn Conversation>) -> bool {
+    Arc::strong_count(talk) > 1 || talk.is_busy()
 }
 
 /// A session that is being opened. Dropped before it is done, it ends the session.
@@ -207,16 +313,12 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Ends the opening well and returns the session's id.
-    pub(super) fn done(mut self) -> String {
-        let id = self.id.take().unwrap_or_default();
-        let mut state = self.sessions.lock();
-        state.answered_initialize = true;
-        if let Some(session) = state.legacy.get_mut(&id) {
-            session.started = true;
-        }
-        drop(state);
-        id
+    /// Ends the opening well and returns the session.
+    pub(super) fn done(mut self) -> Option<Arc<Session>> {
+        let id = self.id.take()?;
+        let session = self.sessions.lock().legacy.get(&id).cloned()?;
+        session.started.store(true, Ordering::Relaxed);
+        Some(session)
     }
 }
 
@@ -225,7 +327,7 @@ impl Drop for Opening {
         if let Some(id) = self.id.take()
             && let Some(session) = self.sessions.lock().legacy.remove(&id)
         {
-            session.link.stop();
+            session.talk.stop();
         }
     }
 }
@@ -241,88 +343,100 @@ fn mint() -> String {
 
 #[cfg(test)]
 mod tests {
-    use mcpm_shared::scope::Scope;
     use tokio::sync::mpsc;
 
-    use super::super::child::Handle;
-    use super::super::link::Ids;
     use super::*;
+    use crate::gateway::talk::testing::Puppet;
     use crate::mcp::message::Message;
 
-    fn link() -> Arc<Link> {
-        let (handle, exit) = Handle::fake("test");
-        let scope = Scope::new();
-        scope.spawn(async move {
-            exit.closed().await;
-        });
-        Link::new(tokio::io::sink(), Silent, handle, Ids::Keep, 1000, &scope)
+    const CAPS: Caps = Caps { total: 64, principal: 64 };
+
+    fn token(id: &str) -> Principal {
+        Principal::Token(id.to_owned())
     }
 
-    /// A stream on which nothing ever comes.
-    struct Silent;
-
-    impl tokio::io::AsyncRead for Silent {
-        fn poll_read(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-            _: &mut tokio::io::ReadBuf<'_>,
-        ) -> std::task::Poll<std::io::Result<()>> {
-            std::task::Poll::Pending
-        }
-    }
-
-    fn opened(sessions: &Arc<Sessions>, principal: &Principal) -> (String, Arc<Link>) {
-        let link = link();
-        (sessions.open(principal, link.clone()).done(), link)
+    fn opened(sessions: &Arc<Sessions>, principal: &Principal) -> (String, Arc<Puppet>) {
+        let talk = Arc::new(Puppet::default());
+        let way = Way::Streams(sessions.log(Scope::new()));
+        let session = sessions.open(principal, talk.clone(), way).done().unwrap();
+        (session.id.clone(), talk)
     }
 
     #[tokio::test]
     async fn a_session_is_only_there_for_its_principal() {
         let sessions = Arc::new(Sessions::default());
-        let (ann, bob) = (Principal::Token("ann".into()), Principal::Token("bob".into()));
-        let (id, _link) = opened(&sessions, &ann);
-        assert!(sessions.find(&id, &ann).is_some());
+        let (ann, bob) = (token("ann"), token("bob"));
+        let (id, _talk) = opened(&sessions, &ann);
         assert!(sessions.find(&id, &bob).is_none());
-        assert!(!sessions.end(&id, &bob));
-        assert!(sessions.end(&id, &ann));
+        let session = sessions.find(&id, &ann).unwrap();
+        sessions.end(&session);
         assert!(sessions.find(&id, &ann).is_none());
+        assert!(session.talk.is_over());
     }
 
     #[tokio::test]
     async fn an_opening_that_is_given_up_leaves_nothing() {
         let sessions = Arc::new(Sessions::default());
-        let link = link();
-        drop(sessions.open(&Principal::Anonymous, link.clone()));
-        assert!(link.is_over());
+        let talk = Arc::new(Puppet::default());
+        let way = Way::Streams(sessions.log(Scope::new()));
+        drop(sessions.open(&Principal::Anonymous, talk.clone(), way));
+        assert!(talk.is_over());
         assert_eq!(sessions.count(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_session_makes_room_and_busy_ones_stay() {
         let sessions = Arc::new(Sessions::default());
-        let (first, busy) = opened(&sessions, &Principal::Anonymous);
+        let everybody = Principal::Anonymous;
+        let (first, busy) = opened(&sessions, &everybody);
         let (sink, _answer) = mpsc::channel(1);
         let request = Message::parse(r#"{"id":1,"method":"x"}"#).unwrap();
-        let _claim = busy.begin(&request, sink).unwrap();
+        let _claim = busy.begin(&request, sink).await.unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let (second, _) = opened(&sessions, &Principal::Anonymous);
-        sessions.make_room(2).unwrap();
-        assert!(sessions.find(&first, &Principal::Anonymous).is_some());
-        assert!(sessions.find(&second, &Principal::Anonymous).is_none());
-        assert_eq!(sessions.make_room(1), Err(Full));
+        let (second, idle) = opened(&sessions, &everybody);
+        sessions.make_room(Caps { total: 2, ..CAPS }, &everybody).unwrap();
+        assert!(sessions.find(&first, &everybody).is_some());
+        assert!(sessions.find(&second, &everybody).is_none() && idle.is_over());
+        assert_eq!(sessions.make_room(Caps { total: 1, ..CAPS }, &everybody), Err(Full));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_handles_a_request_is_not_evicted() {
+        let sessions = Arc::new(Sessions::default());
+        let (id, _talk) = opened(&sessions, &Principal::Anonymous);
+        let caps = Caps { total: 1, ..CAPS };
+        let found = sessions.find(&id, &Principal::Anonymous).unwrap();
+        assert_eq!(sessions.make_room(caps, &Principal::Anonymous), Err(Full));
+        drop(found);
+        assert_eq!(sessions.make_room(caps, &Principal::Anonymous), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_too_many_sessions_loses_one_of_their_own() {
+        let sessions = Arc::new(Sessions::default());
+        let (ann, bob) = (token("ann"), token("bob"));
+        let (of_bob, _) = opened(&sessions, &bob);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let (of_ann, _) = opened(&sessions, &ann);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let (other, _) = opened(&sessions, &ann);
+        sessions.make_room(Caps { principal: 2, ..CAPS }, &ann).unwrap();
+        assert!(sessions.find(&of_bob, &bob).is_some());
+        assert!(sessions.find(&of_ann, &ann).is_none());
+        assert!(sessions.find(&other, &ann).is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn idle_sessions_are_swept() {
         let sessions = Arc::new(Sessions::default());
-        let (id, _link) = opened(&sessions, &Principal::Anonymous);
+        let (id, talk) = opened(&sessions, &Principal::Anonymous);
         let idle = Duration::from_secs(600);
         tokio::time::advance(Duration::from_secs(599)).await;
         sessions.sweep(idle, Instant::now());
         assert!(sessions.find(&id, &Principal::Anonymous).is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
         sessions.sweep(idle, Instant::now());
-        assert!(sessions.find(&id, &Principal::Anonymous).is_none());
+        assert!(sessions.find(&id, &Principal::Anonymous).is_none() && talk.is_over());
     }
 
     #[test]

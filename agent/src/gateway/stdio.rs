@@ -4,24 +4,40 @@
 //! since its stray prints must not reach the client, and which requests wait for an answer, so
 //! that they get one when the server dies.
 
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 
 use super::child::{self, Child, Exit, Handle, Spec};
 use super::link::death_notice;
 use super::{GatewayError, Inner};
 use crate::mcp::line::{Line, LineCodec};
-use crate::mcp::message::{Incoming, Key, Kind};
+use crate::mcp::message::{INTERNAL_ERROR, Incoming, Key, Kind, error_response};
 
-/// How long answers may still come after the client closed its end.
-const DRAIN: Duration = Duration::from_secs(10);
 const BUFFER: usize = 16 * 1024;
+
+/// How long lines may be, and how long is waited for whoever may never come.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    max_line: usize,
+    /// How long answers may still come after the client closed its end, and how long it may take to
+    /// read what is left when the server has ended.
+    drain: Duration,
+    /// How long is listened to what a server left behind, which may hold its stdout for ever.
+    linger: Duration,
+}
+
+impl Limits {
+    fn of(max_line: usize) -> Self {
+        Self { max_line, drain: Duration::from_secs(10), linger: Duration::from_secs(2) }
+    }
+}
 
 pub(super) async fn serve(
     gateway: &Inner,
@@ -31,44 +47,43 @@ pub(super) async fn serve(
 ) -> Result<(), GatewayError> {
     let child = child::spawn(spec, &gateway.nursery)?;
     let stopped = gateway.nursery.scope.cancelled();
-    pass(child, stdin, stdout, gateway.options.max_line, stopped).await
+    pass(child, stdin, stdout, Limits::of(gateway.options.max_line), stopped).await
 }
 
 async fn pass(
     child: Child,
     stdin: impl AsyncRead + Send + Unpin,
     stdout: impl AsyncWrite + Send + Unpin,
-    max_line: usize,
+    limits: Limits,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), GatewayError> {
     let handle = child.handle;
     let waiting = Waiting::default();
     let mut client = BufWriter::with_capacity(BUFFER, stdout);
-    let mut down = Box::pin(to_client(child.stdout, &mut client, &waiting, max_line, &handle));
-    let mut up = Box::pin(to_server(stdin, child.stdin, &waiting, max_line));
+    let mut down = Box::pin(to_client(child.stdout, &mut client, &waiting, limits, &handle));
+    let mut up = Box::pin(to_server(stdin, child.stdin, &waiting, limits.max_line, &handle));
     let end = tokio::select! {
         end = &mut down => end,
-        read = &mut up => match read {
-            Ok(()) => {
-                let answered = waiting.none();
+        read = &mut up => {
+            let ended = read.is_ok() && {
                 // The server has heard the end of its input and may finish what it is doing.
-                let ended = tokio::select! {
-                    end = &mut down => Some(end),
-                    () = answered => None,
-                    () = tokio::time::sleep(DRAIN) => None,
-                };
-                handle.stop();
-                drop(match ended { Some(end) => end, None => down.await });
-                handle.exited().await;
-                return Ok(());
+                tokio::select! {
+                    end = &mut down => { drop(end); true }
+                    () = waiting.none() => false,
+                    () = sleep(limits.drain) => false,
+                }
+            };
+            handle.stop();
+            if read.is_ok() && !ended {
+                // A client that does not read must not keep us.
+                tokio::select! {
+                    end = &mut down => drop(end),
+                    () = long_gone(&handle, limits.linger) => {}
+                }
             }
-            Err(Broken::Client(error)) => {
-                handle.stop();
-                handle.exited().await;
-                return Err(GatewayError::Stdio(error));
-            }
-            Err(Broken::Server) => down.as_mut().await,
-        },
+            handle.exited().await;
+            return read.map_err(GatewayError::Stdio);
+        }
         () = stopped => {
             drop(up);
             handle.stop();
@@ -85,36 +100,61 @@ async fn pass(
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(GatewayError::Stdio(error)),
         Ok(()) => {
-            bury(&mut client, &waiting, &handle, &exit).await.map_err(GatewayError::Stdio)?;
+            let told = timeout(limits.drain, bury(&mut client, &waiting, &handle, &exit)).await;
+            told.unwrap_or(Ok(())).map_err(GatewayError::Stdio)?;
             Err(handle.died(&exit))
         }
     }
 }
 
-enum Broken {
-    Client(std::io::Error),
-    Server,
+/// Ends some time after the process has.
+async fn long_gone(handle: &Handle, linger: Duration) {
+    handle.exited().await;
+    sleep(linger).await;
 }
 
+/// Passes the client's lines on. A server that closed its stdin is told to stop, and what the client
+/// still asks is noted, so that it learns of the end.
 async fn to_server(
     client: impl AsyncRead + Unpin,
     server: impl AsyncWrite + Unpin,
     waiting: &Waiting,
     max_line: usize,
-) -> Result<(), Broken> {
+    handle: &Handle,
+) -> std::io::Result<()> {
     let mut lines = FramedRead::with_capacity(client, LineCodec::new(max_line), BUFFER);
-    let mut server = BufWriter::with_capacity(BUFFER, server);
-    while let Some(line) = lines.next().await {
-        match line.map_err(Broken::Client)? {
-            Line::Text(line) => {
-                waiting.asked(&line);
-                let more = has_line(lines.read_buffer());
-                write(&mut server, &line, more).await.map_err(|_| Broken::Server)?;
-            }
-            Line::TooLong(bytes) => {
-                tracing::warn!(bytes, "a line of the client was too long, dropped");
-            }
+    let mut server = Some(BufWriter::with_capacity(BUFFER, server));
+    loop {
+        let line = match &mut server {
+            Some(server) => next_line(&mut lines, server).await,
+            None => Ok(lines.next().await),
+        };
+        let written = match line {
+            Ok(None) => break,
+            Ok(Some(line)) => match line? {
+                Line::Text(line) => {
+                    waiting.asked(&line);
+                    match &mut server {
+                        Some(server) => write(server, &line).await,
+                        None => Ok(()),
+                    }
+                }
+                Line::TooLong(bytes) => {
+                    tracing::warn!(bytes, "a line of the client was too long, dropped");
+                    Ok(())
+                }
+            },
+            Err(error) => Err(error),
+        };
+        if written.is_err() {
+            server = None;
+            handle.stop();
         }
+    }
+    if let Some(mut server) = server
+        && server.flush().await.is_err()
+    {
+        handle.stop();
     }
     Ok(())
 }
@@ -123,40 +163,55 @@ async fn to_client(
     server: impl AsyncRead + Unpin,
     client: &mut (impl AsyncWrite + Unpin),
     waiting: &Waiting,
-    max_line: usize,
+    limits: Limits,
     handle: &Handle,
 ) -> std::io::Result<()> {
     let name = handle.server();
-    let mut lines = FramedRead::with_capacity(server, LineCodec::new(max_line), BUFFER);
-    while let Some(Ok(line)) = lines.next().await {
-        let Line::Text(line) = line else {
-            tracing::warn!(server = name, "a line was too long, dropped");
-            continue;
+    let mut lines = FramedRead::with_capacity(server, LineCodec::new(limits.max_line), BUFFER);
+    let mut gone = pin!(long_gone(handle, limits.linger));
+    loop {
+        let line = tokio::select! {
+            biased;
+            line = next_line(&mut lines, client) => line?,
+            () = &mut gone => None,
         };
-        if waiting.answered(&line) {
-            let more = has_line(lines.read_buffer());
-            write(client, &line, more).await?;
-        } else {
-            let text: String = String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned();
-            tracing::warn!(server = name, text, "a line on stdout is not MCP, dropped");
+        match line {
+            Some(Ok(Line::Text(line))) if waiting.answered(&line) => write(client, &line).await?,
+            Some(Ok(Line::Text(line))) => {
+                let text = String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned();
+                tracing::warn!(server = name, text, "a line on stdout is not MCP, dropped");
+            }
+            Some(Ok(Line::TooLong(bytes))) => {
+                tracing::warn!(server = name, bytes, "a line was too long, dropped");
+                if let Some(id) = waiting.only() {
+                    let text = format!("the answer of server `{name}` was too long: {bytes} bytes");
+                    let answer = error_response(Some(&id), INTERNAL_ERROR, &text, None);
+                    write(client, &answer).await?;
+                }
+            }
+            Some(Err(_)) | None => return client.flush().await,
         }
     }
-    client.flush().await
 }
 
-fn has_line(buffer: &[u8]) -> bool {
-    memchr::memchr(b'\n', buffer).is_some()
-}
-
-/// Writes a line; it may wait in the buffer only when another one follows at once.
-async fn write(
+/// Returns the next line; what was written to the other end is flushed before it is waited for.
+/// Cancel-safe: what was read or written stays in the buffers.
+async fn next_line<R: AsyncRead + Unpin>(
+    lines: &mut FramedRead<R, LineCodec>,
     to: &mut (impl AsyncWrite + Unpin),
-    line: &Bytes,
-    more: bool,
-) -> std::io::Result<()> {
+) -> std::io::Result<Option<std::io::Result<Line>>> {
+    tokio::select! {
+        biased;
+        line = lines.next() => return Ok(line),
+        flushed = to.flush() => flushed?,
+    }
+    Ok(lines.next().await)
+}
+
+/// Writes a line; it may wait in the buffer until the next line is asked for.
+async fn write(to: &mut (impl AsyncWrite + Unpin), line: &[u8]) -> std::io::Result<()> {
     to.write_all(line).await?;
-    to.write_all(b"\n").await?;
-    if more { Ok(()) } else { to.flush().await }
+    to.write_all(b"\n").await
 }
 
 /// Answers the requests that the server can answer no more.
@@ -168,7 +223,7 @@ async fn bury(
 ) -> std::io::Result<()> {
     for id in waiting.take() {
         let notice = death_notice(handle.server(), exit, Some(&id));
-        write(client, &notice.into(), true).await?;
+        write(client, &notice).await?;
     }
     client.flush().await
 }
@@ -227,6 +282,17 @@ impl Waiting {
         true
     }
 
+    /// Takes the id of the request that waits, if it is the only one.
+    fn only(&self) -> Option<String> {
+        let mut only = None;
+        self.change(|ids| {
+            if ids.len() == 1 {
+                only = ids.pop().map(|(_, id)| id);
+            }
+        });
+        only
+    }
+
     fn take(&self) -> Vec<String> {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.drain(..).map(|(_, id)| id).collect()
@@ -250,7 +316,7 @@ mod tests {
         let nursery = nursery();
         let child = child::spawn(&sh(script), &nursery).unwrap();
         let mut out = Vec::new();
-        let end = pass(child, input, &mut out, 1_000_000, std::future::pending()).await;
+        let end = pass(child, input, &mut out, Limits::of(1_000_000), std::future::pending()).await;
         nursery.empty().await;
         (end, String::from_utf8(out).unwrap())
     }
@@ -291,7 +357,7 @@ mod tests {
         let text = b"{\"id\":\"\\u0061\",\"method\":\"x\"}\n{\"id\":2,\"method\":\"y\"}\n";
         client.write_all(text).await.unwrap();
         let mut out = Vec::new();
-        let end = pass(child, stdin, &mut out, 1000, std::future::pending()).await;
+        let end = pass(child, stdin, &mut out, Limits::of(1000), std::future::pending()).await;
         let error = end.unwrap_err();
         assert!(matches!(&error, GatewayError::ChildExited { status, stderr, .. }
             if status == "exit status: 9" && stderr == "gone"));
@@ -308,7 +374,7 @@ mod tests {
         let child = child::spawn(&sh("cat"), &nursery).unwrap();
         let (client, server) = duplex(4096);
         let (stdin, stdout) = tokio::io::split(server);
-        let serve = pass(child, stdin, stdout, 1000, std::future::pending());
+        let serve = pass(child, stdin, stdout, Limits::of(1000), std::future::pending());
         let (reader, mut writer) = tokio::io::split(client);
         let talk = async move {
             for n in 0..1000 {
@@ -338,7 +404,8 @@ mod tests {
         let (client, server) = duplex(1000);
         let (stdin, stdout) = tokio::io::split(server);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serve = pass(child, stdin, stdout, 1000, async move { drop(stopped.await) });
+        let serve =
+            pass(child, stdin, stdout, Limits::of(1000), async move { drop(stopped.await) });
         let watch = async move {
             let mut client = client;
             client.read_u8().await.unwrap();
@@ -348,5 +415,118 @@ mod tests {
         let (end, _client) = tokio::join!(serve, watch);
         end.unwrap();
         assert!(handle.exited().await.success);
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_the_next_one_whatever_follows_it() {
+        let nursery = nursery();
+        let script = r#"
+            answer() { printf '{"id":1,"result":{}}\n'"$1"; read line; }
+            read line
+            answer 'done\n'; answer '\n'; answer ' \n\n'; answer '{"half'; cat >/dev/null"#;
+        let child = child::spawn(&sh(script), &nursery).unwrap();
+        let (client, server) = duplex(1000);
+        let (stdin, stdout) = tokio::io::split(server);
+        let serve = pass(child, stdin, stdout, Limits::of(1000), std::future::pending());
+        let talk = async move {
+            let (reader, mut writer) = tokio::io::split(client);
+            let mut lines = BufReader::new(reader).lines();
+            for noise in ["\n", "  \n\n", "noise\n", ""] {
+                let line = format!("{{\"id\":1,\"method\":\"x\"}}\n{noise}");
+                writer.write_all(line.as_bytes()).await.unwrap();
+                let answer = lines.next_line().await.unwrap().unwrap();
+                assert_eq!(answer, r#"{"id":1,"result":{}}"#, "{noise:?}");
+            }
+            writer.shutdown().await.unwrap();
+        };
+        let talk = tokio::time::timeout(Duration::from_secs(20), talk);
+        let (end, talked) = tokio::join!(serve, talk);
+        talked.expect("an answer stayed behind");
+        end.unwrap();
+    }
+
+    fn brief() -> Limits {
+        let soon = Duration::from_millis(50);
+        Limits { drain: soon, linger: soon, ..Limits::of(1_000_000) }
+    }
+
+    #[tokio::test]
+    async fn a_stray_process_that_holds_the_pipes_does_not_keep_us() {
+        let nursery = nursery();
+        let script = r#"setsid sh -c 'echo $$ >&2; echo "{\"method\":\"up\"}"; exec sleep 600' &
+            read first; read second; exit 5"#;
+        for closes in [true, false] {
+            let child = child::spawn(&sh(script), &nursery).unwrap();
+            let handle = child.handle.clone();
+            let (client, server) = duplex(1000);
+            let (stdin, stdout) = tokio::io::split(server);
+            let serve = pass(child, stdin, stdout, brief(), std::future::pending());
+            let talk = async move {
+                let (reader, mut writer) = tokio::io::split(client);
+                let mut lines = BufReader::new(reader).lines();
+                assert!(lines.next_line().await.unwrap().unwrap().contains("up"));
+                writer.write_all(b"{\"id\":1,\"method\":\"x\"}\n").await.unwrap();
+                if closes {
+                    writer.shutdown().await.unwrap();
+                } else {
+                    writer.write_all(b"{\"method\":\"last\"}\n").await.unwrap();
+                    assert!(lines.next_line().await.unwrap().unwrap().contains("-32603"));
+                }
+                (writer, lines)
+            };
+            let both = async { tokio::join!(serve, talk).0 };
+            let end = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+            assert_eq!(end.is_ok(), closes);
+            let stray = rustix::process::Pid::from_raw(handle.stderr_tail().parse().unwrap());
+            rustix::process::kill_process(stray.unwrap(), rustix::process::Signal::KILL).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_more_does_not_keep_us() {
+        let nursery = nursery();
+        let child = child::spawn(&sh("while :; do echo '{\"method\":\"n\"}'; done"), &nursery);
+        let (stdout, _unread) = duplex(10);
+        let serve = pass(child.unwrap(), &b""[..], stdout, brief(), std::future::pending());
+        tokio::time::timeout(Duration::from_secs(60), serve).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_closed_its_input_is_stopped_and_what_is_still_asked_is_answered() {
+        let nursery = nursery();
+        let script = "exec <&-; echo '{\"method\":\"deaf\"}'; while :; do sleep 1; done";
+        let child = child::spawn(&sh(script), &nursery).unwrap();
+        let (client, server) = duplex(1000);
+        let (stdin, stdout) = tokio::io::split(server);
+        let serve = pass(child, stdin, stdout, Limits::of(1000), std::future::pending());
+        let talk = async move {
+            let (reader, mut writer) = tokio::io::split(client);
+            let mut lines = BufReader::new(reader).lines();
+            assert!(lines.next_line().await.unwrap().unwrap().contains("deaf"));
+            for id in 1..=2 {
+                let line = format!("{{\"id\":{id},\"method\":\"x\"}}\n");
+                writer.write_all(line.as_bytes()).await.unwrap();
+            }
+            for id in 1..=2 {
+                let answer = lines.next_line().await.unwrap().unwrap();
+                assert!(answer.contains(&format!("\"id\":{id},\"error\"")), "{answer}");
+            }
+        };
+        let both = async { tokio::join!(serve, talk).0 };
+        let end = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        assert!(matches!(end, Err(GatewayError::ChildExited { .. })));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_long_is_told_to_whoever_waits_for_it() {
+        let nursery = nursery();
+        let script = r#"read line; printf '%02000d\n' 7; cat"#;
+        let child = child::spawn(&sh(script), &nursery).unwrap();
+        let mut out = Vec::new();
+        let input = &b"{\"id\":\"a\",\"method\":\"x\"}\n"[..];
+        pass(child, input, &mut out, Limits::of(1000), std::future::pending()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(answer["id"], "a");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("too long: 2000 bytes"));
     }
 }

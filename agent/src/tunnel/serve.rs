@@ -112,12 +112,7 @@ async fn answer(
         Err(denied) => return refuse(denied),
     };
     strip_credentials(request.headers_mut(), grant.source, true);
-    if request.uri().path() != "/mcp" {
-        let mut response = Response::new(CountedBody::own("nothing here\n".to_owned()));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return response;
-    }
-    let answer = gateway.handle(request, &grant.principal).await;
+    let answer = gateway.dispatch(request, &grant.principal).await;
     answer.map(|body| CountedBody { body, counted: Some(counted) })
 }
 

@@ -137,7 +137,7 @@ impl Session {
         let (mode, backend) = match (&self.gateway, &self.spec.source) {
             (Some(gateway), _) => (ShareMode::Mcp, Backend::Gateway(gateway.clone())),
             (None, Source::Http(target)) => (ShareMode::Http, Backend::Http(target.clone())),
-            (None, Source::Server(_)) => unreachable!("a server has a gateway"),
+            (None, Source::Mcp(_)) => unreachable!("what speaks MCP has a gateway"),
         };
         let request = ShareRequest {
             name: Some(self.keyring.name().clone()),

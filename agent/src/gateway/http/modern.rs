@@ -1,24 +1,28 @@
-//! The modern era over child processes: no sessions; one child per principal, ids remapped.
+//! The modern era: no sessions; one conversation per principal, ids remapped.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::super::link::{INBOX, Ids, Link, Refusal};
+use super::super::link::{INBOX, Ids};
 use super::super::reply::{self, Accept, Reply, Status};
-use super::{
-    Answer, Face, HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, bad_request, first_answer,
-    refused, with_id,
+use super::super::talk::Conversation;
+use super::{Answer, Face, Learner, bad_request, first_answer, refused, with_id};
+use crate::mcp::era::{self, MODERN};
+use crate::mcp::message::{
+    HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Kind, Message,
+    UNSUPPORTED_VERSION, error_response, string,
 };
-use crate::mcp::era;
-use crate::mcp::message::{Incoming, Kind, Message, error_response, on_one_line};
 
 const DISCOVER: &str = "server/discover";
+
+/// How many versions a server may name.
+const MAX_VERSIONS: usize = 32;
 
 /// How long a server may take to tell that it is modern; a silent one is taken for a legacy one,
 /// as clients do (2026-07-28 §Versioning).
@@ -29,7 +33,7 @@ impl Face<'_> {
         let id = message.id().map(RawValue::get);
         match message.kind() {
             Kind::Response => {
-                return bad_request(super::INVALID_REQUEST, "this revision takes no responses");
+                return bad_request(INVALID_REQUEST, "this revision takes no responses");
             }
             Kind::Notification => return self.modern_notification(message).await,
             Kind::Request => {}
@@ -38,65 +42,73 @@ impl Face<'_> {
             return reply::error(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, &text);
         }
         let meta = message.meta();
-        if meta.protocol_version.is_none() || meta.client_capabilities.is_none() {
+        let version = meta.protocol_version.and_then(string);
+        let (Some(version), Some(_)) = (version, meta.client_capabilities) else {
             let text = "`_meta` must hold io.modelcontextprotocol/protocolVersion and \
                         io.modelcontextprotocol/clientCapabilities";
             return reply::error(StatusCode::BAD_REQUEST, id, INVALID_PARAMS, text);
-        }
-        let link = match self.modern_child(message).await {
-            Ok(link) => link,
+        };
+        let talk = match self.modern_talk(message, &version).await {
+            Ok(talk) => talk,
             Err(answer) => return answer,
         };
-        let (sink, queue) = mpsc::channel(INBOX);
-        let begun = match link.begin(message, sink) {
-            Ok(begun) => begun,
-            Err(refusal) => return refused(refusal, id, &self.spec.server),
-        };
-        if link.send(begun.line).await.is_err() {
-            return refused(Refusal::Gone, id, &self.spec.server);
+        if let Err(supported) = self.sessions.supports(&version) {
+            return unsupported(id, &version, &supported);
         }
+        if let Err(text) = self.sessions.params.check(headers, message) {
+            return reply::error(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, &text);
+        }
+        let (sink, queue) = mpsc::channel(INBOX);
+        let claims = match talk.begin(message, sink).await {
+            Ok(claim) => vec![claim],
+            Err(refusal) => return refused(refusal, id, self.server()),
+        };
+        drop(talk);
         let status = if message.method() == DISCOVER { Status::BadRequest } else { Status::ByCode };
-        let (accept, claims) = (Accept::of(headers), vec![begun.claim]);
-        Reply { queue, claims, accept, batch: false, status }.answer().await
+        let learner = Learner::of(message, &self.sessions.params);
+        let accept = Accept::of(headers);
+        Reply { queue, claims, accept, batch: false, status, log: None, learner }.answer().await
     }
 
     /// Over HTTP a modern client cancels by closing the stream, and its ids mean nothing to the
     /// child; everything else passes.
     async fn modern_notification(&self, message: &Message<'_>) -> Answer {
         if !matches!(message.method(), "notifications/cancelled" | "notifications/progress")
-            && let Some(link) = self.sessions.modern(self.principal)
+            && let Some(talk) = self.sessions.modern(self.principal)
+            && talk.tell(message).await.is_err()
         {
-            let line = Bytes::copy_from_slice(&on_one_line(message.text().as_bytes()));
-            if link.send(line).await.is_err() {
-                tracing::debug!("a notification came too late");
-            }
+            tracing::debug!("a notification came too late");
         }
         reply::accepted()
     }
 
-    /// Returns the child of this principal. A new one is asked first what it speaks, because a
-    /// legacy server may answer a modern request by accident.
-    async fn modern_child(&self, message: &Message<'_>) -> Result<Arc<Link>, Answer> {
+    /// Returns the conversation of this principal. A new server is asked first what it speaks,
+    /// because a legacy one may answer a modern request by accident.
+    async fn modern_talk(
+        &self,
+        message: &Message<'_>,
+        version: &str,
+    ) -> Result<Arc<dyn Conversation>, Answer> {
         let id = message.id().map(RawValue::get);
-        if let Some(link) = self.sessions.modern(self.principal) {
-            return Ok(link);
+        if let Some(talk) = self.sessions.modern(self.principal) {
+            return Ok(talk);
         }
         let _turn = self.sessions.turn().await;
         if let Some(answer) = self.sessions.legacy_only() {
             return Err(fall_back(&answer, id));
         }
-        if let Some(link) = self.sessions.modern(self.principal) {
-            return Ok(link);
+        if let Some(talk) = self.sessions.modern(self.principal) {
+            return Ok(talk);
         }
-        let link = self.start(Ids::Remap).map_err(|answer| with_id(*answer, id, self.spec))?;
+        let talk = self.start(Ids::Remap).map_err(|answer| with_id(*answer, id, self.server()))?;
         let limit = self.gateway.options.start_timeout.min(PROBE);
-        let probe = discover(message);
+        let probe = discover(message, version);
         let probe = Message::parse(&probe).expect("the request is well-formed");
-        let answer = timeout(limit, first_answer(&link, &probe)).await;
+        let answer = timeout(limit, first_answer(&*talk, &probe)).await;
         let answer = answer.ok().flatten().and_then(|mut all| all.pop());
-        let Some(answer) = answer.filter(|_| !link.is_over()) else {
+        let Some(answer) = answer.filter(|_| !talk.is_over()) else {
             // Some legacy servers end at a request before `initialize`; others never answer it.
-            let text = format!("server `{}` did not answer `{DISCOVER}`", self.spec.server);
+            let text = format!("server `{}` did not answer `{DISCOVER}`", self.server());
             let answer = error_response(Some("0"), INTERNAL_ERROR, &text, None);
             if self.sessions.answered_initialize() {
                 self.sessions.set_legacy_only(&answer);
@@ -108,21 +120,19 @@ impl Face<'_> {
             self.sessions.set_legacy_only(&answer);
             return Err(fall_back(&answer, id));
         }
-        self.sessions.keep_modern(self.principal, link.clone());
-        Ok(link)
+        self.sessions.set_supported(supported(&answer));
+        self.sessions.keep_modern(self.principal, talk.clone());
+        Ok(talk)
     }
 }
 
-/// Returns a `server/discover` with the same `_meta` as a request, but for the progress token.
-fn discover(message: &Message<'_>) -> String {
-    let meta = message.meta();
-    let text = |value: Option<&RawValue>, other: &str| {
-        value.map_or_else(|| other.to_owned(), |value| value.get().to_owned())
-    };
-    let version = text(meta.protocol_version, r#""2026-07-28""#);
-    let capabilities = text(meta.client_capabilities, "{}");
+/// Returns a `server/discover` with the same `_meta` as a request, but for the progress token, and
+/// in a version that may exist.
+fn discover(message: &Message<'_>, version: &str) -> String {
+    let version = if era::is_modern(version) { version } else { MODERN };
+    let capabilities = message.meta().client_capabilities.map_or("{}", RawValue::get);
     format!(
-        r#"{{"jsonrpc":"2.0","id":0,"method":"{DISCOVER}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":{version},"io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":0,"method":"{DISCOVER}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{version}","io.modelcontextprotocol/clientCapabilities":{capabilities}}}}}}}"#
     )
 }
 
@@ -130,6 +140,27 @@ fn discover(message: &Message<'_>) -> String {
 fn is_legacy(answer: &[u8]) -> bool {
     let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return true };
     answer.error().is_some() && !answer.error_code().is_some_and(era::is_modern_error)
+}
+
+/// Returns the modern versions that a server says it speaks.
+fn supported(answer: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Discovered {
+        #[serde(rename = "supportedVersions")]
+        versions: Vec<String>,
+    }
+    let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return Vec::new() };
+    let found = answer.result().map(|result| serde_json::from_str::<Discovered>(result.get()));
+    let mut versions = found.and_then(Result::ok).map_or_else(Vec::new, |found| found.versions);
+    versions.truncate(MAX_VERSIONS);
+    versions
+}
+
+fn unsupported(id: Option<&str>, requested: &str, supported: &[String]) -> Answer {
+    let data = serde_json::json!({ "supported": supported, "requested": requested });
+    let text = format!("protocol version `{requested}` is not supported");
+    let body = error_response(id, UNSUPPORTED_VERSION, &text, Some(&data));
+    reply::json(StatusCode::BAD_REQUEST, body)
 }
 
 /// Returns the answer after which a client of both eras falls back to `initialize`: HTTP 400 with

@@ -6,9 +6,12 @@ use serde_json::{Value, json};
 
 use super::super::{Gateway, GatewayOptions};
 use super::*;
-use crate::mcp::era::{METHOD_HEADER, VERSION_HEADER};
+use crate::mcp::era::{METHOD_HEADER, SESSION_HEADER, VERSION_HEADER};
 use crate::mcp::sse;
 use crate::model::Server;
+
+mod streams;
+mod wire;
 
 /// A legacy server in shell: it answers `initialize`, and otherwise plays by method.
 const LEGACY: &str = r#"
@@ -154,7 +157,7 @@ async fn progress_comes_in_order_and_before_the_result() {
     let events: Vec<&str> = text.split("\n\n").filter(|event| !event.is_empty()).collect();
     assert_eq!(events.len(), 3);
     assert!(events[0].contains(r#""progress":1"#) && events[1].contains(r#""progress":2"#));
-    assert_eq!(events[2], "event: message\ndata: {\"id\":1,\"result\":{\"x\":1.0}}");
+    assert_eq!(events[2], "id: p1-3\nevent: message\ndata: {\"id\":1,\"result\":{\"x\":1.0}}");
     gateway.shutdown().await;
 }
 
@@ -196,13 +199,14 @@ async fn a_cancelled_call_is_told_upstream_and_its_stream_ends() {
 }
 
 #[tokio::test]
-async fn the_stream_of_a_session_is_one_and_carries_what_belongs_to_no_request() {
+async fn the_stream_of_a_session_is_the_latest_and_carries_what_belongs_to_no_request() {
     let gateway = legacy();
     let id = open(&gateway).await;
     let session = [(SESSION_HEADER, id.as_str())];
+    let earlier = send(&gateway, Method::GET, &session, "").await;
     let answer = send(&gateway, Method::GET, &session, "").await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(send(&gateway, Method::GET, &session, "").await.status(), 409);
+    assert_eq!((earlier.status(), answer.status()), (StatusCode::OK, StatusCode::OK));
+    assert!(earlier.into_body().frame().await.is_none());
     assert_eq!(post(&gateway, &session, r#"{"id":"q","result":{}}"#).await.status(), 202);
     let mut body = answer.into_body();
     assert_eq!(event(&mut body).await.unwrap()["method"], "notifications/heard");
@@ -364,6 +368,64 @@ async fn modern_errors_get_the_status_of_their_code() {
     let answer = post(&gateway, &heads, r#"{"id":4,"method":"tools/list"}"#).await;
     assert_eq!(answer.status(), 400);
     assert_eq!(value(answer).await["error"]["code"], -32602);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_server_does_not_speak_is_refused_with_those_that_it_does() {
+    let speaks = r#"{"supportedVersions":["2026-07-28","2027-01-01"]}"#;
+    let script = MODERN.replace(r#"{"resultType":"complete"}"#, speaks);
+    let gateway = gateway(&script, GatewayOptions::default());
+    for (version, status) in [("2027-01-01", 200), ("2027-02-02", 400), ("9", 400)] {
+        let heads = [(VERSION_HEADER, version), (METHOD_HEADER, "tools/list")];
+        let call = modern_call("1", "tools/list").replace("2026-07-28", version);
+        let answer = post(&gateway, &heads, &call).await;
+        assert_eq!(answer.status(), status, "{version}");
+        if status == 400 {
+            let error = value(answer).await["error"].take();
+            assert_eq!(error["code"], -32022);
+            assert_eq!(error["data"]["requested"], version);
+            assert_eq!(error["data"]["supported"], json!(["2026-07-28", "2027-01-01"]));
+        }
+    }
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn headers_that_a_tool_asks_for_are_checked_once_its_schema_passed_by() {
+    let tools = r#"{"tools":[{"name":"t","inputSchema":{"properties":{"city":{"type":"string","x-mcp-header":"City"}}}}]}"#;
+    let script = MODERN.replace(r#"{"resultType":"complete"}"#, tools);
+    let gateway = gateway(&script, GatewayOptions::default());
+    let call = async |city: Option<&str>| {
+        let heads = [
+            (VERSION_HEADER, "2026-07-28"),
+            (METHOD_HEADER, "tools/call"),
+            ("mcp-name", "t"),
+            ("mcp-param-city", city.unwrap_or_default()),
+        ];
+        let params = r#""params":{"name":"t","arguments":{"city":"Ulm"},"#;
+        let call = modern_call("1", "tools/call").replace(r#""params":{"#, params);
+        post(&gateway, &heads[..if city.is_some() { 4 } else { 3 }], &call).await
+    };
+    assert_eq!(call(None).await.status(), 200);
+    for accept in ["application/json", "text/event-stream"] {
+        let heads =
+            [(VERSION_HEADER, "2026-07-28"), (METHOD_HEADER, "tools/list"), ("accept", accept)];
+        let listed = post(&gateway, &heads, &modern_call("2", "tools/list")).await;
+        assert!(text(listed).await.contains("x-mcp-header"));
+        assert_eq!(call(Some("Ulm")).await.status(), 200);
+        for city in [None, Some("Bonn")] {
+            let answer = call(city).await;
+            assert_eq!(answer.status(), 400);
+            assert_eq!(value(answer).await["error"]["code"], -32020);
+        }
+        let nothing = r#"{"id":1,"result":{"tools":[{"name":"t"}]}}"#.as_bytes();
+        let Upstream::Child { sessions, .. } = &gateway.0.upstream else { unreachable!() };
+        Learner::of(&Message::parse(&modern_call("3", "tools/list")).unwrap(), &sessions.params)
+            .unwrap()
+            .learn(nothing);
+        assert_eq!(call(None).await.status(), 200);
+    }
     gateway.shutdown().await;
 }
 

@@ -1,5 +1,7 @@
 //! Who waits for what: the decisions of a link, without any waiting.
 
+mod led;
+
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub(in crate::gateway) use self::led::{cancellation as cancellation_of, failure};
 use super::INBOX;
 use crate::mcp::message::{self, Edit, Incoming, Key, Kind, Message};
 
@@ -21,8 +24,10 @@ const MAX_BACKLOG_BYTES: usize = 1024 * 1024;
 pub(in crate::gateway) enum Ids {
     /// They pass as they are: one client owns the server.
     Keep,
-    /// Each gets one of ours: several clients share the server.
+    /// Each gets one of ours: several clients share a server of the modern era.
     Remap,
+    /// Each gets one of ours, in a legacy conversation that somebody leads for several clients.
+    Renumber,
 }
 
 /// One message on its way to a client.
@@ -54,7 +59,7 @@ pub(in crate::gateway) struct Busy;
 
 /// What is to be done with a line from the server.
 #[derive(Debug)]
-pub(super) enum Arrival {
+pub(in crate::gateway) enum Arrival {
     /// Hand it to this reader.
     For(mpsc::Sender<Packet>, Packet),
     /// Answer the server so.
@@ -75,16 +80,22 @@ struct Call {
     token: Option<(Key, String)>,
     order: u64,
     listens: bool,
+    /// It opens the conversation: never cancelled, and nothing else belongs to it.
+    opens: bool,
     sink: mpsc::Sender<Packet>,
 }
 
 /// The requests in flight with one server, and the stream for everything else.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::gateway) struct Table {
     ids: Ids,
+    /// Whether somebody leads the conversation for several clients.
+    led: bool,
     next: u64,
     calls: HashMap<Key, Call>,
     tokens: HashMap<Key, Key>,
+    /// Which request a question of the server went with; only where somebody leads.
+    asked: VecDeque<(Key, Key)>,
     listener: Option<mpsc::Sender<Packet>>,
     backlog: VecDeque<Bytes>,
     backlog_bytes: usize,
@@ -93,12 +104,14 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(ids: Ids) -> Self {
+    pub(in crate::gateway) fn new(ids: Ids) -> Self {
         Self {
             ids,
+            led: ids == Ids::Renumber,
             next: 0,
             calls: HashMap::new(),
             tokens: HashMap::new(),
+            asked: VecDeque::new(),
             listener: None,
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -108,7 +121,7 @@ impl Table {
     }
 
     /// Registers a request; returns its key and the line for the server.
-    pub(super) fn begin(
+    pub(in crate::gateway) fn begin(
         &mut self,
         request: &Message<'_>,
         sink: mpsc::Sender<Packet>,
@@ -125,7 +138,7 @@ impl Table {
         let order = self.next;
         let (key, token_key, line) = match self.ids {
             Ids::Keep => (Key::of(id), token.map(Key::of), request.text().as_bytes().to_vec()),
-            Ids::Remap => {
+            Ids::Remap | Ids::Renumber => {
                 let ours = order.to_string();
                 let mut edits = vec![request.edit(id, &ours)];
                 edits.extend(token.map(|token| request.edit(token, &ours)));
@@ -141,7 +154,8 @@ impl Table {
         }
         let token = token_key.zip(token.map(|token| token.get().to_owned()));
         let listens = request.method() == "subscriptions/listen";
-        let call = Call { id: id.get().to_owned(), token, order, listens, sink };
+        let opens = matches!(request.method(), "initialize" | "server/discover");
+        let call = Call { id: id.get().to_owned(), token, order, listens, opens, sink };
         self.calls.insert(key.clone(), call);
         self.last_used = Instant::now();
         Ok((key, on_one_line(line)))
@@ -159,7 +173,9 @@ impl Table {
             }
             (Kind::Notification, Ids::Keep) => self.unsolicited(&message, line),
             (Kind::Notification, Ids::Remap) => self.related(&message, line),
+            (Kind::Notification, Ids::Renumber) => self.told(&message, line),
             (Kind::Request, Ids::Keep) => self.question(line),
+            (Kind::Request, Ids::Renumber) => self.asked(&message, line),
             (Kind::Request, Ids::Remap) => {
                 let id = message.id().map(RawValue::get);
                 let text = "the modern era has no requests from servers";
@@ -175,7 +191,7 @@ impl Table {
         };
         let message = match self.ids {
             Ids::Keep => line.clone(),
-            Ids::Remap => {
+            Ids::Remap | Ids::Renumber => {
                 let mut edits = vec![message.edit(id, &call.id)];
                 if call.listens {
                     let subscription = message.result_meta().subscription_id;
@@ -220,7 +236,7 @@ impl Table {
         line: &Bytes,
         edit: Option<Edit>,
     ) -> Arrival {
-        let message = match edit.filter(|_| self.ids == Ids::Remap) {
+        let message = match edit.filter(|_| self.ids != Ids::Keep) {
             Some(edit) => message.rewrite(vec![edit]).into(),
             None => line.clone(),
         };
@@ -275,7 +291,7 @@ impl Table {
     }
 
     /// Opens the stream for what belongs to no request; what waited for it comes first.
-    pub(super) fn listen(&mut self) -> Result<mpsc::Receiver<Packet>, Busy> {
+    pub(in crate::gateway) fn listen(&mut self) -> Result<mpsc::Receiver<Packet>, Busy> {
         if self.open_listener().is_some() {
             return Err(Busy);
         }
@@ -294,28 +310,29 @@ impl Table {
 
     /// Forgets a request.
     pub(super) fn remove(&mut self, key: &Key) -> Option<ForgottenCall> {
-        let Call { id, token, listens, sink, .. } = self.calls.remove(key)?;
+        let Call { id, token, listens, opens, sink, .. } = self.calls.remove(key)?;
         if let Some((token, _)) = token
             && self.tokens.get(&token) == Some(key)
         {
             self.tokens.remove(&token);
         }
-        Some(ForgottenCall { id, listens, sink })
+        Some(ForgottenCall { id, listens, opens, sink })
     }
 
     /// Gives a request up for its client; returns what to tell the server, if anything.
     pub(super) fn release(&mut self, key: &Key) -> Option<Vec<u8>> {
         match (self.ids, key) {
-            (Ids::Remap, Key::Integer(ours)) => {
-                self.remove(key)?;
-                (!self.closed).then(|| cancellation(*ours))
+            (Ids::Remap | Ids::Renumber, Key::Integer(ours)) => {
+                let call = self.remove(key)?;
+                let silent = self.closed || (call.opens && self.led);
+                (!silent).then(|| cancellation(*ours))
             }
             _ => None,
         }
     }
 
     /// Gives up whatever a reader waits for that does not read.
-    pub(super) fn give_up(&mut self, sink: &mpsc::Sender<Packet>) -> Option<Vec<u8>> {
+    pub(in crate::gateway) fn give_up(&mut self, sink: &mpsc::Sender<Packet>) -> Option<Vec<u8>> {
         if self.listener.as_ref().is_some_and(|listener| listener.same_channel(sink)) {
             self.listener = None;
         }
@@ -344,7 +361,7 @@ impl Table {
         self.live().next().is_some() || self.open_listener().is_some()
     }
 
-    pub(super) fn last_used(&self) -> Instant {
+    pub(in crate::gateway) fn last_used(&self) -> Instant {
         self.last_used
     }
 
@@ -356,9 +373,10 @@ impl Table {
 
 /// A request that is in flight no more.
 #[derive(Debug)]
-pub(super) struct ForgottenCall {
+pub(in crate::gateway) struct ForgottenCall {
     id: String,
     listens: bool,
+    opens: bool,
     sink: mpsc::Sender<Packet>,
 }
 

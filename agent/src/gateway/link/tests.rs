@@ -301,3 +301,109 @@ async fn a_dead_server_whose_pipe_stays_open_is_given_up() {
     assert!(end.1 && end.0.contains("exit status: 0"));
     drop(server);
 }
+
+/// What somebody who leads sees: ids and tokens of ours on the wire, and of the clients before it.
+#[tokio::test]
+async fn a_led_legacy_server_sees_ids_of_ours_and_its_client_its_own() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let request = r#"{"id":"x","method":"m","params":{"_meta":{"progressToken":"t","k":1}}}"#;
+    let (_claim, mut queue) = ask(&link, request).await;
+    let sent = r#"{"id":1,"method":"m","params":{"_meta":{"progressToken":1,"k":1}}}"#;
+    assert_eq!(server.heard().await, sent);
+    for n in 0..50 {
+        let progress =
+            r#"{"method":"notifications/progress","params":{"progressToken":1,"progress":"#;
+        server.say(&format!("{progress}{n}.0}}}}")).await;
+    }
+    server.say(r#"{"id":1,"result":{}}"#).await;
+    for n in 0..50 {
+        let progress =
+            r#"{"method":"notifications/progress","params":{"progressToken":"t","progress":"#;
+        assert_eq!(next(&mut queue).await, same(&format!("{progress}{n}.0}}}}")));
+    }
+    assert_eq!(next(&mut queue).await, last(r#"{"id":"x","result":{}}"#));
+}
+
+#[tokio::test]
+async fn a_led_legacy_server_is_told_of_what_nobody_waits_for_but_the_opening() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let (opening, _queue) = ask(&link, r#"{"id":0,"method":"initialize"}"#).await;
+    server.heard().await;
+    drop(opening);
+    let (claim, _queue) = ask(&link, r#"{"id":"x","method":"m"}"#).await;
+    server.heard().await;
+    drop(claim);
+    let told = server.heard().await;
+    assert!(told.contains("notifications/cancelled"), "{told}");
+    assert!(told.contains(r#""requestId":2"#), "{told}");
+}
+
+#[tokio::test]
+async fn a_led_legacy_server_reaches_whom_it_means() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let changed = r#"{"method":"notifications/tools/list_changed"}"#;
+    let log = r#"{"method":"notifications/message","params":{}}"#;
+    let (_a, mut first) = ask(&link, r#"{"id":1,"method":"x"}"#).await;
+    // A change is nothing to a request, not even when nobody listens yet.
+    server.say(changed).await;
+    server.say(log).await;
+    assert_eq!(next(&mut first).await, same(log));
+    let mut unasked = link.listen().unwrap();
+    assert_eq!(next(&mut unasked).await, same(changed));
+    let (_b, mut second) = ask(&link, r#"{"id":2,"method":"y"}"#).await;
+    server.say(r#"{"id":"q","method":"elicitation/create"}"#).await;
+    assert_eq!(next(&mut second).await, same(r#"{"id":"q","method":"elicitation/create"}"#));
+    server.say(log).await;
+    assert_eq!(next(&mut unasked).await, same(log));
+    // A question is taken back where it was put, whoever came since.
+    let (_c, _third) = ask(&link, r#"{"id":3,"method":"z"}"#).await;
+    let back = r#"{"method":"notifications/cancelled","params":{"requestId":"q"}}"#;
+    server.say(back).await;
+    assert_eq!(next(&mut second).await, same(back));
+}
+
+#[tokio::test]
+async fn a_led_legacy_server_gets_its_ping_answered() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let _unasked = link.listen().unwrap();
+    server.say(r#"{"jsonrpc":"2.0","id":"p1","method":"ping"}"#).await;
+    assert_eq!(server.heard().await, r#"{"jsonrpc":"2.0","id":"p1","result":{}}"#);
+    assert!(!link.is_working());
+}
+
+#[tokio::test]
+async fn a_burst_reaches_a_led_reader_that_is_slow_but_reads() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let ask_with_token = r#"{"id":1,"method":"x","params":{"_meta":{"progressToken":1}}}"#;
+    let (_claim, mut queue) = ask(&link, ask_with_token).await;
+    server.heard().await;
+    let talk = async {
+        for _ in 0..4 * INBOX {
+            server.say(r#"{"method":"notifications/progress","params":{"progressToken":1}}"#).await;
+        }
+        server.say(r#"{"id":1,"result":{}}"#).await;
+    };
+    let read = async {
+        let mut count = 0;
+        while !next(&mut queue).await.1 {
+            count += 1;
+            tokio::task::yield_now().await;
+        }
+        count
+    };
+    assert_eq!(tokio::join!(talk, read).1, 4 * INBOX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_led_reader_that_does_not_read_holds_others_up_for_a_moment_only() {
+    let (link, mut server) = linked(Ids::Renumber);
+    let ask_with_token = r#"{"id":1,"method":"x","params":{"_meta":{"progressToken":1}}}"#;
+    let (_slow, _stuck) = ask(&link, ask_with_token).await;
+    let (_quick, mut queue) = ask(&link, r#"{"id":2,"method":"y"}"#).await;
+    for _ in 0..=INBOX {
+        server.say(r#"{"method":"notifications/progress","params":{"progressToken":1}}"#).await;
+    }
+    server.say(r#"{"id":2,"result":{}}"#).await;
+    let answer = tokio::time::timeout(Duration::from_secs(5), next(&mut queue)).await.unwrap();
+    assert_eq!(answer, last(r#"{"id":2,"result":{}}"#));
+}

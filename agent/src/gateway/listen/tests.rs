@@ -39,6 +39,12 @@ async fn only_requests_to_this_machine_from_pages_of_this_machine_pass() {
         ("host: localhost:1\r\n", 400),
         ("host: 127.0.0.1\r\n", 400),
         ("host: [::1]:80\r\norigin: http://localhost:3000\r\n", 400),
+        ("host: 192.168.1.5:80\r\norigin: http://192.168.1.5:80\r\n", 400),
+        ("host: 192.168.1.5:80\r\norigin: http://192.168.1.5:81\r\n", 403),
+        ("host: localhost\r\norigin: http://[::ffff:127.0.0.1]\r\n", 400),
+        ("host: localhost\r\norigin: http://6.6.6.6\r\n", 403),
+        ("host: localhost\r\norigin: http://[2001:db8::1]:80\r\n", 403),
+        ("host: evil.example\r\norigin: http://evil.example\r\n", 403),
         ("host: evil.example\r\n", 403),
         ("", 403),
         ("host: localhost\r\norigin: https://evil.example\r\n", 403),
@@ -57,6 +63,26 @@ async fn the_endpoint_is_mcp_with_or_without_a_slash() {
     for (path, expected) in [("/mcp", 400), ("/mcp/", 400), ("/", 404), ("/mcpx", 404)] {
         assert_eq!(status(&call(address, path, "host: localhost\r\n").await), expected, "{path}");
     }
+}
+
+#[tokio::test]
+async fn clients_of_http_and_sse_are_served_on_the_same_port() {
+    let (address, scope) = up(ListenOptions::default()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /sse HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.windows(11).any(|seen| seen == b"?sessionId=") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(status(&answer), 200);
+    assert!(answer.contains("event: endpoint\ndata: /messages?sessionId="), "{answer}");
+    let strange = call(address, "/messages?sessionId=x", "host: localhost\r\n").await;
+    assert_eq!(status(&strange), 404);
+    let evil = call(address, "/messages?sessionId=x", "host: evil.example\r\n").await;
+    assert_eq!(status(&evil), 403);
+    drop(stream);
+    assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
 }
 
 #[tokio::test]

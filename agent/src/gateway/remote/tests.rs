@@ -1,4 +1,4 @@
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use mcpm_shared::scope::Scope;
 use serde_json::Value;
 
@@ -23,8 +23,9 @@ async fn post(
     let body = r#"{ "id":1e0,"method":"x" }"#;
     let mut request =
         Request::post("/mcp").body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap();
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     for (name, value) in heads {
-        request.headers_mut().append(*name, value.parse().unwrap());
+        request.headers_mut().insert(*name, value.parse().unwrap());
     }
     gateway.handle(request, who).await
 }
@@ -77,6 +78,56 @@ async fn a_session_of_one_visitor_is_not_there_for_another() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_not_known_is_nobodys_and_does_not_become_anybodys() {
+    let upstream =
+        Upstream::start(|_: &Heard| Answer::json(200, "{}").with("mcp-session-id", "s")).await;
+    let (ann, bob) = (Principal::Token("ann".into()), Principal::Token("bob".into()));
+    let gateway = gateway(&upstream.url());
+    for _ in 0..2 {
+        assert_eq!(post(&gateway, &bob, &[("mcp-session-id", "s")]).await.status(), 404);
+    }
+    assert!(upstream.heard().is_empty());
+    assert_eq!(post(&gateway, &ann, &[]).await.status(), 200);
+    // The server gives the same id away once more.
+    assert_eq!(post(&gateway, &bob, &[]).await.status(), 200);
+    assert_eq!(post(&gateway, &bob, &[("mcp-session-id", "s")]).await.status(), 404);
+    assert_eq!(post(&gateway, &ann, &[("mcp-session-id", "s")]).await.status(), 200);
+}
+
+#[test]
+fn of_many_sessions_the_one_that_rested_longest_is_forgotten() {
+    let (ann, bob) = (Principal::Token("ann".into()), Principal::Token("bob".into()));
+    let mut owners = Owners::default();
+    owners.note("first", &ann);
+    owners.note("second", &ann);
+    assert!(owners.admit("first", &ann));
+    for number in 0..MAX_OWNERS - 1 {
+        owners.note(&number.to_string(), &bob);
+    }
+    assert_eq!(owners.of.len(), MAX_OWNERS);
+    assert!(owners.admit("first", &ann) && !owners.admit("first", &bob));
+    assert!(!owners.admit("second", &ann));
+}
+
+#[tokio::test]
+async fn what_is_no_json_or_too_long_does_not_reach_the_server() {
+    let upstream = Upstream::start(|_: &Heard| Answer::json(200, "{}")).await;
+    let server = Server::remote("far", upstream.url());
+    let options = GatewayOptions { max_body: 25, ..GatewayOptions::default() };
+    let gateway = Gateway::new(&server, options, Scope::new()).unwrap();
+    let status = async |heads| post(&gateway, &Principal::Anonymous, heads).await.status();
+    assert_eq!(status(&[]).await, 200);
+    assert_eq!(status(&[("content-type", "application/json; charset=utf-8")]).await, 200);
+    assert_eq!(status(&[("content-type", "text/plain")]).await, 415);
+    assert_eq!(status(&[("content-length", "26")]).await, 413);
+    assert_eq!(upstream.heard().len(), 2);
+    let long = Full::new(Bytes::from(vec![b' '; 26])).boxed_unsync();
+    let request = Request::post("/mcp").header("content-type", "application/json").body(long);
+    let answer = gateway.handle(request.unwrap(), &Principal::Anonymous).await;
+    assert_eq!(answer.status(), 413);
+}
+
+#[tokio::test]
 async fn a_refusal_of_our_credentials_does_not_look_like_one_of_the_visitor() {
     let upstream =
         Upstream::start(|_: &Heard| Answer::json(401, "{}").with("www-authenticate", "Bearer"))
@@ -119,8 +170,6 @@ async fn a_remote_server_is_probed_in_json_and_in_events() {
 #[test]
 fn urls_and_headers_that_cannot_work_are_refused_at_once() {
     let new = |url: &str| Remote::new("s", url, &Vars::default());
-    assert!(matches!(new("http://h/sse"), Err(GatewayError::LegacySse { .. })));
-    assert!(matches!(new("https://h/x/sse/?k=v"), Err(GatewayError::LegacySse { .. })));
     assert!(new("http://h/sse-tools/mcp").is_ok());
     for url in ["h/mcp", "ftp://h/", "http:///mcp", "http://user:pw@h/mcp", "http://h h/"] {
         let error = new(url).unwrap_err();

@@ -1,0 +1,289 @@
+//! One request of a client, from its arrival to its answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::member::{Member, Unavailable};
+use super::route::{self, Astray, Route};
+use super::session::{Session, quoted};
+use super::{listen, lists, modern, older};
+use crate::gateway::link::{INBOX, Packet, Refusal};
+use crate::gateway::upstream::Conn;
+use crate::mcp::era::Era;
+use crate::mcp::message::{
+    Edit, INTERNAL_ERROR, INVALID_PARAMS, Incoming, Kind, METHOD_NOT_FOUND, Message,
+    error_response, string,
+};
+use crate::mcp::{bridge, object};
+use crate::usage::{self, Call, Outcome};
+
+/// A request under way.
+pub(super) struct Drive<'a> {
+    pub(super) session: &'a Arc<Session>,
+    /// The request as the client wrote it.
+    pub(super) text: &'a [u8],
+    pub(super) sink: &'a mpsc::Sender<Packet>,
+}
+
+/// Sees a request through. Dropping the future gives it up at the server too.
+pub(super) async fn run(drive: Drive<'_>) {
+    let text = std::str::from_utf8(drive.text).unwrap_or_default();
+    match Message::parse(text) {
+        Ok(request) => drive.dispatch(&request).await,
+        Err(error) => tracing::debug!(%error, "a request that was parsed before"),
+    }
+}
+
+/// The id of a request as its client wrote it.
+pub(super) fn id_of<'a>(request: &Message<'a>) -> &'a str {
+    request.id().map_or("null", RawValue::get)
+}
+
+impl Drive<'_> {
+    async fn dispatch(&self, request: &Message<'_>) {
+        let method = request.method();
+        if let Some(list) = super::kinds::List::of_method(method) {
+            return lists::answer(self, request, list).await;
+        }
+        match (method, self.session.era) {
+            ("ping", Era::Legacy) => self.reply(request, "{}").await,
+            ("server/discover", Era::Modern) => {
+                let result = self.session.hub.discover(self.session).await;
+                self.reply(request, &result).await;
+            }
+            ("logging/setLevel", Era::Legacy) => self.set_level(request).await,
+            ("resources/subscribe", Era::Legacy) => listen::subscribe(self, request).await,
+            ("resources/unsubscribe", Era::Legacy) => listen::unsubscribe(self, request).await,
+            ("subscriptions/listen", Era::Modern) => listen::listen(self, request).await,
+            _ => self.forward(request).await,
+        }
+    }
+
+    /// Sends the request to the server it is for.
+    async fn forward(&self, request: &Message<'_>) {
+        match route::find(self.session, request).await {
+            Ok(Route::To(member, edits)) => self.to(&member, request, edits).await,
+            Ok(Route::Ask(members)) => self.ask_around(&members, request).await,
+            Err(Astray::Unknown(text)) => self.fail(request, INVALID_PARAMS, &text).await,
+            Err(Astray::Method) => {
+                let text = format!("`{}` is not served here", request.method());
+                self.fail(request, METHOD_NOT_FOUND, &text).await;
+            }
+        }
+    }
+
+    /// Sends the request to one server.
+    pub(super) async fn to(&self, member: &Arc<Member>, request: &Message<'_>, edits: Vec<Edit>) {
+        let call = self.noted(member, request);
+        let failed = match self.conn(member).await {
+            Ok(conn) => self.over(member, &conn, request, edits).await,
+            Err(unavailable) => {
+                self.unavailable(request, &unavailable).await;
+                true
+            }
+        };
+        if let Some(call) = call {
+            let outcome = if failed { Outcome::Failed("error".to_owned()) } else { Outcome::Done };
+            call.end(outcome, None);
+        }
+    }
+
+    /// Begins a note of the call; dropped before its end it says that the call was given up.
+    fn noted(&self, member: &Member, request: &Message<'_>) -> Option<Call> {
+        let usage = self.session.usage.as_ref()?;
+        let kind = usage::Kind::of_method(request.method())?;
+        let params = request.peek();
+        let name = params.name.or(params.uri).and_then(string).unwrap_or_default();
+        // Our names begin with the server's; what is noted is its own.
+        let own = super::route::original(self.session, member, request.method(), &name);
+        Some(usage.call(kind, &member.name, own, Some(self.text.len() as u64)))
+    }
+
+    /// Returns the conversation that serves this client.
+    pub(super) async fn conn(&self, member: &Arc<Member>) -> Result<Arc<Conn>, Unavailable> {
+        let slot = member.slot(self.session.slot_key(member));
+        slot.conn(&self.session.hub, member, || self.session.opening(&slot.key)).await
+    }
+
+    /// Carries the request over a conversation, by the eras of its two ends; tells whether it
+    /// failed.
+    async fn over(
+        &self,
+        member: &Arc<Member>,
+        conn: &Arc<Conn>,
+        request: &Message<'_>,
+        edits: Vec<Edit>,
+    ) -> bool {
+        match (self.session.era, conn.facts().era) {
+            (Era::Modern, Era::Legacy) => modern::pass(self, member, conn, request, edits).await,
+            (Era::Legacy, Era::Modern) => older::pass(self, member, conn, request, edits).await,
+            _ => self.pass(member, conn, request, edits).await,
+        }
+    }
+
+    /// Carries the request between two ends of one era: what comes back passes as it is.
+    async fn pass(
+        &self,
+        member: &Arc<Member>,
+        conn: &Arc<Conn>,
+        request: &Message<'_>,
+        edits: Vec<Edit>,
+    ) -> bool {
+        let (sink, mut packets) = mpsc::channel(INBOX);
+        let _claim = match conn.request(request, edits, sink).await {
+            Ok(claim) => claim,
+            Err(refusal) => {
+                self.refused(request, member, refusal).await;
+                return true;
+            }
+        };
+        while let Some(packet) = packets.recv().await {
+            if packet.last {
+                let failed = is_error(&packet.message);
+                route::learn(self.session, member, &packet.message);
+                self.send(packet).await;
+                return failed;
+            }
+            if let Some(message) = self.on_the_way(member, conn, packet.message).await {
+                self.send(Packet { message, last: false }).await;
+            }
+        }
+        self.gave_up(request, member).await;
+        true
+    }
+
+    /// Decides over a message that precedes the answer of a legacy server, or of one of our
+    /// client's own era.
+    pub(super) async fn on_the_way(
+        &self,
+        member: &Arc<Member>,
+        conn: &Arc<Conn>,
+        text: Bytes,
+    ) -> Option<Bytes> {
+        let Ok(Incoming::One(message)) = Incoming::parse(&text) else { return None };
+        match (message.kind(), message.method()) {
+            (Kind::Request, _) => self.session.ask(conn, &message).await,
+            (Kind::Notification, "notifications/message") => self.session.log(member, &message),
+            (Kind::Notification, "notifications/cancelled") => {
+                self.session.withdrawn(conn, &message)
+            }
+            _ => Some(text.clone()),
+        }
+    }
+
+    /// Asks servers in order until one knows the resource.
+    async fn ask_around(&self, members: &[Arc<Member>], request: &Message<'_>) {
+        let mut last = None;
+        for member in members {
+            let (sink, mut packets) = mpsc::channel(INBOX);
+            let inner = Drive { session: self.session, text: self.text, sink: &sink };
+            // Boxed: a request within a request.
+            let asked = Box::pin(inner.to(member, request, Vec::new()));
+            let answer = async {
+                while let Some(packet) = packets.recv().await {
+                    if packet.last {
+                        return Some(packet);
+                    }
+                    self.send(packet).await;
+                }
+                None
+            };
+            let ((), answer) = tokio::join!(
+                async {
+                    asked.await;
+                },
+                answer
+            );
+            let Some(answer) = answer else { continue };
+            if !is_unknown(&answer.message) {
+                route::remember(self.session, member, request);
+                return self.send(answer).await;
+            }
+            last = Some(answer);
+        }
+        match last {
+            Some(answer) => self.send(answer).await,
+            None => self.fail(request, INVALID_PARAMS, "no server knows this resource").await,
+        }
+    }
+
+    async fn set_level(&self, request: &Message<'_>) {
+        let params = request.params().and_then(object::Object::of);
+        let level = params.as_ref().and_then(|params| params.get_str("level"));
+        let Some(level) = level.filter(|level| bridge::Level::parse(level).is_some()) else {
+            return self.fail(request, INVALID_PARAMS, "`level` is not a level of logging").await;
+        };
+        self.session.set_level(&level);
+        self.session.hub.set_levels(self.session).await;
+        self.reply(request, "{}").await;
+    }
+
+    /// Answers with a result of ours.
+    pub(super) async fn reply(&self, request: &Message<'_>, result: &str) {
+        let id = id_of(request);
+        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+        self.send(Packet { message: text.into(), last: true }).await;
+    }
+
+    /// Answers with an error of ours.
+    pub(super) async fn fail(&self, request: &Message<'_>, code: i64, text: &str) {
+        let message = error_response(Some(id_of(request)), code, text, None).into();
+        self.send(Packet { message, last: true }).await;
+    }
+
+    pub(super) async fn send(&self, packet: Packet) {
+        // Whoever reads no more has given the request up, which ends us.
+        drop(self.sink.send(packet).await);
+    }
+
+    /// Tells that a server cannot be had. A model can make something of a tool's failure, but
+    /// nothing of an error of the protocol.
+    pub(super) async fn unavailable(&self, request: &Message<'_>, why: &Unavailable) {
+        let text = why.to_string();
+        if request.method() != "tools/call" {
+            let data =
+                serde_json::json!({ "server": why.server, "reason": "upstream_unavailable" });
+            let id = Some(id_of(request));
+            let message = error_response(id, INTERNAL_ERROR, &text, Some(&data)).into();
+            return self.send(Packet { message, last: true }).await;
+        }
+        let complete =
+            if self.session.era == Era::Modern { r#""resultType":"complete","# } else { "" };
+        let text = quoted(&text);
+        let result =
+            format!(r#"{{{complete}"content":[{{"type":"text","text":{text}}}],"isError":true}}"#);
+        self.reply(request, &result).await;
+    }
+
+    pub(super) async fn refused(&self, request: &Message<'_>, member: &Member, refusal: Refusal) {
+        let reason = refusal.to_string();
+        self.unavailable(request, &Unavailable { server: member.name.clone(), reason }).await;
+    }
+
+    /// Tells that the answer was lost, because the client did not read what came before it.
+    pub(super) async fn gave_up(&self, request: &Message<'_>, member: &Member) {
+        let text = format!("the answer of server `{}` was lost", member.name);
+        self.fail(request, INTERNAL_ERROR, &text).await;
+    }
+}
+
+/// Tells whether an answer is an error of the protocol, or says that a tool failed.
+pub(super) fn is_error(answer: &[u8]) -> bool {
+    let Ok(Incoming::One(message)) = Incoming::parse(answer) else { return true };
+    let failed = |result: &RawValue| {
+        result.get().contains(r#""isError""#)
+            && object::Object::of(result)
+                .is_some_and(|result| result.get("isError").is_some_and(|is| is.get() == "true"))
+    };
+    message.error().is_some() || message.result().is_some_and(failed)
+}
+
+/// Tells whether an answer says that the server does not know what was asked for.
+fn is_unknown(answer: &[u8]) -> bool {
+    const NOT_FOUND: i64 = -32002;
+    let Ok(Incoming::One(message)) = Incoming::parse(answer) else { return false };
+    matches!(message.error_code(), Some(NOT_FOUND | INVALID_PARAMS | METHOD_NOT_FOUND))
+}

@@ -1,0 +1,200 @@
+//! Subscriptions of clients: `resources/subscribe` of the legacy era, `subscriptions/listen` of the
+//! modern one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::drive::{Drive, id_of};
+use super::kinds::List;
+use super::lists::text_member;
+use super::member::Member;
+use super::outlet::{Filter, mark};
+use super::route::owners;
+use super::session::{Session, quoted};
+use crate::gateway::link::Packet;
+use crate::mcp::bridge;
+use crate::mcp::era::Era;
+use crate::mcp::message::{INVALID_PARAMS, INVALID_REQUEST, Message, string};
+use crate::mcp::object::{self, Object};
+
+/// How many resources one subscription may name.
+const MAX_URIS: usize = 1024;
+
+/// Returns the server that a subscription is for: who is known to own the resource, else the only
+/// one that has resources.
+fn owner(session: &Session, uri: &str) -> Option<Arc<Member>> {
+    if let Some(only) = session.view.single() {
+        return Some(only.clone());
+    }
+    owners(session, uri).into_iter().next()
+}
+
+pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
+    let session = drive.session;
+    let Some(uri) = text_member(request.params(), "uri") else {
+        return drive.fail(request, INVALID_PARAMS, "the resource has no URI").await;
+    };
+    let Some(member) = owner(session, &uri) else {
+        return drive.fail(request, INVALID_PARAMS, &format!("unknown resource: {uri}")).await;
+    };
+    if !session.subscribe(&uri) {
+        return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
+    }
+    match drive.conn(&member).await {
+        // A server of the modern era hears of it when its own subscription is made anew.
+        Ok(conn) if conn.facts().era == Era::Modern => {
+            session.hub.resubscribe(&member);
+            drive.reply(request, "{}").await;
+        }
+        Ok(_) => {
+            if drive_failed(drive, &member, request).await {
+                session.subscribed().remove(&uri);
+            }
+        }
+        Err(unavailable) => {
+            session.subscribed().remove(&uri);
+            drive.unavailable(request, &unavailable).await;
+        }
+    }
+}
+
+/// Passes a request on as it is; tells whether it failed.
+async fn drive_failed(drive: &Drive<'_>, member: &Arc<Member>, request: &Message<'_>) -> bool {
+    let (sink, mut packets) = tokio::sync::mpsc::channel(8);
+    let inner = Drive { session: drive.session, text: drive.text, sink: &sink };
+    let answered = async {
+        while let Some(packet) = packets.recv().await {
+            if packet.last {
+                return Some(packet);
+            }
+        }
+        None
+    };
+    let ((), answer) = tokio::join!(inner.to(member, request, Vec::new()), answered);
+    let Some(answer) = answer else { return true };
+    let failed = super::drive::is_error(&answer.message);
+    drive.send(answer).await;
+    failed
+}
+
+pub(super) async fn unsubscribe(drive: &Drive<'_>, request: &Message<'_>) {
+    let session = drive.session;
+    let Some(uri) = text_member(request.params(), "uri") else {
+        return drive.fail(request, INVALID_PARAMS, "the resource has no URI").await;
+    };
+    session.subscribed().remove(&uri);
+    let Some(member) = owner(session, &uri) else {
+        return drive.fail(request, INVALID_PARAMS, &format!("unknown resource: {uri}")).await;
+    };
+    let slot = member.slot(session.slot_key(&member));
+    let wanted = session.hub.wanted(&slot.key).contains(&uri);
+    match slot.current() {
+        Some(conn) if conn.facts().era == Era::Legacy && !wanted => {
+            let _failed = drive_failed(drive, &member, request).await;
+        }
+        Some(conn) if conn.facts().era == Era::Modern => {
+            session.hub.resubscribe(&member);
+            drive.reply(request, "{}").await;
+        }
+        // Another client still wants it, or nothing runs that could send it.
+        _ => drive.reply(request, "{}").await,
+    }
+}
+
+/// Serves `subscriptions/listen` until the client ends it.
+pub(super) async fn listen(drive: &Drive<'_>, request: &Message<'_>) {
+    let session = drive.session;
+    let filter = filter(session, request);
+    let honoured = honoured(&filter);
+    let id = id_of(request);
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{honoured}}}}}"#
+    );
+    // Registered only after its first message, which the acknowledgement must be.
+    let Some(first) = mark(text.as_bytes(), id) else { return };
+    drive.send(Packet { message: first, last: false }).await;
+    let uris: Vec<String> = filter.uris.iter().cloned().collect();
+    let Some(number) = session.outlet.subscribe(id, filter, drive.sink.clone()) else {
+        return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
+    };
+    let _ends = Subscription { session, number, uris: &uris };
+    for uri in &uris {
+        begin(session, drive, uri).await;
+    }
+    // Its end is the client's: by closing the stream or cancelling the request.
+    drive.sink.closed().await;
+}
+
+/// Has a server tell of a resource.
+async fn begin(session: &Arc<Session>, drive: &Drive<'_>, uri: &str) {
+    let Some(member) = owner(session, uri) else { return };
+    let Ok(conn) = drive.conn(&member).await else { return };
+    if conn.facts().era == Era::Modern {
+        return session.hub.resubscribe(&member);
+    }
+    let mut params = Object::new();
+    params.set_str("uri", uri);
+    drop(super::lists::ask(&conn, "resources/subscribe", params).await);
+}
+
+/// Ends a subscription when it is dropped.
+struct Subscription<'a> {
+    session: &'a Arc<Session>,
+    number: u64,
+    uris: &'a [String],
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        self.session.outlet.unsubscribe(self.number);
+        self.session.hub.release(self.session, self.uris);
+    }
+}
+
+/// Reads what a subscription asks for and we can give.
+fn filter(session: &Session, request: &Message<'_>) -> Filter {
+    let params = request.params().and_then(Object::of);
+    let asked = params.and_then(|params| params.get_object("notifications")).unwrap_or_default();
+    let wants = |list: List| asked.get(list.filter()).is_some_and(|wanted| wanted.get() == "true");
+    let uris = asked.get_array("resourceSubscriptions").unwrap_or_default();
+    let uris: HashSet<String> = uris
+        .into_iter()
+        .filter_map(|uri| string(uri).map(std::borrow::Cow::into_owned))
+        .filter(|uri| owner(session, uri).is_some())
+        .take(MAX_URIS)
+        .collect();
+    Filter { lists: List::ALL.map(wants), uris }
+}
+
+fn honoured(filter: &Filter) -> String {
+    let mut honoured = Object::new();
+    for list in [List::Tools, List::Prompts, List::Resources] {
+        if filter.lists[list.at()] {
+            honoured.set(list.filter(), super::session::raw("true".to_owned()));
+        }
+    }
+    if !filter.uris.is_empty() {
+        let uris: Vec<_> = filter.uris.iter().map(|uri| object::text(uri)).collect();
+        honoured.set("resourceSubscriptions", object::array(&uris));
+    }
+    honoured.to_raw().get().to_owned()
+}
+
+/// Returns the request by which we subscribe to a server of the modern era.
+pub(super) fn our_listen(conn: &crate::gateway::upstream::Conn, uris: &HashSet<String>) -> String {
+    let uris: Vec<String> = uris.iter().map(|uri| quoted(uri)).collect();
+    let uris = uris.join(",");
+    let text = format!(
+        r#"{{"jsonrpc":"2.0","id":0,"method":"subscriptions/listen","params":{{"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":[{uris}]}}}}}}"#
+    );
+    super::lists::stamped(conn, text)
+}
+
+/// Removes the mark of our own subscription from a notification.
+pub(super) fn unmark(message: &Message<'_>) -> Option<String> {
+    let mut object = Object::parse(message.text())?;
+    object.edit_in("params", |params| {
+        params.edit_in("_meta", |meta| drop(meta.remove(bridge::SUBSCRIPTION_ID)));
+    });
+    Some(object.to_raw().get().to_owned())
+}

@@ -1,0 +1,343 @@
+//! One client in front of a hub: a legacy session, or the modern requests of one principal.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use mcpm_shared::access::Principal;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::drive::{self, Drive};
+use super::kinds::List;
+use super::member::{Isolation, Member, SlotKey};
+use super::outlet::Outlet;
+use super::questions::Questions;
+use super::{Hub, welcome};
+use crate::gateway::link::{Busy, Packet, Refusal};
+use crate::gateway::upstream::Opening;
+use crate::mcp::era::{Era, LATEST_LEGACY};
+use crate::mcp::message::{Key, Kind, Message};
+use crate::usage::{self, About};
+
+/// How many requests of one client may be in flight.
+const MAX_CALLS: usize = 1024;
+/// How many resources one client may subscribe to.
+const MAX_SUBSCRIPTIONS: usize = 1024;
+/// What we declare to servers that several clients share: whatever a client of ours may be able to
+/// do. Who cannot, has it declined for him.
+const SHARED_CAPABILITIES: &str =
+    r#"{"sampling":{"tools":{},"context":{}},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+
+/// Which servers a client sees.
+#[derive(Debug)]
+pub(in crate::gateway) struct View {
+    pub(super) members: Vec<Arc<Member>>,
+    /// Whether names carry their server's.
+    pub(super) prefixed: bool,
+}
+
+impl View {
+    /// Returns the one server of a view without prefixes.
+    pub(super) fn single(&self) -> Option<&Arc<Member>> {
+        self.members.first().filter(|_| !self.prefixed)
+    }
+
+    pub(super) fn has(&self, index: usize) -> Option<&Arc<Member>> {
+        self.members.iter().find(|member| member.index == index)
+    }
+}
+
+/// What a legacy client said of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) info: String,
+    pub(super) capabilities: String,
+    pub(super) version: String,
+}
+
+impl Client {
+    /// What we say of ourselves to servers.
+    pub(super) fn ourselves() -> Self {
+        Self {
+            info: super::our_info(),
+            capabilities: "{}".to_owned(),
+            version: LATEST_LEGACY.to_owned(),
+        }
+    }
+}
+
+/// One client. Dropping the last hold ends its conversations.
+#[derive(Debug)]
+pub(in crate::gateway) struct Session {
+    pub(super) hub: Arc<Hub>,
+    pub(super) number: u64,
+    pub(super) era: Era,
+    pub(super) principal: Principal,
+    pub(super) view: Arc<View>,
+    pub(super) client: Client,
+    /// Whether ids of its requests are unique: over HTTP those of the modern era are so within
+    /// one stream only.
+    pub(super) unique: bool,
+    /// Where its calls are noted.
+    pub(super) usage: Option<usage::Session>,
+    pub(super) outlet: Outlet,
+    pub(super) questions: Questions,
+    level: Mutex<Option<String>>,
+    subscribed: Mutex<HashSet<String>>,
+    calls: Mutex<HashMap<Key, CancellationToken>>,
+    /// How many requests are in flight.
+    flying: watch::Sender<usize>,
+    used: Mutex<Instant>,
+    over: CancellationToken,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.over.cancel();
+        self.hub.forget(self.number, &self.view);
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        number: u64,
+        era: Era,
+        principal: Principal,
+        view: Arc<View>,
+        client: Client,
+    ) -> Self {
+        let usage = hub.options.usage.as_ref().map(|(recorder, about)| {
+            let client = welcome::name_of(&client.info);
+            recorder.begin(About { client, ..about.clone() })
+        });
+        Self {
+            usage,
+            hub,
+            number,
+            era,
+            principal,
+            view,
+            client,
+            unique: era == Era::Legacy,
+            outlet: Outlet::default(),
+            questions: Questions::default(),
+            level: Mutex::default(),
+            subscribed: Mutex::default(),
+            calls: Mutex::default(),
+            flying: watch::Sender::new(0),
+            used: Mutex::new(Instant::now()),
+            over: CancellationToken::new(),
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<Key, CancellationToken>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.subscribed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Begins a request: its packets come to `sink`, in order, the last one answers. Dropping what
+    /// this returns gives the request up.
+    ///
+    /// # Errors
+    /// Says why the request cannot be made.
+    pub(in crate::gateway) fn begin(
+        self: &Arc<Self>,
+        message: &Message<'_>,
+        sink: mpsc::Sender<Packet>,
+    ) -> Result<DropGuard, Refusal> {
+        self.touch();
+        let Some(id) = message.id() else { unreachable!("a request has an id") };
+        let key = Key::of(id);
+        let cancel = self.over.child_token();
+        {
+            let mut calls = self.calls();
+            if self.over.is_cancelled() {
+                return Err(Refusal::Gone);
+            }
+            if *self.flying.borrow() >= MAX_CALLS {
+                return Err(Refusal::TooMany);
+            }
+            if self.unique {
+                if calls.contains_key(&key) {
+                    return Err(Refusal::Duplicate);
+                }
+                calls.insert(key.clone(), cancel.clone());
+            }
+            self.flying.send_modify(|flying| *flying += 1);
+        }
+        let text = Bytes::copy_from_slice(message.text().as_bytes());
+        let (session, stop) = (self.clone(), cancel.clone());
+        self.hub.scope().spawn_until_cancelled(async move {
+            let call = drive::run(Drive { session: &session, text: &text, sink: &sink });
+            stop.run_until_cancelled(call).await;
+            if session.unique {
+                session.calls().remove(&key);
+            }
+            session.flying.send_modify(|flying| *flying -= 1);
+            session.touch();
+        });
+        Ok(cancel.drop_guard())
+    }
+
+    /// Takes a notification or a response of the client.
+    pub(in crate::gateway) async fn tell(self: &Arc<Self>, message: &Message<'_>) {
+        self.touch();
+        match message.kind() {
+            Kind::Response => self.questions.answered(message).await,
+            Kind::Notification => self.told(message).await,
+            Kind::Request => {}
+        }
+    }
+
+    async fn told(self: &Arc<Self>, message: &Message<'_>) {
+        match message.method() {
+            "notifications/cancelled" => {
+                if let Some(id) = message.peek().request_id {
+                    self.cancelled(&Key::of(id));
+                }
+            }
+            // Conversations with servers are opened by us.
+            "notifications/initialized" => {}
+            "notifications/roots/list_changed" => self.pass_on(message, &self.view.members).await,
+            _ => match self.view.single() {
+                Some(only) => self.pass_on(message, std::slice::from_ref(only)).await,
+                None => tracing::debug!(method = message.method(), "notification dropped"),
+            },
+        }
+    }
+
+    async fn pass_on(&self, message: &Message<'_>, members: &[Arc<Member>]) {
+        for member in members {
+            if let Some(conn) = member.slot(self.slot_key(member)).current()
+                && conn.facts().era == self.era
+            {
+                let line = Bytes::copy_from_slice(message.text().as_bytes());
+                drop(conn.notify(line).await);
+            }
+        }
+    }
+
+    /// Gives up the request with this id.
+    pub(in crate::gateway) fn cancelled(&self, id: &Key) {
+        if let Some(cancel) = self.calls().remove(id) {
+            cancel.cancel();
+        }
+    }
+
+    /// Opens the stream of what belongs to no request.
+    ///
+    /// # Errors
+    /// One is open already.
+    pub(in crate::gateway) fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
+        self.touch();
+        self.outlet.listen()
+    }
+
+    pub(in crate::gateway) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    pub(in crate::gateway) fn is_busy(&self) -> bool {
+        *self.flying.borrow() > 0 || self.outlet.is_open()
+    }
+
+    /// Waits until no request is in flight.
+    pub(super) async fn idle(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        drop(self.flying.subscribe().wait_for(|flying| *flying == 0).await);
+    }
+
+    /// Returns what is cancelled at the end of the session.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
+    pub(in crate::gateway) fn last_used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session and its own conversations.
+    pub(in crate::gateway) fn stop(&self) {
+        self.over.cancel();
+        self.hub.forget(self.number, &self.view);
+    }
+
+    /// Returns which conversation with a server is this client's.
+    pub(super) fn slot_key(&self, member: &Member) -> SlotKey {
+        match (member.isolation, self.era) {
+            (Isolation::Shared, _) => SlotKey::Shared,
+            (Isolation::Session, Era::Legacy) => SlotKey::Session(self.number),
+            (Isolation::Session, Era::Modern) | (Isolation::Principal, _) => {
+                SlotKey::Principal(self.principal.clone())
+            }
+        }
+    }
+
+    /// Tells whether a conversation is (also) this client's.
+    pub(super) fn is_served_by(&self, key: &SlotKey) -> bool {
+        match key {
+            SlotKey::Shared => true,
+            SlotKey::Principal(principal) => *principal == self.principal,
+            SlotKey::Session(number) => *number == self.number,
+        }
+    }
+
+    /// Returns what a server is told when its conversation opens for this client.
+    pub(super) fn opening(&self, key: &SlotKey) -> Opening {
+        let client = match key {
+            SlotKey::Session(_) => self.client.clone(),
+            SlotKey::Shared | SlotKey::Principal(_) => {
+                Client { capabilities: SHARED_CAPABILITIES.to_owned(), ..Client::ourselves() }
+            }
+        };
+        let Client { info, capabilities, version } = client;
+        Opening { client_info: info, capabilities, version }
+    }
+
+    /// Notes the level of log messages the client asked for.
+    pub(super) fn set_level(&self, level: &str) {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level.to_owned());
+    }
+
+    pub(super) fn level(&self) -> Option<String> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a subscription; `false` when there are too many.
+    pub(super) fn subscribe(&self, uri: &str) -> bool {
+        let mut subscribed = self.subscribed();
+        if subscribed.len() >= MAX_SUBSCRIPTIONS && !subscribed.contains(uri) {
+            return false;
+        }
+        subscribed.insert(uri.to_owned());
+        true
+    }
+
+    /// Tells the client that a list changed.
+    pub(super) fn tell_changed(&self, list: List) {
+        let method = list.changed();
+        let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
+        self.outlet.changed(list, &text.into());
+    }
+}
+
+/// Returns the JSON text of a string.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Makes the text of a raw value of ours.
+pub(super) fn raw(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).expect("what we write is JSON")
+}

@@ -1,0 +1,232 @@
+//! What a server says that belongs to no request, and its end.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Hub;
+use super::kinds::List;
+use super::listen::{our_listen, unmark};
+use super::lists;
+use super::member::{Member, Slot, SlotKey};
+use super::session::Session;
+use crate::gateway::link::{INBOX, Packet};
+use crate::gateway::upstream::Conn;
+use crate::mcp::bridge::{self, Level};
+use crate::mcp::era::Era;
+use crate::mcp::message::{Incoming, Key, Kind, METHOD_NOT_FOUND, Message, error_response};
+use crate::mcp::object::Object;
+
+/// Follows one conversation until it ends.
+pub(super) async fn run(hub: Weak<Hub>, slot: Arc<Slot>, member: Arc<Member>, conn: Arc<Conn>) {
+    // Held weakly from here on: a conversation that nobody holds must end.
+    let listener = conn.listen();
+    let over = {
+        let conn = conn.clone();
+        async move { conn.over().await }
+    };
+    if let Some(hub) = hub.upgrade() {
+        begin(&hub, &slot, &member, &conn).await;
+    }
+    let follow = async {
+        let Ok(mut said) = listener else { return };
+        while let Some(packet) = said.recv().await {
+            let Some(hub) = hub.upgrade() else { return };
+            heard(&hub, &slot, &member, &conn, &packet.message).await;
+        }
+    };
+    let subscribe = async {
+        if conn.facts().era == Era::Modern {
+            stay_subscribed(&hub, &slot, &member, &conn).await;
+        }
+    };
+    let reason = tokio::select! {
+        reason = over => reason,
+        _ = async { tokio::join!(follow, subscribe) } => conn.over().await,
+    };
+    tracing::debug!(server = %member.name, reason, "a conversation ended");
+    slot.died(&reason);
+}
+
+/// What a new conversation needs: the level of logs, subscriptions of before, and a look at what
+/// was answered for it.
+async fn begin(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>) {
+    set_level(hub, member, &slot.key, conn).await;
+    if conn.facts().era == Era::Legacy {
+        for uri in hub.wanted(&slot.key) {
+            if super::route::owns(hub, member, &uri) {
+                let mut params = Object::new();
+                params.set_str("uri", &uri);
+                drop(lists::ask(conn, "resources/subscribe", params).await);
+            }
+        }
+    }
+    for list in List::ALL {
+        if member.known().unconfirmed[list.at()] {
+            drop(lists::fetch(hub, member, conn.clone(), list, true));
+        }
+    }
+}
+
+/// Asks a legacy server for as much log as the most curious of its clients wants.
+pub(super) async fn set_level(hub: &Arc<Hub>, member: &Member, key: &SlotKey, conn: &Arc<Conn>) {
+    let facts = conn.facts();
+    let logs = Object::of(&facts.capabilities).is_some_and(|all| all.contains("logging"));
+    if facts.era != Era::Legacy || !logs {
+        return;
+    }
+    let levels = hub.clients(key, member).into_iter().filter_map(|session| session.level());
+    let Some(level) = levels.filter_map(|level| Level::parse(&level)).min() else { return };
+    let mut params = Object::new();
+    params.set_str("level", level.as_str());
+    drop(lists::ask(conn, "logging/setLevel", params).await);
+}
+
+async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>, text: &Bytes) {
+    let Ok(Incoming::One(message)) = Incoming::parse(text) else { return };
+    if message.kind() == Kind::Request {
+        return question(hub, slot, member, conn, &message).await;
+    }
+    let changed: Vec<List> = List::told_by(message.method()).collect();
+    if !changed.is_empty() {
+        for list in changed {
+            let seen = member.known().lists[list.at()].is_some();
+            if seen {
+                drop(lists::fetch(hub, member, conn.clone(), list, true));
+            } else {
+                hub.tell_changed(member, list);
+            }
+        }
+        return;
+    }
+    let clients = hub.clients(&slot.key, member);
+    match message.method() {
+        "notifications/resources/updated" => updated(&clients, &message, text),
+        "notifications/message" => {
+            for session in clients {
+                if let Some(text) = session.log(member, &message) {
+                    session.outlet.say(text);
+                }
+            }
+        }
+        "notifications/cancelled" => {
+            for session in clients {
+                if let Some(text) = session.withdrawn(conn, &message) {
+                    session.outlet.say(text);
+                }
+            }
+        }
+        _ => {
+            for session in clients.iter().filter(|session| session.era == conn.facts().era) {
+                session.outlet.say(text.clone());
+            }
+        }
+    }
+}
+
+fn updated(clients: &[Arc<Session>], message: &Message<'_>, text: &Bytes) {
+    let Some(uri) = lists::text_member(message.params(), "uri") else { return };
+    for session in clients {
+        let subscribed = session.subscribed().contains(&uri);
+        if subscribed {
+            session.outlet.say(text.clone());
+        }
+        session.outlet.updated(&uri, text);
+    }
+}
+
+/// A question that belongs to no request goes to a client only when there is no doubt which.
+async fn question(
+    hub: &Arc<Hub>,
+    slot: &Slot,
+    member: &Member,
+    conn: &Arc<Conn>,
+    message: &Message<'_>,
+) {
+    let clients = hub.clients(&slot.key, member);
+    if let ([session], SlotKey::Session(_)) = (clients.as_slice(), &slot.key) {
+        if let Some(text) = session.ask(conn, message).await {
+            session.outlet.say(text);
+        }
+        return;
+    }
+    let id = message.id().map(serde_json::value::RawValue::get);
+    let text = "no client can be asked: the request belongs to none";
+    drop(conn.answer(error_response(id, METHOD_NOT_FOUND, text, None).into()).await);
+}
+
+/// Keeps a subscription open at a server of the modern era, for what its clients want.
+async fn stay_subscribed(hub: &Weak<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>) {
+    loop {
+        let anew = member.known().resubscribe.clone();
+        let changed = anew.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let Some(wanted) = hub.upgrade().map(|hub| hub.wanted(&slot.key)) else { return };
+        let text = our_listen(conn, &wanted);
+        let Ok(request) = Message::parse(&text) else { return };
+        let (sink, mut said) = mpsc::channel::<Packet>(INBOX);
+        let Ok(_claim) = conn.request(&request, Vec::new(), sink).await else { return };
+        loop {
+            let packet = tokio::select! {
+                packet = said.recv() => packet,
+                () = &mut changed => break,
+            };
+            // A server may end it, or not know it at all: then there is nothing to hear.
+            let Some(packet) = packet.filter(|packet| !packet.last) else { return };
+            let Some(hub) = hub.upgrade() else { return };
+            let Ok(Incoming::One(message)) = Incoming::parse(&packet.message) else { continue };
+            if let Some(text) = unmark(&message) {
+                heard(&hub, slot, member, conn, &text.into()).await;
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Makes a question of a server one for this client, or answers it when the client cannot.
+    pub(super) async fn ask(&self, conn: &Arc<Conn>, question: &Message<'_>) -> Option<Bytes> {
+        let capabilities = super::session::raw(self.client.capabilities.clone());
+        let asked = bridge::Question::of(question.method(), question.params());
+        let able = asked.is_none_or(|asked| bridge::declares(&capabilities, asked));
+        if able
+            && self.era == Era::Legacy
+            && let Some(text) = self.questions.ask(conn, question)
+        {
+            return Some(text);
+        }
+        let id = question.id()?;
+        let refusal = bridge::legacy_refusal(id, question.method());
+        drop(conn.answer(refusal.into()).await);
+        None
+    }
+
+    /// Decides whether this client wants a log message, and says which server it is from.
+    pub(super) fn log(&self, member: &Member, message: &Message<'_>) -> Option<Bytes> {
+        if self.era == Era::Legacy
+            && let Some(level) = self.level().as_deref().and_then(Level::parse)
+            && !level.admits(message)
+        {
+            return None;
+        }
+        if !self.view.prefixed {
+            return Some(Bytes::copy_from_slice(message.text().as_bytes()));
+        }
+        let mut object = Object::parse(message.text())?;
+        object.edit_in("params", |params| {
+            let logger = params.get_str("logger").map(std::borrow::Cow::into_owned);
+            let logger =
+                logger.map_or_else(|| member.name.clone(), |l| format!("{}/{l}", member.name));
+            params.set_str("logger", &logger);
+        });
+        Some(object.to_string().into())
+    }
+
+    /// Translates a server's taking back of a question.
+    pub(super) fn withdrawn(&self, conn: &Arc<Conn>, message: &Message<'_>) -> Option<Bytes> {
+        let theirs = message.peek().request_id?;
+        let ours = self.questions.withdrawn(conn, &Key::of(theirs))?;
+        Some(message.rewrite(vec![message.edit(theirs, &ours)]).into())
+    }
+}
