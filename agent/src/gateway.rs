@@ -156,9 +156,11 @@ struct Inner {
 
 #[derive(Debug)]
 enum Upstream {
+    /// A child; the hub speaks for it to clients of the other era.
     Child {
         spec: Spec,
         sessions: Arc<Sessions>,
+        hub: Arc<Hub>,
     },
     Remote(Box<Remote>),
     /// Several servers as one.
@@ -195,7 +197,13 @@ impl Gateway {
                     env: env.clone(),
                     cwd: cwd.clone(),
                 };
-                Upstream::Child { spec, sessions: Arc::default() }
+                let hub = Hub::new(
+                    std::slice::from_ref(server),
+                    &[],
+                    hub_options(&options),
+                    nursery.clone(),
+                )?;
+                Upstream::Child { spec, sessions: Arc::default(), hub }
             }
             Transport::Remote { url, headers } => {
                 Upstream::Remote(Box::new(Remote::new(&name, url, headers)?))
@@ -220,16 +228,7 @@ impl Gateway {
     ) -> Result<Self, GatewayError> {
         let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
         drop(scope);
-        let hub = HubOptions {
-            isolation: options.isolation,
-            idle: options.idle_servers,
-            max_conns: options.max_sessions,
-            start_timeout: options.start_timeout,
-            max_line: options.max_line,
-            catalog: options.catalog.clone(),
-            usage: options.usage.clone(),
-        };
-        let hub = Hub::new(servers, profiles, hub, nursery.clone())?;
+        let hub = Hub::new(servers, profiles, hub_options(&options), nursery.clone())?;
         let upstream = Upstream::Many { hub, sessions: Arc::default() };
         let requests = AtomicU64::new(0);
         let server = name.to_owned();
@@ -257,8 +256,8 @@ impl Gateway {
     {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         match &self.0.upstream {
-            Upstream::Child { spec, sessions } => {
-                let behind = http::Behind::Child(spec);
+            Upstream::Child { spec, sessions, hub } => {
+                let behind = http::Behind::Child(spec, hub);
                 http::Face { gateway: &self.0, behind, sessions, principal }.handle(request).await
             }
             Upstream::Remote(remote) => {
@@ -300,7 +299,10 @@ impl Gateway {
         }
         self.0.nursery.scope.cancel();
         match &self.0.upstream {
-            Upstream::Child { sessions, .. } => sessions.clear(),
+            Upstream::Child { sessions, hub, .. } => {
+                sessions.clear();
+                hub.stop();
+            }
             Upstream::Remote(_) => {}
             Upstream::Many { hub, sessions } => {
                 sessions.clear();
@@ -328,6 +330,18 @@ impl Gateway {
     }
 }
 
+fn hub_options(options: &GatewayOptions) -> HubOptions {
+    HubOptions {
+        isolation: options.isolation,
+        idle: options.idle_servers,
+        max_conns: options.max_sessions,
+        start_timeout: options.start_timeout,
+        max_line: options.max_line,
+        catalog: options.catalog.clone(),
+        usage: options.usage.clone(),
+    }
+}
+
 /// Tells whether a server speaks the HTTP+SSE of 2024-11-05, as far as its URL shows.
 fn is_old_sse(transport: &Transport) -> bool {
     let Transport::Remote { url, .. } = transport else { return false };
@@ -338,7 +352,9 @@ fn is_old_sse(transport: &Transport) -> bool {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.nursery.scope.cancel();
-        if let Upstream::Many { hub, sessions } = &self.upstream {
+        if let Upstream::Many { hub, sessions } | Upstream::Child { hub, sessions, .. } =
+            &self.upstream
+        {
             // Clients hold the hub, and the hub some of them.
             sessions.clear();
             hub.stop();

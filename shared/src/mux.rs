@@ -121,7 +121,8 @@ where
     let (requests, opening) = mpsc::channel(QUEUE);
     let (accepted, incoming) = mpsc::channel(QUEUE);
     let open = Arc::new(AtomicUsize::new(0));
-    let driver = Driver { connection, flusher, opening, waiting: None, accepted, open, yielded: false };
+    let driver =
+        Driver { connection, flusher, opening, waiting: None, accepted, open, yielded: false };
     (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
 }
 
@@ -150,7 +151,8 @@ struct Driver<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     async fn run(mut self, close: CancellationToken) -> Result<(), MuxError> {
-        let work = poll_fn(|cx| if self.lets_others_by(cx) { Poll::Pending } else { self.poll(cx) });
+        let work =
+            poll_fn(|cx| if self.lets_others_by(cx) { Poll::Pending } else { self.poll(cx) });
         if let Some(ended) = close.run_until_cancelled(work).await {
             return ended;
         }

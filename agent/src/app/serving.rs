@@ -70,7 +70,10 @@ impl Serving {
                 let name = profile.as_deref().unwrap_or_default();
                 let catalog = Some(Catalog::open(paths));
                 let options = GatewayOptions { usage, catalog, ..options };
-                Gateway::aggregate(name, several, &[], options, scope)
+                // Who names the one profile that is served gets it.
+                let all = several.iter().map(|server| server.name.clone()).collect();
+                let parts = [(name.to_owned(), all)];
+                Gateway::aggregate(name, several, &parts, options, scope)
             }
         }
     }

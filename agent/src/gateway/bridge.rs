@@ -4,7 +4,11 @@
 //! Requests run side by side. What must stay in order (the opening, notifications, answers) goes
 //! through one lane, and a request starts when the lane has passed what the client said before it.
 
+mod line;
+mod seen;
+
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,19 +22,17 @@ use hyper::body::Incoming as Body;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
+use self::line::{Lane, mirror, sort};
+use self::seen::{Ask, Seen};
 use super::remote::{Remote, is_events};
 use super::{GatewayError, Inner};
-use crate::mcp::era::{
-    Era, METHOD_HEADER, NAME_HEADER, SESSION_HEADER, VERSION_HEADER, encode_header, of_message,
-};
+use crate::mcp::era::{Era, SESSION_HEADER, VERSION_HEADER, of_message};
 use crate::mcp::line::{Line, LineCodec};
-use crate::mcp::message::{
-    INTERNAL_ERROR, Incoming, Key, Kind, Message, error_response, on_one_line, string,
-};
+use crate::mcp::message::{INTERNAL_ERROR, Incoming, Key, Kind, error_response, on_one_line};
 use crate::mcp::sse;
 
 /// How many messages may wait for the client, and in the lane.
@@ -40,9 +42,10 @@ const NOTICE: Duration = Duration::from_secs(30);
 /// How long answers may still come, and the session may take to end, after the client is gone.
 const DRAIN: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(2);
-/// How often a broken stream is taken up again, and how long it rests before.
+/// How often in a row a broken stream is taken up again for nothing.
 const RESUMES: u32 = 10;
-const REST: Duration = Duration::from_secs(1);
+/// A stream that was open for so long was not in vain, even if nothing came.
+const LONG: Duration = Duration::from_secs(30);
 
 pub(super) async fn serve(
     gateway: &Inner,
@@ -54,6 +57,7 @@ pub(super) async fn serve(
     let bridge = Bridge {
         remote,
         max: gateway.options.max_line,
+        start_timeout: gateway.options.start_timeout,
         out,
         session: watch::Sender::new(Session::default()),
         running: Mutex::default(),
@@ -67,11 +71,16 @@ pub(super) async fn serve(
         drop(timeout(GOODBYE, bridge.goodbye()).await);
         end
     };
-    match tokio::try_join!(work, write(stdout, outbox)) {
-        Ok(((), ())) => Ok(()),
+    let mut written = pin!(write(stdout, outbox));
+    let end = tokio::select! {
+        end = &mut written => end,
+        // A client that does not read must not keep us.
+        end = work => end.and(timeout(GOODBYE, written).await.unwrap_or(Ok(()))),
+    };
+    match end {
         // The client is gone; there is nobody to tell.
         Err(GatewayError::Stdio(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(error),
+        end => end,
     }
 }
 
@@ -102,25 +111,52 @@ struct Session {
 struct Bridge<'a> {
     remote: &'a Remote,
     max: usize,
+    start_timeout: Duration,
     out: mpsc::Sender<Bytes>,
     session: watch::Sender<Session>,
-    /// The requests in flight; a modern one is cancelled by ending its exchange.
-    running: Mutex<HashMap<Key, (Era, CancellationToken)>>,
+    /// The requests in flight.
+    running: Mutex<HashMap<Key, Running>>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+struct Running {
+    era: Era,
+    /// Ends its exchange, which is how a modern one is cancelled.
+    cancel: CancellationToken,
+    /// It was sent, or never will be.
+    sent: CancellationToken,
+}
+
+/// A line that asks something.
+struct Call {
+    line: Bytes,
+    asks: Vec<Ask>,
+    running: Running,
 }
 
 impl Bridge<'_> {
-    fn running(&self) -> MutexGuard<'_, HashMap<Key, (Era, CancellationToken)>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(&self, stdin: impl AsyncRead + Unpin) -> Result<(), GatewayError> {
         let (lane, queue) = mpsc::channel(QUEUE);
         let passed = watch::Sender::new(0_u64);
-        let requests = self.read(stdin, lane, &passed);
-        let ordered = self.pass_in_order(queue, &passed);
-        let work = async { tokio::join!(requests, ordered).0 };
+        let ended = CancellationToken::new();
+        let requests = self.read(stdin, lane, &passed, &ended);
+        let ordered = async {
+            self.pass_in_order(queue, &passed).await;
+            Ok(())
+        };
+        let work = async { tokio::try_join!(requests, ordered).map(|_| ()) };
+        let overdue = async {
+            ended.cancelled().await;
+            sleep(DRAIN).await;
+        };
         tokio::select! {
             end = work => end,
+            () = overdue => Ok(()),
             // It only ends by being dropped.
             never = self.listen() => match never {},
         }
@@ -132,6 +168,7 @@ impl Bridge<'_> {
         stdin: impl AsyncRead + Unpin,
         lane: mpsc::Sender<(u64, Bytes)>,
         passed: &watch::Sender<u64>,
+        ended: &CancellationToken,
     ) -> Result<(), GatewayError> {
         let mut lines = FramedRead::new(stdin, LineCodec::new(self.max));
         let mut requests = FuturesUnordered::new();
@@ -163,12 +200,12 @@ impl Bridge<'_> {
                     }
                 }
                 Ok(Lane::Request) => {
+                    let Some(call) = self.register(line) else { continue };
                     let mut turn = passed.subscribe();
-                    requests.push(async move {
+                    requests.push(self.request(call, None, async move {
                         // The sender outlives us, so waiting cannot fail.
                         drop(turn.wait_for(|passed| *passed >= sent).await);
-                        self.request(&line).await;
-                    });
+                    }));
                 }
                 Err(code) => {
                     let text = "the line is not JSON-RPC";
@@ -177,8 +214,8 @@ impl Bridge<'_> {
             }
         }
         drop(lane);
-        let rest = async { while requests.next().await.is_some() {} };
-        drop(timeout(DRAIN, rest).await);
+        ended.cancel();
+        while requests.next().await.is_some() {}
         Ok(())
     }
 
@@ -191,8 +228,10 @@ impl Bridge<'_> {
             let opens =
                 matches!(Incoming::parse(&line), Ok(Incoming::One(m)) if m.kind() == Kind::Request);
             if opens {
-                self.request(&line).await;
-            } else if timeout(NOTICE, self.post(&line)).await.is_err() {
+                if let Some(call) = self.register(line) {
+                    self.request(call, Some(self.start_timeout), std::future::ready(())).await;
+                }
+            } else if timeout(NOTICE, self.notify(&line)).await.is_err() {
                 tracing::warn!(server = self.remote.server(), "a notification was not taken");
             }
             passed.send_replace(number);
@@ -201,13 +240,8 @@ impl Bridge<'_> {
 
     /// Ends a modern request that the client cancels; legacy servers are told themselves.
     fn cancels(&self, line: &[u8]) -> bool {
-        let Ok(Incoming::One(message)) = Incoming::parse(line) else { return false };
-        if message.method() != "notifications/cancelled" {
-            return false;
-        }
-        let Some(id) = message.peek().request_id.map(Key::of) else { return false };
-        match self.running().get(&id) {
-            Some((Era::Modern, cancel)) => {
+        match self.cancelled(line) {
+            Some(Running { era: Era::Modern, cancel, .. }) => {
                 cancel.cancel();
                 true
             }
@@ -215,49 +249,121 @@ impl Bridge<'_> {
         }
     }
 
-    /// Makes one request (or a batch) and sees to it that it is answered.
-    async fn request(&self, line: &Bytes) {
-        let Ok(incoming) = Incoming::parse(line) else { return };
-        let first = incoming.messages().iter().find(|message| message.kind() == Kind::Request);
-        let Some((message, id)) = first.and_then(|first| Some((first, first.id()?))) else {
-            return;
+    /// Returns the request that a line cancels, if it still runs.
+    fn cancelled(&self, line: &[u8]) -> Option<Running> {
+        let Ok(Incoming::One(message)) = Incoming::parse(line) else { return None };
+        if message.method() != "notifications/cancelled" {
+            return None;
+        }
+        let id = Key::of(message.peek().request_id?);
+        self.running().get(&id).cloned()
+    }
+
+    /// Notes the requests of a line, before anything that follows it is looked at.
+    fn register(&self, line: Bytes) -> Option<Call> {
+        let incoming = Incoming::parse(&line).ok()?;
+        let requests = incoming.messages().iter().filter(|m| m.kind() == Kind::Request);
+        let asks: Vec<Ask> = requests.clone().filter_map(|m| m.id()).map(Ask::of).collect();
+        let era = requests.clone().find_map(of_message).unwrap_or(Era::Legacy);
+        let (cancel, sent) = (CancellationToken::new(), CancellationToken::new());
+        let running = Running { era, cancel, sent };
+        let keys = asks.iter().map(|ask| (ask.key.clone(), running.clone()));
+        self.running().extend(keys);
+        Some(Call { line, asks, running })
+    }
+
+    /// Makes one request (or a batch) when its turn comes, and sees to it that it is answered.
+    async fn request(&self, call: Call, limit: Option<Duration>, turn: impl Future<Output = ()>) {
+        let mut seen = Seen::waiting(&call.asks);
+        let work = async {
+            turn.await;
+            let exchange = self.exchange(&call, &mut seen);
+            let Some(after) = limit else { return exchange.await };
+            timeout(after, exchange).await.unwrap_or_else(|_| {
+                let (server, stderr) = (self.remote.server().to_owned(), String::new());
+                Err(GatewayError::StartTimeout { server, after, stderr })
+            })
         };
-        let era = of_message(message).unwrap_or(Era::Legacy);
-        let cancel = CancellationToken::new();
-        let key = Key::of(id);
-        self.running().insert(key.clone(), (era, cancel.clone()));
-        let outcome = cancel.run_until_cancelled(self.exchange(line, &key)).await;
-        self.running().remove(&key);
+        let outcome = call.running.cancel.run_until_cancelled(work).await;
+        call.running.sent.cancel();
+        for ask in &call.asks {
+            self.running().remove(&ask.key);
+        }
         if let Some(Err(error)) = outcome {
             tracing::debug!(error = &error as &dyn std::error::Error, "a request failed");
             let text = with_root(&error);
-            let answer = error_response(Some(id.get()), INTERNAL_ERROR, &text, None);
-            drop(self.out.send(answer.into()).await);
+            for ask in seen.unanswered() {
+                let answer = error_response(Some(&ask.id), INTERNAL_ERROR, &text, None);
+                drop(self.out.send(answer.into()).await);
+            }
         }
     }
 
-    async fn exchange(&self, line: &Bytes, id: &Key) -> Result<(), GatewayError> {
-        let response = self.send(line).await?;
-        let mut seen = Seen::default();
-        self.take(response, Some(id), &mut seen).await?;
-        let mut tries = 0;
-        while !seen.answered && seen.last.is_some() && tries < RESUMES {
-            // 2025-11-25: a server may close the connection and be asked again later.
-            tries += 1;
-            tokio::time::sleep(seen.retry.unwrap_or(REST)).await;
-            let response = self.get(seen.last.as_ref()).await?;
-            self.take(response, Some(id), &mut seen).await?;
-        }
-        if seen.answered { Ok(()) } else { Err(self.refused("it closed the stream unanswered")) }
+    async fn exchange(&self, call: &Call, seen: &mut Seen) -> Result<(), GatewayError> {
+        let response = self.send(&call.line, call.running.sent.clone()).await?;
+        self.take(response, seen).await?;
+        self.resume(seen).await
     }
 
-    async fn post(&self, line: &Bytes) {
-        let outcome = async {
-            let response = self.send(line).await?;
-            self.take(response, None, &mut Seen::default()).await
+    /// Takes a stream up again until the answer is there.
+    ///
+    /// 2025-11-25: a server may close the connection and be asked again later, for as long as it
+    /// likes; only what fails, or brings nothing, counts.
+    async fn resume(&self, seen: &mut Seen) -> Result<(), GatewayError> {
+        let mut failures = 0;
+        while !seen.is_answered() {
+            let unanswered = || self.refused("it closed the stream unanswered");
+            if seen.last.is_none() {
+                return Err(unanswered());
+            }
+            sleep(seen.rest(failures)).await;
+            let outcome = match self.get(seen.last.as_ref()).await {
+                Ok(response) if response.status().is_client_error() => {
+                    return self.take(response, seen).await.and_then(|()| Err(unanswered()));
+                }
+                Ok(response) => self.take(response, seen).await,
+                Err(error) => Err(error),
+            };
+            failures = if seen.take_news() { 0 } else { failures + 1 };
+            if failures == RESUMES {
+                return outcome.and_then(|()| Err(unanswered()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts what is no request. Only the status of the answer counts: what else a server may have
+    /// to say belongs on another stream.
+    async fn notify(&self, line: &Bytes) {
+        // A cancellation must not overtake its request.
+        if let Some(running) = self.cancelled(line) {
+            running.sent.cancelled().await;
+        }
+        let outcome = match self.send(line, CancellationToken::new()).await {
+            Ok(response) if !response.status().is_success() => Err(self.failure(response.status())),
+            Ok(response) if is_events(response.headers()) => Ok(()),
+            Ok(response) => {
+                // A connection that was read to its end can serve again.
+                drop(Limited::new(response.into_body(), self.max).collect().await);
+                Ok(())
+            }
+            Err(error) => Err(error),
         };
-        if let Err(error) = outcome.await {
+        if let Err(error) = outcome {
             tracing::warn!(error = &error as &dyn std::error::Error, "a notification failed");
+        }
+    }
+
+    fn failure(&self, status: StatusCode) -> GatewayError {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let (server, status) = (self.remote.server().to_owned(), status.as_u16());
+                GatewayError::Unauthorized { server, status }
+            }
+            StatusCode::NOT_FOUND if self.session.borrow().id.is_some() => {
+                self.refused("the session has ended; restart the client")
+            }
+            status => self.refused(&format!("it answered HTTP {}", status.as_u16())),
         }
     }
 
@@ -266,7 +372,11 @@ impl Bridge<'_> {
         GatewayError::Refused { server, message }
     }
 
-    async fn send(&self, line: &Bytes) -> Result<Response<Body>, GatewayError> {
+    async fn send(
+        &self,
+        line: &Bytes,
+        on_wire: CancellationToken,
+    ) -> Result<Response<Body>, GatewayError> {
         let headers = match Incoming::parse(line) {
             Ok(Incoming::One(message)) if of_message(&message) == Some(Era::Modern) => {
                 mirror(&message)
@@ -274,7 +384,7 @@ impl Bridge<'_> {
             Ok(Incoming::One(message)) if message.method() == "initialize" => HeaderMap::new(),
             _ => self.session_headers(),
         };
-        self.remote.call(Method::POST, headers, line.clone()).await
+        self.remote.post(headers, line.clone(), on_wire).await
     }
 
     fn session_headers(&self) -> HeaderMap {
@@ -298,49 +408,36 @@ impl Bridge<'_> {
         self.remote.call(Method::GET, headers, Bytes::new()).await
     }
 
-    /// Passes all messages of a response on.
-    async fn take(
-        &self,
-        response: Response<Body>,
-        id: Option<&Key>,
-        seen: &mut Seen,
-    ) -> Result<(), GatewayError> {
+    /// Passes the messages of a response on.
+    async fn take(&self, response: Response<Body>, seen: &mut Seen) -> Result<(), GatewayError> {
         let status = response.status();
         let session = response.headers().get(SESSION_HEADER).cloned();
         if status.is_success() && is_events(response.headers()) {
-            return self.take_events(response.into_body(), id, session, seen).await;
+            return self.take_events(response.into_body(), session, seen).await;
         }
         let body = Limited::new(response.into_body(), self.max).collect().await;
         let body = body.map_err(|error| self.remote.unreachable(error))?.to_bytes();
-        let answers = match Incoming::parse(&body) {
-            Ok(incoming) => incoming.messages().iter().any(|m| m.kind() == Kind::Response),
-            Err(_) => false,
-        };
+        let ended = status == StatusCode::NOT_FOUND && self.session.borrow().id.is_some();
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let (server, status) = (self.remote.server().to_owned(), status.as_u16());
-                Err(GatewayError::Unauthorized { server, status })
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.failure(status)),
             // An error of the server's own is the best answer there is, whatever its status.
-            _ if answers && id.is_some() && names(&body, id) => {
-                self.arrived(body, id, session, seen).await;
+            _ if seen.is_answer(&body) => {
+                self.arrived(body, session, seen).await;
                 Ok(())
             }
-            StatusCode::NOT_FOUND if self.session.borrow().id.is_some() => {
-                Err(self.refused("the session has ended; restart the client"))
-            }
-            status if status.is_success() && body.is_empty() => {
-                seen.answered |= id.is_none();
+            _ if !ended && let Some(answer) = seen.adopt(&body) => {
+                self.arrived(answer, session, seen).await;
                 Ok(())
             }
-            status => Err(self.refused(&format!("it answered HTTP {}", status.as_u16()))),
+            status if status.is_success() && body.is_empty() => Ok(()),
+            status => Err(self.failure(status)),
         }
     }
 
+    /// Passes the messages of a stream on until it ends or has answered.
     async fn take_events(
         &self,
         mut body: Body,
-        id: Option<&Key>,
         session: Option<HeaderValue>,
         seen: &mut Seen,
     ) -> Result<(), GatewayError> {
@@ -354,22 +451,18 @@ impl Bridge<'_> {
             {
                 seen.note(&event);
                 if event.is_message() {
-                    self.arrived(event.data, id, session.clone(), seen).await;
+                    self.arrived(event.data, session.clone(), seen).await;
                 }
+            }
+            if seen.is_answered() {
+                break;
             }
         }
         Ok(())
     }
 
-    async fn arrived(
-        &self,
-        text: Bytes,
-        id: Option<&Key>,
-        session: Option<HeaderValue>,
-        seen: &mut Seen,
-    ) {
-        if names(&text, id) {
-            seen.answered = true;
+    async fn arrived(&self, text: Bytes, session: Option<HeaderValue>, seen: &mut Seen) {
+        if seen.answer(&text) {
             self.opened(&text, session);
         }
         if Incoming::parse(&text).is_ok() {
@@ -401,20 +494,26 @@ impl Bridge<'_> {
         let mut session = self.session.subscribe();
         // The sender is ours, so waiting cannot fail.
         drop(session.wait_for(|session| session.open).await);
-        let mut seen = Seen::default();
-        for _ in 0..RESUMES {
+        let mut seen = Seen::endless();
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
             match self.get(seen.last.as_ref()).await {
                 Ok(response) if response.status().is_success() && is_events(response.headers()) => {
-                    drop(self.take_events(response.into_body(), None, None, &mut seen).await);
+                    drop(self.take_events(response.into_body(), None, &mut seen).await);
                 }
-                Ok(_) => break,
+                Ok(response) if response.status().is_server_error() => {
+                    tracing::debug!(status = response.status().as_u16(), "no stream");
+                }
+                Ok(_) => return std::future::pending().await,
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "no stream");
                 }
             }
-            tokio::time::sleep(seen.retry.unwrap_or(REST)).await;
+            let in_vain = !seen.take_news() && begun.elapsed() < LONG;
+            failures = if in_vain { failures + 1 } else { 0 };
+            sleep(seen.rest(failures)).await;
         }
-        std::future::pending().await
     }
 
     async fn goodbye(&self) {
@@ -432,73 +531,6 @@ fn with_root(error: &GatewayError) -> String {
     }
     let (text, root) = (error.to_string(), root.to_string());
     if text == root { text } else { format!("{text}: {root}") }
-}
-
-/// What a stream of events showed.
-#[derive(Debug, Default)]
-struct Seen {
-    answered: bool,
-    last: Option<HeaderValue>,
-    retry: Option<Duration>,
-}
-
-impl Seen {
-    fn note(&mut self, event: &sse::Event) {
-        if let Some(id) = &event.id {
-            self.last = HeaderValue::from_str(id).ok().filter(|id| !id.is_empty());
-        }
-        if let Some(retry) = event.retry_ms {
-            self.retry = Some(Duration::from_millis(retry.min(30_000)));
-        }
-    }
-}
-
-enum Lane {
-    Ordered,
-    Request,
-}
-
-/// Tells how a line travels, or the code of what is wrong with it.
-fn sort(line: &[u8]) -> Result<Lane, i64> {
-    let incoming = Incoming::parse(line).map_err(|error| error.code())?;
-    let requests = |message: &Message<'_>| message.kind() == Kind::Request;
-    let opens = matches!(&incoming, Incoming::One(message) if message.method() == "initialize");
-    let asks = incoming.messages().iter().any(requests);
-    Ok(if asks && !opens { Lane::Request } else { Lane::Ordered })
-}
-
-/// Tells whether a text answers the request with this id.
-fn names(text: &[u8], id: Option<&Key>) -> bool {
-    let (Ok(incoming), Some(id)) = (Incoming::parse(text), id) else { return false };
-    let answers = |message: &Message<'_>| {
-        message.kind() == Kind::Response && message.id().is_some_and(|its| Key::of(its) == *id)
-    };
-    incoming.messages().iter().any(answers)
-}
-
-/// Returns the headers that mirror a modern message.
-fn mirror(message: &Message<'_>) -> HeaderMap {
-    let params = message.peek();
-    let subject = match message.method() {
-        "tools/call" | "prompts/get" => params.name,
-        "resources/read" => params.uri,
-        _ => None,
-    };
-    let version = message.meta().protocol_version.and_then(string);
-    let method = Some(std::borrow::Cow::Borrowed(message.method()));
-    let pairs = [
-        (VERSION_HEADER, version),
-        (METHOD_HEADER, method),
-        (NAME_HEADER, subject.and_then(string)),
-    ];
-    let mut headers = HeaderMap::new();
-    for (name, value) in pairs {
-        let value = value.and_then(|value| HeaderValue::from_str(&encode_header(&value)).ok());
-        if let Some(value) = value {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-    headers
 }
 
 #[cfg(test)]

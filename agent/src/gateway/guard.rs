@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The hidden subcommand of `mcpm` that runs [`run_guard`].
@@ -18,19 +18,17 @@ pub const SUBCOMMAND: &str = "guard";
 /// How long a group may take to end after SIGTERM before it gets SIGKILL.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// A guard that is started when it is first needed. Clones share it.
+/// A guard that is started when it is first needed, and again when it is gone. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Guard(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-enum State {
-    /// Nothing is guarded.
-    #[default]
-    Off,
-    /// To be started from this program.
-    Idle(PathBuf),
-    /// Runs and listens.
-    On { process: Child, input: Option<ChildStdin> },
+struct State {
+    /// The command that runs a guard; without one nothing is guarded.
+    command: Option<(PathBuf, Vec<String>)>,
+    /// What is under guard, for a new guard to be told.
+    groups: BTreeSet<u32>,
+    running: Option<Running>,
 }
 
 impl Guard {
@@ -43,7 +41,7 @@ impl Guard {
     /// Makes a guard that runs from the given `mcpm` binary.
     #[must_use]
     pub fn program(mcpm: PathBuf) -> Self {
-        Self(Arc::new(Mutex::new(if cfg!(unix) { State::Idle(mcpm) } else { State::Off })))
+        if cfg!(unix) { Self::command(mcpm, vec![SUBCOMMAND.to_owned()]) } else { Self::off() }
     }
 
     /// Makes a guard that runs from this very program when it is `mcpm`; other programs that embed
@@ -56,55 +54,95 @@ impl Guard {
         }
     }
 
+    fn command(program: PathBuf, args: Vec<String>) -> Self {
+        let state = State { command: Some((program, args)), ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts the guard if it does not run yet.
     pub(super) fn start(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let State::Idle(program) = &*state else { return };
-        let started = Command::new(program)
-            .arg(SUBCOMMAND)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        *state = match started {
-            Ok(mut process) => State::On { input: process.stdin.take(), process },
-            Err(error) => {
-                tracing::warn!(%error, "no guard for child processes");
-                State::Off
-            }
-        };
+        let mut state = self.state();
+        if state.running.is_none() {
+            state.start();
+        }
     }
 
     /// Puts a process group under guard.
     pub(super) fn add(&self, group: u32) {
-        self.tell('+', group);
+        let mut state = self.state();
+        state.groups.insert(group);
+        state.tell('+', group);
     }
 
     /// Tells that a process group has ended.
     pub(super) fn remove(&self, group: u32) {
-        self.tell('-', group);
+        let mut state = self.state();
+        state.groups.remove(&group);
+        state.tell('-', group);
+    }
+}
+
+impl State {
+    /// Starts a guard and tells it all groups.
+    fn start(&mut self) {
+        let Some((program, args)) = &self.command else { return };
+        let started = Running::start(program, args).and_then(|mut running| {
+            self.groups.iter().try_for_each(|group| running.tell('+', *group))?;
+            Ok(running)
+        });
+        self.running = match started {
+            Ok(running) => Some(running),
+            Err(error) => {
+                tracing::warn!(%error, "no guard for child processes");
+                None
+            }
+        };
     }
 
-    fn tell(&self, sign: char, group: u32) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::On { input: Some(input), .. } = &mut *state
-            // One short write: a pipe takes it whole.
-            && let Err(error) = input.write_all(format!("{sign}{group}\n").as_bytes())
-        {
-            tracing::warn!(%error, "the guard of child processes is gone");
-            *state = State::Off;
+    fn tell(&mut self, sign: char, group: u32) {
+        let Some(running) = &mut self.running else { return };
+        if let Err(error) = running.tell(sign, group) {
+            tracing::warn!(%error, "the guard of child processes is gone, another one takes over");
+            self.running = None;
+            self.start();
         }
     }
 }
 
-impl Drop for State {
+#[derive(Debug)]
+struct Running {
+    process: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Running {
+    fn start(program: &Path, args: &[String]) -> std::io::Result<Self> {
+        let mut process = Command::new(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { input: process.stdin.take(), process })
+    }
+
+    fn tell(&mut self, sign: char, group: u32) -> std::io::Result<()> {
+        let Some(input) = &mut self.input else { return Ok(()) };
+        // One short write: a pipe takes it whole.
+        input.write_all(format!("{sign}{group}\n").as_bytes())
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Self::On { process, input } = self {
-            drop(input.take());
-            // With nothing left to guard it ends at once; else it takes the grace it gives.
-            if let Err(error) = process.wait() {
-                tracing::debug!(%error, "cannot wait for the guard");
-            }
+        drop(self.input.take());
+        // With nothing left to guard it ends at once; else it takes the grace it gives.
+        if let Err(error) = self.process.wait() {
+            tracing::debug!(%error, "cannot wait for the guard");
         }
     }
 }
@@ -228,6 +266,25 @@ mod tests {
         guard.start();
         guard.add(4);
         guard.remove(4);
-        assert!(matches!(*guard.0.lock().unwrap(), State::Off));
+        assert!(guard.state().running.is_none());
+    }
+
+    #[test]
+    fn a_guard_that_died_is_replaced_by_one_that_knows_all_groups() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("log");
+        // The first one ends when it has heard one line, the second one hears all there is.
+        let script = r#"if [ -e "$0" ]; then cat >"$0.2"; else read line; echo "$line" >"$0"; fi"#;
+        let args = ["-c", script, log.to_str().unwrap()].map(str::to_owned);
+        let guard = Guard::command("/bin/sh".into(), args.to_vec());
+        guard.start();
+        guard.add(10);
+        guard.state().running.as_mut().unwrap().process.wait().unwrap();
+        guard.add(11);
+        guard.remove(10);
+        drop(guard);
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "+10\n");
+        let second = std::fs::read_to_string(home.path().join("log.2")).unwrap();
+        assert_eq!(second, "+10\n+11\n-10\n");
     }
 }

@@ -63,7 +63,7 @@ impl Gateway {
         }
         let seen;
         let (behind, sessions) = match &self.0.upstream {
-            Upstream::Child { spec, sessions } => (Behind::Child(spec), sessions),
+            Upstream::Child { spec, sessions, hub } => (Behind::Child(spec, hub), sessions),
             Upstream::Many { hub, sessions } => {
                 seen = match Seen::of(hub, &request) {
                     Ok(seen) => seen,
@@ -86,8 +86,8 @@ impl Gateway {
 /// What stands behind a face.
 #[derive(Clone, Copy)]
 pub(super) enum Behind<'a> {
-    /// Children of one server.
-    Child(&'a Spec),
+    /// Children of one server, and who speaks for it to clients of the other era.
+    Child(&'a Spec, &'a Arc<Hub>),
     /// Several servers as one, and what of them the client sees.
     Hub(&'a Arc<Hub>, &'a Seen),
 }
@@ -239,7 +239,10 @@ impl Face<'_> {
     /// Opens a conversation with a child of its own.
     fn dial(&self, ids: Ids) -> Result<Arc<dyn Conversation>, GatewayError> {
         let spec = match (self.behind, ids) {
-            (Behind::Child(spec), _) => spec,
+            (Behind::Child(_, hub), Ids::Keep) if self.sessions.is_modern_only() => {
+                return Ok(Arc::new(Seat::new(hub, hub.everything(), self.principal)));
+            }
+            (Behind::Child(spec, _), _) => spec,
             (Behind::Hub(hub, seen), Ids::Remap) => {
                 let caller = hub.caller(self.principal, &seen.view, seen.profile.as_deref());
                 return Ok(Arc::new(Caller(caller)));

@@ -176,6 +176,18 @@ impl Hub {
         }
     }
 
+    /// Returns what a client sees that chose nothing.
+    pub(super) fn everything(&self) -> Arc<View> {
+        self.everything.clone()
+    }
+
+    /// Notes the era of the only server, which somebody else has found out.
+    pub(super) fn set_era(&self, era: Era) {
+        if let Some(only) = self.everything.single() {
+            only.known().era = Some(era);
+        }
+    }
+
     fn scope(&self) -> &Scope {
         &self.nursery.scope
     }

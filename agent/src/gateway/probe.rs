@@ -215,9 +215,11 @@ mod tests {
     async fn a_modern_only_server_need_not_know_initialize() {
         let script = r#"read l; case "$l" in *initialize*) echo '{"id":0,"error":{"code":-32601,"message":"no"}}';; *) echo '{"id":0,"result":{"_meta":{}}}';; esac; cat"#;
         assert_eq!(probe(script).await.unwrap().era, Era::Modern);
-        let upstream = Fake::start(|heard: &Heard| match heard.body.contains("initialize") {
-            true => Answer::json(400, "Bad Request"),
-            false => Answer::json(200, r#"{"id":0,"result":{"_meta":{}}}"#),
+        let upstream = Fake::start(|heard: &Heard| {
+            if heard.body.contains("initialize") {
+                return Answer::json(400, "Bad Request");
+            }
+            Answer::json(200, r#"{"id":0,"result":{"_meta":{}}}"#)
         });
         let server = Server::remote("far", upstream.await.url());
         let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();

@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use mcpm_shared::access::Principal;
+use tokio_util::sync::CancellationToken;
 
 pub(super) use self::endpoint::Endpoint;
 use super::GatewayError;
@@ -192,6 +193,25 @@ impl Remote {
         body: Bytes,
     ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
         self.endpoint.call(method, headers, body).await
+    }
+
+    /// Posts a message of ours; the token is cancelled when a connection has taken it.
+    pub(super) async fn post(
+        &self,
+        mut headers: HeaderMap,
+        body: Bytes,
+        on_wire: CancellationToken,
+    ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A body that is watched does not tell its length.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let watched = Full::new(body).map_frame(move |frame| {
+            on_wire.cancel();
+            frame
+        });
+        let body = watched.map_err(|never| match never {}).boxed_unsync();
+        self.endpoint.send(Method::POST, headers, body).await
     }
 
     pub(super) fn unreachable(&self, error: impl Into<BoxError>) -> GatewayError {

@@ -68,6 +68,7 @@ pub(super) struct Sessions {
     starting: tokio::sync::Mutex<()>,
     /// What the event logs of all sessions may hold together.
     budget: Budget,
+    modern_only: AtomicBool,
     /// What tools want to be mirrored in headers.
     pub(super) params: Arc<Params>,
 }
@@ -202,6 +203,16 @@ impl Sessions {
     /// Tells whether the server is known to know `initialize`.
     pub(super) fn answered_initialize(&self) -> bool {
         self.lock().answered_initialize
+    }
+
+    /// Notes that the server is modern only; `false` when that was known.
+    pub(super) fn set_modern_only(&self) -> bool {
+        !self.modern_only.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells whether the server is known to be modern only.
+    pub(super) fn is_modern_only(&self) -> bool {
+        self.modern_only.load(Ordering::Relaxed)
     }
 
     /// Returns what a legacy-only server answered to `server/discover`.

@@ -195,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn requests_about_a_task_mirror_its_id() {
+        for method in ["tasks/get", "tasks/update", "tasks/cancel"] {
+            let text = format!(r#"{{"id":1,"method":"{method}","params":{{"taskId":"t1"}}}}"#);
+            let message = Message::parse(&text).unwrap();
+            let full = [(METHOD_HEADER, method), (NAME_HEADER, "t1")];
+            assert_eq!(check_mirror(&headers(&full), &message), Ok(()));
+            assert!(check_mirror(&headers(&full[..1]), &message).unwrap_err().contains("missing"));
+        }
+    }
+
+    #[test]
     fn header_values_survive_encoding() {
         for value in ["plain", " lead", "größe", "=?base64?eA==?=", ""] {
             assert_eq!(decode_header(&encode_header(value)).as_deref(), Some(value));

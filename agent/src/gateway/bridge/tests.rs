@@ -5,6 +5,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, DuplexStream, Lines, ReadHalf, 
 use super::super::remote::testing::{Answer, Heard, Upstream};
 use super::super::{Gateway, GatewayOptions};
 use super::*;
+use crate::mcp::era::{METHOD_HEADER, NAME_HEADER, encode_header};
 use crate::model::Server;
 
 const INITIALIZE: &str = r#"{"id":0,"method":"initialize","params":{}}"#;
@@ -215,4 +216,174 @@ async fn a_server_that_is_down_is_named_with_the_reason() {
     let answer: Value = serde_json::from_slice(&out).unwrap();
     let text = answer["error"]["message"].as_str().unwrap();
     assert!(text.contains("cannot reach server `far`") && text.contains("refused"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_does_not_outlive_its_client() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::remote("far", format!("http://{}/mcp", silent.local_addr().unwrap()));
+    let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();
+    let input = format!("{INITIALIZE}\n{INITIALIZED}\n{INITIALIZED}\n");
+    let begun = Instant::now();
+    gateway.serve_stdio(input.as_bytes(), &mut Vec::new()).await.unwrap();
+    assert!(begun.elapsed() <= DRAIN + GOODBYE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_does_not_keep_us() {
+    let upstream = Upstream::start(legacy(|_| None)).await;
+    let server = Server::remote("far", upstream.url());
+    let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();
+    let (stdout, _unread) = tokio::io::duplex(1);
+    gateway.serve_stdio(INITIALIZE.as_bytes(), stdout).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_opening_that_is_not_answered_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::remote("far", format!("http://{}/mcp", silent.local_addr().unwrap()));
+    let options =
+        GatewayOptions { start_timeout: Duration::from_millis(50), ..GatewayOptions::default() };
+    let gateway = Gateway::new(&server, options, Scope::new()).unwrap();
+    let mut out = Vec::new();
+    gateway.serve_stdio(INITIALIZE.as_bytes(), &mut out).await.unwrap();
+    let answer: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(answer["id"], 0);
+    assert!(answer["error"]["message"].as_str().unwrap().contains("did not answer within"));
+}
+
+#[tokio::test]
+async fn an_answer_may_be_asked_for_as_often_as_the_server_likes() {
+    let upstream = Upstream::start(legacy(|heard| {
+        let Some(last) = heard.headers.get("last-event-id") else {
+            return heard
+                .body
+                .contains("slow")
+                .then(|| Answer::events("id: 1\nretry: 1\ndata:\n\n"));
+        };
+        let next = last.to_str().unwrap().parse::<u32>().unwrap() + 1;
+        Some(match next {
+            30 => Answer::events("data: {\"id\":1,\"result\":\"late\"}\n\n"),
+            next => Answer::events(&format!("id: {next}\ndata:\n\n")),
+        })
+    }))
+    .await;
+    talk(&upstream, async |client| {
+        client.say(INITIALIZE).await;
+        client.hear().await;
+        client.say(r#"{"id":1,"method":"slow"}"#).await;
+        assert_eq!(client.hear().await, r#"{"id":1,"result":"late"}"#);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_taken_up_at_once_is_tried_again() {
+    let tries = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Upstream::start(legacy(move |heard| {
+        if !heard.headers.contains_key("last-event-id") {
+            let slow = || Answer::events("id: 1\nretry: 1\ndata:\n\n");
+            return heard.body.contains("\"m\"").then(slow);
+        }
+        match tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0..3 => Some(Answer::empty(503)),
+            3 => Some(Answer::events("data: {\"id\":1,\"result\":\"late\"}\n\n")),
+            _ => Some(Answer::empty(502)),
+        }
+    }))
+    .await;
+    talk(&upstream, async |client| {
+        client.say(INITIALIZE).await;
+        client.hear().await;
+        client.say(r#"{"id":1,"method":"m"}"#).await;
+        assert_eq!(client.hear().await, r#"{"id":1,"result":"late"}"#);
+        client.say(r#"{"id":2,"method":"m"}"#).await;
+        let answer = client.hear().await;
+        assert!(answer.contains("\"id\":2,") && answer.contains("HTTP 502"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_stays_open_after_the_answer_keeps_nobody_waiting() {
+    let open = Mutex::new(Vec::new());
+    let upstream = Upstream::start(legacy(move |heard| {
+        if !(heard.body.contains("call") || heard.body.contains("note")) {
+            return None;
+        }
+        let (answer, sender) = Answer::stream();
+        sender.try_send("data: {\"id\":1,\"result\":1}\n\n".to_owned()).unwrap();
+        open.lock().unwrap().push(sender);
+        Some(answer)
+    }))
+    .await;
+    let talk = talk(&upstream, async |client| {
+        client.say(INITIALIZE).await;
+        client.hear().await;
+        client.say(r#"{"method":"note"}"#).await;
+        client.say(r#"{"id":1,"method":"call"}"#).await;
+        assert_eq!(client.hear().await, r#"{"id":1,"result":1}"#);
+    });
+    // Less than a notification, or what is left at the end, would be waited for.
+    let rest = timeout(Duration::from_secs(8), talk).await.unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancellation_does_not_overtake_its_request() {
+    let open = Mutex::new(Vec::new());
+    let upstream = Upstream::start(legacy(move |heard| {
+        if !heard.body.contains("tools/call") {
+            return None;
+        }
+        let (answer, sender) = Answer::stream();
+        open.lock().unwrap().push(sender);
+        Some(answer)
+    }))
+    .await;
+    let cancel =
+        |id| format!(r#"{{"method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#);
+    let modern = r#"{"id":2,"method":"tools/call","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let legacy = r#"{"id":1,"method":"tools/call"}"#;
+    let server = Server::remote("far", upstream.url());
+    let gateway = Gateway::new(&server, GatewayOptions::default(), Scope::new()).unwrap();
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (stdin, stdout) = split(theirs);
+    let talk = async move {
+        let (_reader, mut writer) = split(ours);
+        let said = format!("{INITIALIZE}\n{legacy}\n{}\n{modern}\n{}\n", cancel(1), cancel(2));
+        writer.write_all(said.as_bytes()).await.unwrap();
+        upstream.until(|heard| heard.body.contains("cancelled")).await;
+        upstream.heard()
+    };
+    let heard = tokio::select! {
+        heard = talk => heard,
+        end = gateway.serve_stdio(stdin, stdout) => panic!("{end:?}"),
+    };
+    let posts: Vec<_> = heard.into_iter().filter(|h| h.method == "POST").map(|h| h.body).collect();
+    assert_eq!(posts, [INITIALIZE, legacy, &cancel(1)]);
+}
+
+#[tokio::test]
+async fn an_error_without_an_id_still_tells_its_code() {
+    let modern = |method: &str, params: &str| {
+        let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}"#;
+        format!(r#"{{"id":7,"method":"{method}","params":{{{params}{meta}}}}}"#)
+    };
+    let upstream = Upstream::start(|heard: &Heard| {
+        if heard.body.contains("tasks/get") {
+            assert_eq!(heard.headers[NAME_HEADER], "t1");
+        }
+        Answer::json(400, r#"{"id":null,"error":{"code":-32022,"message":"no"}}"#)
+    })
+    .await;
+    talk(&upstream, async |client| {
+        for line in [modern("server/discover", ""), modern("tasks/get", r#""taskId":"t1","#)] {
+            client.say(&line).await;
+            let answer: Value = serde_json::from_str(&client.hear().await).unwrap();
+            assert_eq!(answer["id"], 7);
+            assert_eq!(answer["error"]["code"], -32022);
+        }
+    })
+    .await;
 }

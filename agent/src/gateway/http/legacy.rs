@@ -55,6 +55,13 @@ impl Face<'_> {
             }
             Ok(Some(messages)) => messages,
         };
+        if messages.last().is_some_and(|answer| is_modern_refusal(answer))
+            && self.sessions.set_modern_only()
+        {
+            // From here on the hub speaks for it; it will not refuse the same.
+            drop(opening);
+            return Box::pin(self.initialize(headers, message)).await;
+        }
         let version = messages.last().and_then(|answer| agreed(answer));
         log.set_version(version.as_deref().unwrap_or_default());
         let mut answer = opened(messages, Accept::of(headers), &log);
@@ -189,6 +196,12 @@ fn opened(mut messages: Vec<Bytes>, accept: Accept, log: &Arc<Log>) -> Answer {
             reply::stream(log.answer(messages, Source { queue, claims: Vec::new(), left: 0 }))
         }
     }
+}
+
+/// Tells whether a server refuses `initialize` because it speaks the modern era only.
+fn is_modern_refusal(answer: &[u8]) -> bool {
+    let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return false };
+    answer.error_code().is_some_and(crate::mcp::era::is_modern_error)
 }
 
 /// Returns the version that an answer to `initialize` agrees on, empty where it names none, or

@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::super::hub::Caller;
 use super::super::link::{INBOX, Ids};
 use super::super::reply::{self, Accept, Reply, Status};
 use super::super::talk::Conversation;
-use super::{Answer, Face, Learner, bad_request, first_answer, refused, with_id};
-use crate::mcp::era::{self, MODERN};
+use super::{Answer, Behind, Face, Learner, bad_request, first_answer, refused, with_id};
+use crate::mcp::era::{self, Era, MODERN};
 use crate::mcp::message::{
     HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Kind, Message,
     UNSUPPORTED_VERSION, error_response, string,
@@ -95,7 +96,7 @@ impl Face<'_> {
         }
         let _turn = self.sessions.turn().await;
         if let Some(answer) = self.sessions.legacy_only() {
-            return Err(fall_back(&answer, id));
+            return self.bridged().ok_or_else(|| fall_back(&answer, id));
         }
         if let Some(talk) = self.sessions.modern(self.principal) {
             return Ok(talk);
@@ -112,17 +113,29 @@ impl Face<'_> {
             let answer = error_response(Some("0"), INTERNAL_ERROR, &text, None);
             if self.sessions.answered_initialize() {
                 self.sessions.set_legacy_only(&answer);
+                return self.bridged().ok_or_else(|| fall_back(&answer, id));
             }
             // Otherwise it may as well be broken; `initialize` will tell.
             return Err(fall_back(&answer, id));
         };
         if is_legacy(&answer) {
             self.sessions.set_legacy_only(&answer);
-            return Err(fall_back(&answer, id));
+            return self.bridged().ok_or_else(|| fall_back(&answer, id));
         }
         self.sessions.set_supported(supported(&answer));
         self.sessions.keep_modern(self.principal, talk.clone());
         Ok(talk)
+    }
+}
+
+impl Face<'_> {
+    /// Returns a conversation with a legacy server for a client of the modern era.
+    fn bridged(&self) -> Option<Arc<dyn Conversation>> {
+        let Behind::Child(_, hub) = self.behind else { return None };
+        hub.set_era(Era::Legacy);
+        self.sessions.set_supported(vec![MODERN.to_owned()]);
+        let caller = hub.caller(self.principal, &hub.everything(), None);
+        Some(Arc::new(Caller(caller)))
     }
 }
 

@@ -58,6 +58,15 @@ impl Drive<'_> {
             ("resources/subscribe", Era::Legacy) => listen::subscribe(self, request).await,
             ("resources/unsubscribe", Era::Legacy) => listen::unsubscribe(self, request).await,
             ("subscriptions/listen", Era::Modern) => listen::listen(self, request).await,
+            // The modern era has removed these; a legacy server behind would answer them.
+            (
+                "initialize"
+                | "ping"
+                | "logging/setLevel"
+                | "resources/subscribe"
+                | "resources/unsubscribe",
+                Era::Modern,
+            ) => self.unknown_method(request).await,
             _ => self.forward(request).await,
         }
     }
@@ -68,11 +77,13 @@ impl Drive<'_> {
             Ok(Route::To(member, edits)) => self.to(&member, request, edits).await,
             Ok(Route::Ask(members)) => self.ask_around(&members, request).await,
             Err(Astray::Unknown(text)) => self.fail(request, INVALID_PARAMS, &text).await,
-            Err(Astray::Method) => {
-                let text = format!("`{}` is not served here", request.method());
-                self.fail(request, METHOD_NOT_FOUND, &text).await;
-            }
+            Err(Astray::Method) => self.unknown_method(request).await,
         }
+    }
+
+    async fn unknown_method(&self, request: &Message<'_>) {
+        let text = format!("`{}` is not served here", request.method());
+        self.fail(request, METHOD_NOT_FOUND, &text).await;
     }
 
     /// Sends the request to one server.

@@ -3,6 +3,7 @@
 //! A server that runs is asked; one that does not is answered for from what is known of it, and is
 //! started only when nothing is. No server holds up the lists of the others for long.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,9 +58,14 @@ fn merge(session: &Session, parts: &[(Arc<Member>, Items)], list: List) -> Strin
     let hub = &session.hub;
     hub.note(parts, list);
     let mut items: Vec<Box<RawValue>> = Vec::new();
+    let mut seen = HashSet::new();
     for (member, part) in parts {
         let era = member.known().era;
         for item in part.iter() {
+            // The first of several servers with the same resource answers for it.
+            if uri_of(item, list).is_some_and(|uri| !seen.insert(uri)) {
+                continue;
+            }
             let named = matches!(list, List::Tools | List::Prompts) && session.view.prefixed;
             let item = match lists::name_of(item).filter(|_| named) {
                 Some(name) => {
@@ -120,14 +126,12 @@ pub(super) async fn items(
         let known = member.known();
         (known.lists[list.at()].clone(), known.slow)
     };
-    if let Some(known) = &known
-        && (living.is_none() || slow)
-    {
+    if slow || (known.is_some() && living.is_none()) {
         member.known().unconfirmed[list.at()] = true;
-        if slow && let Some(conn) = living {
-            drop(fetch(&session.hub, member, conn, list, true));
+        if slow {
+            retry(session, member, list);
         }
-        return Some(known.clone());
+        return known;
     }
     let patience = match (&known, session.view.members.len()) {
         (Some(_), _) => REFRESH,
@@ -154,11 +158,26 @@ pub(super) async fn items(
         Ok(None) => known,
         Err(_) => {
             tracing::warn!(server = %member.name, list = list.method(), "a list is late");
-            member.known().slow = known.is_some();
+            member.known().slow = true;
             member.known().unconfirmed[list.at()] = true;
             known
         }
     }
+}
+
+/// Has another look at a server that was late, for the next time; clients are told of what comes.
+fn retry(session: &Arc<Session>, member: &Arc<Member>, list: List) {
+    let slot = member.slot(session.slot_key(member));
+    let (hub, member, opening) = (session.hub.clone(), member.clone(), session.opening(&slot.key));
+    hub.scope().clone().spawn_until_cancelled(async move {
+        // A start that succeeds looks at what is unconfirmed by itself.
+        let before = slot.current();
+        if let Some(conn) = before {
+            drop(fetch(&hub, &member, conn, list, true));
+        } else {
+            drop(slot.conn(&hub, &member, || opening).await);
+        }
+    });
 }
 
 /// Asks a server for a list, notes it, and tells the clients when it differs from what they were

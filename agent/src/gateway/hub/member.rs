@@ -103,7 +103,7 @@ impl Member {
     /// Drops the places of a session.
     pub(super) fn forget(&self, session: u64) {
         if let Some(slot) = self.slots().remove(&SlotKey::Session(session)) {
-            slot.stop();
+            slot.close();
         }
     }
 
@@ -121,10 +121,12 @@ impl Member {
         });
     }
 
-    /// Makes room for one more conversation: stops the longest idle one when there are `max`.
+    /// Makes room for one more conversation, whose start is counted already: stops the longest idle
+    /// one when there are more than `max`.
     pub(super) fn make_room(&self, max: usize) -> bool {
         let living = self.living();
-        if living.len() < max {
+        let starting = self.slots().values().filter(|slot| slot.is_starting()).count();
+        if living.len() + starting <= max {
             return true;
         }
         let idlest =
@@ -135,7 +137,7 @@ impl Member {
     /// Stops everything.
     pub(super) fn stop(&self) {
         for (_, slot) in self.slots().drain() {
-            slot.stop();
+            slot.close();
         }
     }
 }
@@ -161,6 +163,8 @@ pub(super) struct Slot {
 struct State {
     phase: Phase,
     failures: u32,
+    /// Nobody will come any more: what starts now is to be stopped.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +200,10 @@ impl Slot {
         }
     }
 
+    fn is_starting(&self) -> bool {
+        matches!(self.state().phase, Phase::Starting(_))
+    }
+
     fn is_vacant(&self) -> bool {
         match &self.state().phase {
             Phase::Empty => true,
@@ -204,8 +212,10 @@ impl Slot {
         }
     }
 
-    fn stop(&self) {
-        if let Phase::Up { conn, .. } = &self.state().phase {
+    fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        if let Phase::Up { conn, .. } = &state.phase {
             conn.stop();
         }
     }
@@ -262,6 +272,12 @@ impl Slot {
     fn settle(&self, member: &Member, opened: Result<Arc<Conn>, String>) -> Started {
         let mut state = self.state();
         match opened {
+            Ok(conn) if state.closed => {
+                conn.stop();
+                state.phase = Phase::Empty;
+                let reason = "its client has gone".to_owned();
+                Err(Unavailable { server: member.name.clone(), reason })
+            }
             Ok(conn) => {
                 state.phase = Phase::Up { conn: conn.clone(), since: Instant::now() };
                 Ok(conn)

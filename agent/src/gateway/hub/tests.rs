@@ -265,3 +265,55 @@ async fn a_server_that_dies_fails_its_calls_and_comes_back() {
     assert_eq!(text(&client.call("b_one").await), "b one");
     client.end().await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_late_holds_up_one_list_and_not_the_next() {
+    let slow = server("slow", &format!("sleep 3600\n{LEGACY}"));
+    let mut client = Client::of(&[server("a", LEGACY), slow], Default::default());
+    client.open().await;
+    let started = std::time::Instant::now();
+    let list = client.ask("tools/list", json!({})).await;
+    assert_eq!(names(&list), ["a_one", "a_ask", "a_die"]);
+    let first = started.elapsed();
+    client.ask("tools/list", json!({})).await;
+    client.ask("prompts/list", json!({})).await;
+    assert!(started.elapsed() - first < first / 2, "the first took {first:?}");
+    client.end().await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_a_server_starts_leaves_no_process() {
+    let late = server("late", &format!("sleep 1\n{LEGACY}"));
+    let servers = [server("a", LEGACY), late];
+    let scope = Scope::new();
+    let gateway =
+        Gateway::aggregate("m", &servers, &[], GatewayOptions::default(), scope.child()).unwrap();
+    let Gateway(inner) = &gateway;
+    let super::super::Upstream::Many { hub, .. } = &inner.upstream else { unreachable!() };
+    let text = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#;
+    let open = Message::parse(text).unwrap();
+    let (session, _) = hub.open(&open, &Principal::Anonymous, &hub.everything()).await.unwrap();
+    let text = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    let (sink, mut answer) = tokio::sync::mpsc::channel(4);
+    let call = session.begin(&Message::parse(text).unwrap(), sink).unwrap();
+    let mut alive = inner.nursery.alive.subscribe();
+    alive.wait_for(|alive| *alive == 2).await.unwrap();
+    session.stop();
+    drop(call);
+    assert!(answer.recv().await.is_none());
+    let gone = tokio::time::timeout(Duration::from_secs(15), alive.wait_for(|alive| *alive == 0));
+    gone.await.expect("both end").unwrap();
+}
+
+#[tokio::test]
+async fn a_resource_that_two_servers_list_is_told_once_and_answered_by_the_first() {
+    let same = LEGACY.replace("'$NAME'://x", "same://x");
+    let servers = [server("a", &same), server("b", &same)];
+    let mut client = Client::of(&servers, Default::default());
+    client.open().await;
+    let list = client.ask("resources/list", json!({})).await;
+    assert_eq!(list["result"]["resources"].as_array().unwrap().len(), 1, "{list}");
+    let read = client.ask("resources/read", json!({"uri":"same://x"})).await;
+    assert_eq!(read["result"]["contents"][0]["text"], "of a");
+    client.end().await;
+}

@@ -37,7 +37,9 @@ pub(super) async fn run(hub: Weak<Hub>, slot: Arc<Slot>, member: Arc<Member>, co
         }
     };
     let subscribe = async {
-        if conn.facts().era == Era::Modern {
+        let offered = conn.facts().capabilities.get();
+        let offered = offered.contains("listChanged") || offered.contains("subscribe");
+        if conn.facts().era == Era::Modern && offered {
             stay_subscribed(&hub, &slot, &member, &conn).await;
         }
     };
