@@ -6,6 +6,7 @@
 //! server. It does not know who may visit: callers bring an admitted
 //! [`Principal`] and have stripped its credentials.
 
+pub mod admission;
 mod body;
 mod bridge;
 mod child;

@@ -121,6 +121,24 @@ impl AccessPolicy {
         Self { public: true, ..Self::default() }
     }
 
+    /// Tells whether somebody who was admitted before still is at `now` (Unix seconds): `None` when
+    /// not, else until when, if there is an end.
+    #[must_use]
+    pub fn admits(&self, principal: &Principal, now: u64) -> Option<Option<u64>> {
+        if self.public {
+            return Some(None);
+        }
+        match principal {
+            Principal::Anonymous => None,
+            Principal::Link => self.link.is_some().then_some(None),
+            Principal::Token(id) => {
+                let grant = self.tokens.iter().find(|grant| grant.id == *id)?;
+                let expired = grant.expires_at.is_some_and(|end| end <= now);
+                (!expired).then_some(grant.expires_at)
+            }
+        }
+    }
+
     /// Decides over a visitor at `now` (Unix seconds).
     ///
     /// # Errors
@@ -227,5 +245,25 @@ mod tests {
         let headers = HeaderMap::new();
         let presented = Presented::from_request(&headers, Some("s="));
         assert_eq!(AccessPolicy::default().evaluate(&presented, 0), Err(Denied::Missing));
+    }
+
+    #[test]
+    fn who_was_admitted_stays_until_the_token_goes_or_ends() {
+        let token = |id: &str, expires_at| TokenGrant {
+            id: id.to_owned(),
+            label: None,
+            digest: Digest::of(id.as_bytes()),
+            expires_at,
+        };
+        let tokens = vec![token("a", None), token("b", Some(100))];
+        let policy = AccessPolicy { tokens, ..AccessPolicy::default() };
+        let of = |id: &str| Principal::Token(id.to_owned());
+        assert_eq!(policy.admits(&of("a"), 5), Some(None));
+        assert_eq!(policy.admits(&of("b"), 99), Some(Some(100)));
+        assert_eq!(policy.admits(&of("b"), 100), None);
+        assert_eq!(policy.admits(&of("c"), 5), None);
+        assert_eq!(policy.admits(&Principal::Anonymous, 5), None);
+        assert_eq!(policy.admits(&Principal::Link, 5), None);
+        assert_eq!(AccessPolicy::public().admits(&Principal::Anonymous, 5), Some(None));
     }
 }

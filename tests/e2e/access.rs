@@ -1,6 +1,9 @@
 //! The visitor gate at the relay, and the relay's own gate for agents.
 
 use harness::{Service, TestAgent, TestRelay, eventually, request, token_policy, visitor};
+use http::Response;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use mcpm::tunnel::TunnelError;
 use mcpm_relay::Config;
 use mcpm_relay::config::AuthMode;
@@ -46,6 +49,32 @@ async fn a_revoked_token_stops_working_on_a_running_share() {
     })
     .await;
     assert_eq!(client.get(&info.url).bearer_auth("other").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_revocation_ends_what_is_open() {
+    let relay = TestRelay::start().await;
+    let service = Service::start(|_| async {
+        let piece = bytes::Bytes::from_static(&[0; 1024]);
+        let endless = futures_util::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
+        Response::new(StreamBody::new(endless).boxed_unsync())
+    })
+    .await;
+    let agent = TestAgent::new();
+    let (share, info) = agent.share(&relay, "open", &service, token_policy("sesame")).await;
+    let mut answer = visitor().get(&info.url).bearer_auth("sesame").send().await.unwrap();
+    assert!(answer.chunk().await.unwrap().is_some());
+    share.tunnel.update_access(AccessPolicy::default());
+    let ended = async {
+        loop {
+            match answer.chunk().await {
+                Ok(Some(_)) => {}
+                ended => return ended,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), ended).await;
+    assert!(ended.expect("it ends").is_err(), "an answer that was cut never looks whole");
 }
 
 #[tokio::test]

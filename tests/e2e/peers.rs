@@ -4,6 +4,7 @@
 //! by `cargo xtask test`) says that they were installed.
 
 mod failures;
+mod profiles;
 mod restarts;
 mod sdk;
 mod sdks;

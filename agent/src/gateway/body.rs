@@ -1,11 +1,13 @@
 //! The body of the gateway's answers: whole bytes, a stream of events, or an upstream's own body.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
@@ -22,8 +24,22 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The body of an answer of the gateway.
-#[derive(Debug)]
-pub struct GatewayBody(Kind);
+pub struct GatewayBody {
+    kind: Kind,
+    /// When it comes, the body breaks off.
+    end: Option<BoxFuture<'static, ()>>,
+}
+
+impl fmt::Debug for GatewayBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GatewayBody").field(&self.kind).finish()
+    }
+}
+
+/// The visitor is admitted no longer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the visitor is admitted no longer")]
+struct Revoked;
 
 #[derive(Debug)]
 enum Kind {
@@ -36,21 +52,37 @@ impl GatewayBody {
     /// Makes a body without bytes.
     #[must_use]
     pub fn empty() -> Self {
-        Self(Kind::Full(Bytes::new()))
+        Kind::Full(Bytes::new()).into()
     }
 
     /// Makes a body of these bytes.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self(Kind::Full(bytes.into()))
+        Kind::Full(bytes.into()).into()
     }
 
     pub(super) fn events(events: impl Into<Events>) -> Self {
-        Self(Kind::Events(Box::new(events.into())))
+        Kind::Events(Box::new(events.into())).into()
     }
 
     pub(super) fn upstream(body: hyper::body::Incoming) -> Self {
-        Self(Kind::Upstream(Box::new(body)))
+        Kind::Upstream(Box::new(body)).into()
+    }
+
+    /// Has the body break off when `end` comes, for streams may last longer than their visitor's
+    /// right.
+    #[must_use]
+    pub fn ended_by(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        if !matches!(self.kind, Kind::Full(_)) {
+            self.end = Some(Box::pin(end));
+        }
+        self
+    }
+}
+
+impl From<Kind> for GatewayBody {
+    fn from(kind: Kind) -> Self {
+        Self { kind, end: None }
     }
 }
 
@@ -62,7 +94,14 @@ impl Body for GatewayBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            self.kind = Kind::Full(Bytes::new());
+            self.end = None;
+            return Poll::Ready(Some(Err(Revoked.into())));
+        }
+        match &mut self.kind {
             Kind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Events(events) => {
@@ -73,7 +112,7 @@ impl Body for GatewayBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Events(events) => events.is_over(),
             Kind::Upstream(body) => body.is_end_stream(),
@@ -81,7 +120,7 @@ impl Body for GatewayBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Events(_) => SizeHint::default(),
             Kind::Upstream(body) => body.size_hint(),

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::admission::until_denied;
 use super::{Gateway, GatewayBody};
 use crate::hint::Hint;
 
@@ -165,7 +166,17 @@ impl Gate {
             Ok(principal) => principal,
             Err(denied) => return refuse(denied),
         };
-        self.gateway.dispatch(request, &principal).await
+        let Some(access) = &self.access else {
+            return self.gateway.dispatch(request, &principal).await;
+        };
+        let denied = until_denied(access.clone(), principal.clone());
+        tokio::select! {
+            biased;
+            answer = self.gateway.dispatch(request, &principal) => {
+                answer.map(|body| body.ended_by(until_denied(access.clone(), principal)))
+            }
+            () = denied => refuse(Denied::Invalid),
+        }
     }
 
     fn is_for_us(&self, headers: &HeaderMap, uri: &Uri) -> bool {

@@ -1,10 +1,12 @@
 //! The agent's half of the visitor gate, and the count of what passed it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
-use mcpm_shared::access::AccessPolicy;
-use tokio::sync::Notify;
+use mcpm_shared::access::{AccessPolicy, Principal};
+use tokio::sync::{Notify, watch};
+
+use crate::gateway::admission::until_denied;
 
 /// What a share has served. Cheap to copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct TunnelStats {
 /// The policy of a share, which may change while it is up, and its counters.
 #[derive(Debug)]
 pub(super) struct Gate {
-    policy: RwLock<Arc<AccessPolicy>>,
+    policy: watch::Sender<Arc<AccessPolicy>>,
     requests: AtomicU64,
     active: AtomicUsize,
     /// Requests in flight, those that move much counted several times.
@@ -64,7 +66,7 @@ impl Drop for Counted {
 impl Gate {
     pub(super) fn new(policy: AccessPolicy) -> Self {
         Self {
-            policy: RwLock::new(Arc::new(policy)),
+            policy: watch::Sender::new(Arc::new(policy)),
             requests: AtomicU64::new(0),
             active: AtomicUsize::new(0),
             load: AtomicUsize::new(0),
@@ -74,11 +76,19 @@ impl Gate {
     }
 
     pub(super) fn policy(&self) -> Arc<AccessPolicy> {
-        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+        self.policy.borrow().clone()
     }
 
     pub(super) fn set_policy(&self, policy: AccessPolicy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.policy.send_replace(Arc::new(policy));
+    }
+
+    /// Waits until somebody who was admitted is so no longer. Cancel-safe.
+    pub(super) fn denied(
+        &self,
+        principal: Principal,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+        until_denied(self.policy.subscribe(), principal)
     }
 
     pub(super) fn count(self: &Arc<Self>) -> Counted {

@@ -112,8 +112,15 @@ async fn answer(
         Err(denied) => return refuse(denied),
     };
     strip_credentials(request.headers_mut(), grant.source, true);
-    let answer = gateway.dispatch(request, &grant.principal).await;
-    answer.map(|body| CountedBody { body, counted: Some(counted) })
+    let principal = grant.principal;
+    let answer = tokio::select! {
+        biased;
+        answer = gateway.dispatch(request, &principal) => answer,
+        () = gate.denied(principal.clone()) => return refuse(Denied::Invalid),
+    };
+    // A revocation ends what is open too.
+    let end = gate.denied(principal);
+    answer.map(|body| CountedBody { body: body.ended_by(end), counted: Some(counted) })
 }
 
 /// Judges the visitor again; who may come in is counted.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mcpm_shared::access::{Grant, LINK_HEADER, Presented, SECRET_HEADER, Source};
+use mcpm_shared::access::{Grant, LINK_HEADER, Presented, Principal, SECRET_HEADER, Source};
 use mcpm_shared::http1::{
     BodyLength, BodyTracker, FramingError, RequestHead, request_head, response_head,
 };
@@ -39,6 +39,8 @@ enum SpliceError {
     Framing(#[from] FramingError),
     #[error("the visitor went away")]
     Cancelled,
+    #[error("the visitor is admitted no longer")]
+    Denied,
 }
 
 /// What is to be sent on of a request.
@@ -48,6 +50,7 @@ struct Judged {
     body: BodyLength,
     upgrade: bool,
     consumed: usize,
+    principal: Principal,
 }
 
 /// Serves exchanges on a data stream until it ends.
@@ -65,6 +68,7 @@ async fn exchanges(
     let mut inbound = BytesMut::with_capacity(SMALL);
     let mut outbound = BytesMut::new();
     let mut service: Option<TcpStream> = None;
+    let mut admitted = None;
     loop {
         let judged = match next_request(&mut stream, &mut inbound, target, gate).await? {
             Some(Ok(judged)) => judged,
@@ -88,7 +92,20 @@ async fn exchanges(
         };
         inbound.advance(judged.consumed);
         let buffers = (&mut inbound, &mut outbound);
-        if exchange(&mut stream, &mut connection, judged, buffers, &counted).await? {
+        // Kept from one exchange to the next: most are of one visitor.
+        let denied = match admitted.take() {
+            Some((principal, denied)) if principal == judged.principal => denied,
+            _ => Box::pin(gate.denied(judged.principal.clone())),
+        };
+        let (_, denied) = admitted.insert((judged.principal.clone(), denied));
+        let exchanged = exchange(&mut stream, &mut connection, judged, buffers, &counted);
+        let keep = tokio::select! {
+            biased;
+            keep = exchanged => keep?,
+            // A revocation ends what is open too.
+            () = denied => return Err(SpliceError::Denied),
+        };
+        if keep {
             service = Some(connection);
         } else {
             return stream.shutdown().await.map_err(SpliceError::Stream);
@@ -120,13 +137,13 @@ async fn next_request(
 /// Judges the visitor again, and writes the head anew without what opened the share.
 fn judge(head: &RequestHead<'_>, target: &HttpTarget, gate: &Gate) -> Result<Judged, &'static str> {
     let policy = gate.policy();
-    let source = if policy.public {
-        Source::Nothing
+    let Grant { source, principal } = if policy.public {
+        Grant { principal: Principal::Anonymous, source: Source::Nothing }
     } else {
         let headers = credentials(head);
         let query = head.target.split_once('?').map(|(_, query)| query);
         match policy.evaluate(&Presented::from_request(&headers, query), super::unix_now()) {
-            Ok(Grant { source, .. }) => source,
+            Ok(grant) => grant,
             Err(denied) => return Err(denied.challenge()),
         }
     };
@@ -154,6 +171,7 @@ fn judge(head: &RequestHead<'_>, target: &HttpTarget, gate: &Gate) -> Result<Jud
         body: head.body,
         upgrade: head.upgrade,
         consumed: head.len,
+        principal,
     })
 }
 

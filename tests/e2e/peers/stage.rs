@@ -47,17 +47,38 @@ impl Stage {
 
     /// Adds a server that is a command, with the environment that the peers want.
     pub(super) fn add(&mut self, name: &str, program: &Path, args: &[&str]) {
+        self.add_tagged(name, program, args, &[]);
+    }
+
+    /// Adds such a server to profiles as well.
+    pub(super) fn add_tagged(
+        &mut self,
+        name: &str,
+        program: &Path,
+        args: &[&str],
+        profiles: &[&str],
+    ) {
         let env = json!({
             "PEER_EVENTS": self.events_file(),
             "PEER_NODE": peers_folder().join("node"),
         });
-        self.add_entry(name, json!({ "command": program, "args": args, "env": env }));
+        let entry =
+            json!({ "command": program, "args": args, "env": env, "profile_tags": profiles });
+        self.add_entry(name, entry);
+        if !profiles.is_empty() {
+            let known: Map<String, Value> =
+                profiles.iter().map(|profile| ((*profile).to_owned(), json!({}))).collect();
+            let text = serde_json::to_string(&known).unwrap();
+            std::fs::write(self.config().join("profiles_metadata.json"), text).unwrap();
+        }
     }
 
     /// Adds any entry to `servers.json`, as Python `mcpm` writes it.
     pub(super) fn add_entry(&mut self, name: &str, mut entry: Value) {
         entry["name"] = name.into();
-        entry["profile_tags"] = json!([]);
+        if entry["profile_tags"].is_null() {
+            entry["profile_tags"] = json!([]);
+        }
         self.servers.insert(name.to_owned(), entry);
         let text = serde_json::to_string_pretty(&self.servers).unwrap();
         std::fs::create_dir_all(self.config()).unwrap();
@@ -139,6 +160,13 @@ impl Stage {
     pub(super) async fn share(&self, relay: &Relay, args: &[&str]) -> Share {
         let address = relay.url();
         let args = [&["share", "--json", "--address", &address], args].concat();
+        Share::up(Program::start(self.command("mcpm", &args))).await
+    }
+
+    /// Starts `mcpm profile share` and waits until the share is up.
+    pub(super) async fn profile_share(&self, relay: &Relay, args: &[&str]) -> Share {
+        let address = relay.url();
+        let args = [&["profile", "share", "--json", "--address", &address], args].concat();
         Share::up(Program::start(self.command("mcpm", &args))).await
     }
 
