@@ -103,6 +103,11 @@ pub(super) struct Seen {
 const PROFILE_HEADER: &str = "x-mcpm-profile";
 
 impl Seen {
+    /// Returns the conversation of a modern client that sees this.
+    fn caller(&self, hub: &Arc<Hub>, principal: &Principal) -> Arc<dyn Conversation> {
+        Arc::new(Caller(hub.caller(principal, &self.view, self.profile.as_deref())))
+    }
+
     /// Reads which profile a request chooses.
     ///
     /// # Errors
@@ -243,10 +248,6 @@ impl Face<'_> {
                 return Ok(Arc::new(Seat::new(hub, hub.everything(), self.principal)));
             }
             (Behind::Child(spec, _), _) => spec,
-            (Behind::Hub(hub, seen), Ids::Remap) => {
-                let caller = hub.caller(self.principal, &seen.view, seen.profile.as_deref());
-                return Ok(Arc::new(Caller(caller)));
-            }
             (Behind::Hub(hub, seen), _) => {
                 return Ok(Arc::new(Seat::new(hub, seen.view.clone(), self.principal)));
             }

@@ -91,6 +91,12 @@ impl Face<'_> {
         version: &str,
     ) -> Result<Arc<dyn Conversation>, Answer> {
         let id = message.id().map(RawValue::get);
+        // The hub knows its callers itself, by what they see: one that was found by the principal
+        // alone could see more than this request chose.
+        if let Behind::Hub(hub, seen) = self.behind {
+            self.sessions.set_supported(vec![MODERN.to_owned()]);
+            return Ok(seen.caller(hub, self.principal));
+        }
         if let Some(talk) = self.sessions.modern(self.principal) {
             return Ok(talk);
         }

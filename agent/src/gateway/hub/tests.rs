@@ -317,3 +317,32 @@ async fn a_resource_that_two_servers_list_is_told_once_and_answered_by_the_first
     assert_eq!(read["result"]["contents"][0]["text"], "of a");
     client.end().await;
 }
+
+#[tokio::test]
+async fn a_modern_client_sees_the_profile_of_each_request_and_never_more() {
+    use http_body_util::{BodyExt as _, Full};
+
+    let parts = [("small".to_owned(), vec!["a".to_owned()])];
+    let servers = [server("a", LEGACY), server("b", LEGACY)];
+    let options = GatewayOptions::default();
+    let gateway = Gateway::aggregate("m", &servers, &parts, options, Scope::new()).unwrap();
+    let list = async |query: &str| {
+        let body = modern("1", "tools/list", json!({})).to_string();
+        let request = http::Request::post(format!("/mcp{query}"))
+            .header("content-type", "application/json")
+            .header("mcp-protocol-version", MODERN)
+            .header("mcp-method", "tools/list")
+            .body(Full::new(bytes::Bytes::from(body)))
+            .unwrap();
+        let answer = gateway.dispatch(request, &Principal::Anonymous).await;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let (_, all) = list("").await;
+    assert_eq!(names(&all).len(), 6);
+    let (_, small) = list("?profile=small").await;
+    assert_eq!(names(&small), ["one", "ask", "die"]);
+    assert_eq!(list("?profile=other").await.0, 403);
+    gateway.shutdown().await;
+}
