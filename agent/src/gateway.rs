@@ -1,7 +1,7 @@
-//! The MCP engine: one server behind, many clients in front.
+//! The MCP engine: one server behind, or several as one; many clients in front.
 //!
-//! The gateway is transparent: it forwards raw messages, in order, and what it does not understand
-//! it forwards too. It has two faces, stdio ([`Gateway::serve_stdio`]) and Streamable HTTP in both
+//! With one server and clients of its era the gateway is transparent: it forwards raw messages, in
+//! order, and what it does not understand it forwards too. For the rest there is the hub. It has two faces, stdio ([`Gateway::serve_stdio`]) and Streamable HTTP in both
 //! eras on one URL ([`Gateway::handle`]), and two kinds of upstream, a child process and a remote
 //! server. It does not know who may visit: callers bring an admitted
 //! [`Principal`] and have stripped its credentials.
@@ -21,7 +21,6 @@ pub mod listen;
 mod probe;
 mod remote;
 mod reply;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine for aggregates will use it"))]
 mod seal;
 mod sessions;
 mod stdio;

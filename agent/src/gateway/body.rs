@@ -72,9 +72,9 @@ impl GatewayBody {
     /// Has the body break off when `end` comes, for streams may last longer than their visitor's
     /// right.
     #[must_use]
-    pub fn ended_by(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn ended_by(mut self, end: BoxFuture<'static, ()>) -> Self {
         if !matches!(self.kind, Kind::Full(_)) {
-            self.end = Some(Box::pin(end));
+            self.end = Some(end);
         }
         self
     }

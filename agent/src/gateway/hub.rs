@@ -30,7 +30,6 @@ use std::time::Duration;
 
 use mcpm_shared::access::Principal;
 use mcpm_shared::scope::Scope;
-
 use tokio::time::Instant;
 
 use self::kinds::List;
@@ -224,10 +223,6 @@ impl Hub {
         }
     }
 
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Opens the session of a legacy client; returns it with the result of its `initialize`.
     ///
     /// # Errors
@@ -240,16 +235,7 @@ impl Hub {
     ) -> Result<(Arc<Session>, String), String> {
         self.keep_tidy();
         let client = welcome::client(initialize);
-        let session = Session::new(
-            self.clone(),
-            self.number(),
-            Era::Legacy,
-            principal.clone(),
-            view.clone(),
-            client,
-        );
-        let session = Arc::new(session);
-        lock(&self.sessions).insert(session.number, Arc::downgrade(&session));
+        let session = self.session(Era::Legacy, principal, view, client, true);
         let result = welcome::initialize(&session).await?;
         Ok((session, result))
     }
@@ -263,37 +249,33 @@ impl Hub {
     ) -> Arc<Session> {
         self.keep_tidy();
         let key = (principal.clone(), profile.map(str::to_owned));
-        let caller = lock(&self.callers)
-            .entry(key)
-            .or_insert_with(|| {
-                let session = Session::new(
-                    self.clone(),
-                    self.number(),
-                    Era::Modern,
-                    principal.clone(),
-                    view.clone(),
-                    Client::ourselves(),
-                );
-                Arc::new(session)
-            })
-            .clone();
-        lock(&self.sessions).insert(caller.number, Arc::downgrade(&caller));
-        caller
+        let mut callers = lock(&self.callers);
+        let caller = callers.entry(key).or_insert_with(|| {
+            // Over HTTP ids of the modern era are unique within one stream only.
+            self.session(Era::Modern, principal, view, Client::ourselves(), false)
+        });
+        caller.clone()
     }
 
     /// Returns a modern client that nobody else is.
     fn own_caller(self: &Arc<Self>, view: &Arc<View>) -> Arc<Session> {
-        let mut session = Session::new(
-            self.clone(),
-            self.number(),
-            Era::Modern,
-            Principal::Anonymous,
-            view.clone(),
-            Client::ourselves(),
-        );
-        session.unique = true;
+        self.session(Era::Modern, &Principal::Anonymous, view, Client::ourselves(), true)
+    }
+
+    /// Makes a session, of which the hub knows for as long as somebody holds it.
+    fn session(
+        self: &Arc<Self>,
+        era: Era,
+        principal: &Principal,
+        view: &Arc<View>,
+        client: Client,
+        unique: bool,
+    ) -> Arc<Session> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (hub, principal, view) = (self.clone(), principal.clone(), view.clone());
+        let session = Session::new(hub, number, era, principal, view, client, unique);
         let session = Arc::new(session);
-        lock(&self.sessions).insert(session.number, Arc::downgrade(&session));
+        lock(&self.sessions).insert(number, Arc::downgrade(&session));
         session
     }
 
@@ -324,11 +306,6 @@ impl Hub {
     fn limits(&self) -> Limits {
         let HubOptions { start_timeout, max_line, .. } = self.options;
         Limits { start_timeout, max_line }
-    }
-
-    /// Returns the result of `server/discover`.
-    async fn discover(self: &Arc<Self>, session: &Arc<Session>) -> String {
-        welcome::discover(session).await
     }
 
     /// Starts a conversation; says in a few words why it cannot, for the visitor to read.

@@ -169,13 +169,13 @@ impl Gate {
         let Some(access) = &self.access else {
             return self.gateway.dispatch(request, &principal).await;
         };
-        let denied = until_denied(access.clone(), principal.clone());
+        let mut denied = Box::pin(until_denied(access.clone(), principal.clone()));
         tokio::select! {
             biased;
             answer = self.gateway.dispatch(request, &principal) => {
-                answer.map(|body| body.ended_by(until_denied(access.clone(), principal)))
+                answer.map(|body| body.ended_by(denied))
             }
-            () = denied => refuse(Denied::Invalid),
+            () = denied.as_mut() => refuse(Denied::Invalid),
         }
     }
 

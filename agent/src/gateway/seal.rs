@@ -196,11 +196,6 @@ impl Payload {
 }
 
 impl Digest {
-    /// Returns the digest of nothing: for handles that any request of their owner may use.
-    pub(super) fn none() -> Self {
-        Self([0; 32])
-    }
-
     /// Returns the digest of who a visitor is.
     pub(super) fn of_principal(principal: &Principal) -> Self {
         let mut hasher = Sha256::new();
@@ -332,7 +327,10 @@ mod tests {
         let bob = Digest::of_principal(&Principal::Token("bob".into()));
         assert_eq!(refused(Binding { principal: bob, ..binding() }), SealError::Foreign);
         assert_eq!(refused(Binding { kind: Kind::State, ..binding() }), SealError::Foreign);
-        assert_eq!(refused(Binding { request: Digest::none(), ..binding() }), SealError::Foreign);
+        assert_eq!(
+            refused(Binding { request: Digest::of_request("", None), ..binding() }),
+            SealError::Foreign
+        );
     }
 
     #[test]

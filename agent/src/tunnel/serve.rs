@@ -113,14 +113,14 @@ async fn answer(
     };
     strip_credentials(request.headers_mut(), grant.source, true);
     let principal = grant.principal;
+    // A revocation ends what is open too.
+    let mut denied = Box::pin(gate.denied(principal.clone()));
     let answer = tokio::select! {
         biased;
         answer = gateway.dispatch(request, &principal) => answer,
-        () = gate.denied(principal.clone()) => return refuse(Denied::Invalid),
+        () = denied.as_mut() => return refuse(Denied::Invalid),
     };
-    // A revocation ends what is open too.
-    let end = gate.denied(principal);
-    answer.map(|body| CountedBody { body: body.ended_by(end), counted: Some(counted) })
+    answer.map(|body| CountedBody { body: body.ended_by(denied), counted: Some(counted) })
 }
 
 /// Judges the visitor again; who may come in is counted.

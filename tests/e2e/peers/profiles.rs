@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::sdks::{Sdk, everything, node, python, python_ready, script};
+use super::sdks::{Sdk, each_sdk, everything, node, python, python_ready, script};
 use super::stage::{Relay, Share, Stage, until};
 
 /// A profile with server-everything (legacy), and the peers' own servers of both eras.
@@ -76,32 +76,5 @@ async fn a_cancelled_call_stops_at_servers_of_both_eras(sdk: Sdk) {
     stop(world).await;
 }
 
-macro_rules! each_sdk {
-    ($test:ident) => {
-        mod $test {
-            use super::super::sdks::Sdk;
-
-            #[tokio::test]
-            async fn typescript_1() {
-                super::$test(Sdk::TypeScript1).await;
-            }
-
-            #[tokio::test]
-            async fn typescript_2_auto() {
-                super::$test(Sdk::TypeScript2Auto).await;
-            }
-
-            #[tokio::test]
-            async fn python() {
-                super::$test(Sdk::Python).await;
-            }
-
-            #[tokio::test]
-            async fn python_legacy() {
-                super::$test(Sdk::PythonLegacy).await;
-            }
-        }
-    };
-}
 each_sdk!(a_client_uses_servers_of_both_eras_as_one);
 each_sdk!(a_cancelled_call_stops_at_servers_of_both_eras);

@@ -3,43 +3,9 @@
 use harness::process::{Program, command};
 use serde_json::json;
 
-use super::sdks::{Sdk, everything, node, python, python_ready, script};
+use super::sdks::{Sdk, each_sdk, everything, node, python, python_ready, script};
 use super::stage::{Relay, Share, Stage, free_port, until};
 use super::visit;
-
-/// Makes a test of each SDK from a function over them.
-macro_rules! each_sdk {
-    ($test:ident) => {
-        mod $test {
-            use super::super::sdks::Sdk;
-
-            #[tokio::test]
-            async fn typescript_1() {
-                super::$test(Sdk::TypeScript1).await;
-            }
-
-            #[tokio::test]
-            async fn typescript_2() {
-                super::$test(Sdk::TypeScript2).await;
-            }
-
-            #[tokio::test]
-            async fn typescript_2_auto() {
-                super::$test(Sdk::TypeScript2Auto).await;
-            }
-
-            #[tokio::test]
-            async fn python() {
-                super::$test(Sdk::Python).await;
-            }
-
-            #[tokio::test]
-            async fn python_legacy() {
-                super::$test(Sdk::PythonLegacy).await;
-            }
-        }
-    };
-}
 
 /// A world with one server, shared through a relay.
 struct Shared {

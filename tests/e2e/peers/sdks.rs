@@ -167,3 +167,38 @@ pub(super) fn script(name: &str) -> PathBuf {
 pub(super) fn everything() -> PathBuf {
     peers_folder().join("node/node_modules/@modelcontextprotocol/server-everything/dist/index.js")
 }
+
+/// Makes a test of each SDK from a function over them.
+macro_rules! each_sdk {
+    ($test:ident) => {
+        mod $test {
+            use super::super::sdks::Sdk;
+
+            #[tokio::test]
+            async fn typescript_1() {
+                super::$test(Sdk::TypeScript1).await;
+            }
+
+            #[tokio::test]
+            async fn typescript_2() {
+                super::$test(Sdk::TypeScript2).await;
+            }
+
+            #[tokio::test]
+            async fn typescript_2_auto() {
+                super::$test(Sdk::TypeScript2Auto).await;
+            }
+
+            #[tokio::test]
+            async fn python() {
+                super::$test(Sdk::Python).await;
+            }
+
+            #[tokio::test]
+            async fn python_legacy() {
+                super::$test(Sdk::PythonLegacy).await;
+            }
+        }
+    };
+}
+pub(super) use each_sdk;

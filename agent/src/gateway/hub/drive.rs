@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::member::{Member, Unavailable};
 use super::route::{self, Astray, Route};
 use super::session::{Session, quoted};
-use super::{listen, lists, modern, older};
+use super::{listen, lists, modern, older, welcome};
 use crate::gateway::link::{INBOX, Packet, Refusal};
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
@@ -51,7 +51,7 @@ impl Drive<'_> {
         match (method, self.session.era) {
             ("ping", Era::Legacy) => self.reply(request, "{}").await,
             ("server/discover", Era::Modern) => {
-                let result = self.session.hub.discover(self.session).await;
+                let result = welcome::discover(self.session).await;
                 self.reply(request, &result).await;
             }
             ("logging/setLevel", Era::Legacy) => self.set_level(request).await,

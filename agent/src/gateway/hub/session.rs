@@ -78,8 +78,7 @@ pub(in crate::gateway) struct Session {
     pub(super) principal: Principal,
     pub(super) view: Arc<View>,
     pub(super) client: Client,
-    /// Whether ids of its requests are unique: over HTTP those of the modern era are so within
-    /// one stream only.
+    /// Whether ids of its requests are unique.
     pub(super) unique: bool,
     /// Where its calls are noted.
     pub(super) usage: Option<usage::Session>,
@@ -109,6 +108,7 @@ impl Session {
         principal: Principal,
         view: Arc<View>,
         client: Client,
+        unique: bool,
     ) -> Self {
         let usage = hub.options.usage.as_ref().map(|(recorder, about)| {
             let client = welcome::name_of(&client.info);
@@ -122,7 +122,7 @@ impl Session {
             principal,
             view,
             client,
-            unique: era == Era::Legacy,
+            unique,
             outlet: Outlet::default(),
             questions: Questions::default(),
             level: Mutex::default(),
