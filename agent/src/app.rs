@@ -3,6 +3,7 @@
 
 #[cfg(feature = "embedded-relay")]
 pub mod demo;
+pub mod login;
 pub mod run;
 pub mod serving;
 pub mod share;

@@ -19,7 +19,9 @@ use crate::mcp::era::Era;
 use crate::mcp::lists::same_value;
 
 /// The shape of a file; one of another shape counts as absent.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// How long it counts that a server does not speak an era, in seconds: it may be updated.
+const ONLY_FOR: u64 = 24 * 60 * 60;
 /// How many files are kept: far more than one person has servers.
 const MAX_FILES: usize = 500;
 /// How large a file may be. A catalogue of this size is not worth to be kept.
@@ -63,38 +65,64 @@ pub fn same_list(a: Option<&[Box<RawValue>]>, b: Option<&[Box<RawValue>]>) -> bo
     }
 }
 
+/// What one server said of itself in one era.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Side {
+    /// The result of `initialize` or `server/discover`, as the server wrote it.
+    pub opened: Box<RawValue>,
+    /// Its lists.
+    pub lists: Lists,
+}
+
+impl Side {
+    fn same(&self, other: &Self) -> bool {
+        same_value(&self.opened, &other.opened) && self.lists.same(&other.lists)
+    }
+}
+
 /// What one server said of itself.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Which server, started how.
     pub identity: Identity,
-    /// The era it speaks.
-    pub era: Era,
-    /// The result of `initialize` or `server/discover`, as the server wrote it.
-    pub opened: Box<RawValue>,
-    /// Its lists.
-    pub lists: Lists,
+    /// What it said in the legacy era.
+    pub legacy: Option<Side>,
+    /// What it said in the modern era.
+    pub modern: Option<Side>,
+    /// The era that it speaks alone, where the other one was tried of late.
+    pub only: Option<Era>,
     /// When this was saved, in seconds since 1970; set by [`Catalog::save`].
     pub saved_at: u64,
 }
 
 impl Entry {
     fn same(&self, other: &Self) -> bool {
-        self.era == other.era
-            && same_value(&self.opened, &other.opened)
-            && self.lists.same(&other.lists)
+        let same = |a: &Option<Side>, b: &Option<Side>| match (a, b) {
+            (Some(a), Some(b)) => a.same(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        self.only == other.only
+            && same(&self.legacy, &other.legacy)
+            && same(&self.modern, &other.modern)
     }
 }
 
 /// An entry as it stands in its file.
 #[derive(Serialize, Deserialize)]
-struct Stored<O, L> {
+struct Stored<S> {
     version: u32,
     server: String,
-    era: StoredEra,
-    opened: O,
-    lists: L,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    legacy: Option<S>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    modern: Option<S>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only: Option<StoredEra>,
     saved_at: u64,
+}
+
+const fn none<S>() -> Option<S> {
+    None
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -102,6 +130,24 @@ struct Stored<O, L> {
 enum StoredEra {
     Legacy,
     Modern,
+}
+
+impl From<Era> for StoredEra {
+    fn from(era: Era) -> Self {
+        match era {
+            Era::Legacy => Self::Legacy,
+            Era::Modern => Self::Modern,
+        }
+    }
+}
+
+impl From<StoredEra> for Era {
+    fn from(era: StoredEra) -> Self {
+        match era {
+            StoredEra::Legacy => Self::Legacy,
+            StoredEra::Modern => Self::Modern,
+        }
+    }
 }
 
 /// The catalogues of all servers, one file each.
@@ -125,14 +171,12 @@ impl Catalog {
         let path = self.path(identity);
         match read(&path) {
             Ok(Some(stored)) if stored.version == VERSION && stored.server == identity.server() => {
+                let fresh = now() < stored.saved_at.saturating_add(ONLY_FOR);
                 Some(Entry {
                     identity: identity.clone(),
-                    era: match stored.era {
-                        StoredEra::Legacy => Era::Legacy,
-                        StoredEra::Modern => Era::Modern,
-                    },
-                    opened: stored.opened,
-                    lists: stored.lists,
+                    legacy: stored.legacy,
+                    modern: stored.modern,
+                    only: stored.only.filter(|_| fresh).map(Era::from),
                     saved_at: stored.saved_at,
                 })
             }
@@ -162,17 +206,13 @@ impl Catalog {
             return Ok(false);
         }
         let path = self.path(&entry.identity);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let stored = Stored {
             version: VERSION,
             server: entry.identity.server().to_owned(),
-            era: match entry.era {
-                Era::Legacy => StoredEra::Legacy,
-                Era::Modern => StoredEra::Modern,
-            },
-            opened: &*entry.opened,
-            lists: &entry.lists,
-            saved_at: since.unwrap_or_default().as_secs(),
+            legacy: entry.legacy.as_ref(),
+            modern: entry.modern.as_ref(),
+            only: entry.only.map(StoredEra::from),
+            saved_at: now(),
         };
         let mut bytes = serde_json::to_vec(&stored)
             .map_err(|source| FsError::Write { path: path.clone(), source: source.into() })?;
@@ -215,7 +255,7 @@ impl Catalog {
 }
 
 /// Reads one file; `None` when it does not exist.
-fn read(path: &Path) -> Result<Option<Stored<Box<RawValue>, Lists>>, FsError> {
+fn read(path: &Path) -> Result<Option<Stored<Side>>, FsError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > MAX_BYTES => {
             let source = std::io::ErrorKind::FileTooLarge.into();
@@ -224,6 +264,11 @@ fn read(path: &Path) -> Result<Option<Stored<Box<RawValue>, Lists>>, FsError> {
         // An error of this call is one of the next, too.
         _ => crate::fs::read_json(path),
     }
+}
+
+/// The time, in seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

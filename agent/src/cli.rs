@@ -2,16 +2,19 @@
 //!
 //! Only `ui` prints. Commands that need no network start no runtime.
 
+mod browser;
 mod completions;
 mod demo;
 mod env;
 mod error;
 mod live;
+mod login;
 mod logs;
 mod ls;
 mod profile;
 mod relay;
 mod run;
+mod servers;
 mod share;
 mod snippets;
 mod table;
@@ -84,6 +87,8 @@ enum Command {
     Share(share::Args),
     Tunnel(tunnel::Args),
     Ls(ls::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     Profile(profile::Args),
     Logs(logs::Args),
     Usage(usage::Args),
@@ -105,6 +110,8 @@ impl Command {
             Self::Share(args) => args.json(),
             Self::Tunnel(args) => args.json(),
             Self::Ls(args) => args.json(),
+            Self::Login(args) => args.json(),
+            Self::Logout(args) => args.json(),
             Self::Profile(args) => args.json(),
             Self::Logs(args) => args.json(),
             Self::Usage(args) => args.json(),
@@ -170,6 +177,8 @@ fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliErr
         Command::Share(args) => share::run(args, &context).map(done),
         Command::Tunnel(args) => tunnel::run(args, &context).map(done),
         Command::Ls(args) => ls::run(&args, &context).map(done),
+        Command::Login(args) => login::run(args, &context),
+        Command::Logout(args) => login::logout(&args, &context).map(done),
         Command::Profile(args) => profile::run(args, &context),
         Command::Logs(args) => logs::run(&args, &context).map(done),
         Command::Usage(args) => usage::run(args, &context).map(done),
@@ -256,5 +265,6 @@ mod tests {
         assert!(parse(&["relay", "login", "relay.example", "--secret", "x"]).is_err());
         assert!(parse(&["relay", "login", "relay.example", "--token", "x"]).is_err());
         assert!(parse(&["share", "time", "--token", "x"]).is_err());
+        assert!(parse(&["login", "far", "--client-id", "a", "--client-secret", "x"]).is_err());
     }
 }

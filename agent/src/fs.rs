@@ -77,6 +77,12 @@ impl Paths {
         self.dir.join("shares")
     }
 
+    /// Returns the folder with one login per remote server.
+    #[must_use]
+    pub fn auth(&self) -> PathBuf {
+        self.dir.join("auth")
+    }
+
     /// Returns the folder with what each server said of itself last time.
     #[must_use]
     pub fn catalog(&self) -> PathBuf {

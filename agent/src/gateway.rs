@@ -1,29 +1,27 @@
 //! The MCP engine: one server behind, or several as one; many clients in front.
 //!
 //! With one server and clients of its era the gateway is transparent: it forwards raw messages, in
-//! order, and what it does not understand it forwards too. For the rest there is the hub. It has two faces, stdio ([`Gateway::serve_stdio`]) and Streamable HTTP in both
-//! eras on one URL ([`Gateway::handle`]), and two kinds of upstream, a child process and a remote
-//! server. It does not know who may visit: callers bring an admitted
-//! [`Principal`] and have stripped its credentials.
+//! order, and what it does not understand it forwards too. It has two faces, stdio
+//! ([`Gateway::serve_stdio`]) and Streamable HTTP in both eras on one URL ([`Gateway::handle`]), and
+//! two kinds of upstream, a child process and a remote server; between them stands one engine, the
+//! hub. It does not know who may visit: callers bring an admitted [`Principal`] and have stripped
+//! its credentials.
 
 pub mod admission;
 mod body;
-mod bridge;
 mod child;
 mod environment;
 mod error;
 mod events;
+mod filter;
 pub mod guard;
 mod http;
 mod hub;
 mod link;
 pub mod listen;
-mod probe;
-mod remote;
 mod reply;
 mod seal;
 mod sessions;
-mod stdio;
 mod talk;
 mod upstream;
 
@@ -39,17 +37,18 @@ use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::body::{BoxError, GatewayBody};
-use self::child::{Nursery, Spec};
-pub use self::error::GatewayError;
+use self::child::Nursery;
+pub use self::error::{GatewayError, Remedy};
+pub use self::filter::{BadPattern, ToolFilter, ToolPattern};
 use self::guard::Guard;
 pub use self::hub::Isolation;
+pub use self::hub::Probe;
 use self::hub::{Hub, HubOptions};
-pub use self::probe::Probe;
-use self::remote::Remote;
 use self::sessions::Sessions;
 use crate::catalog::Catalog;
 use crate::mcp::line::MAX_LINE;
-use crate::model::{Server, Transport};
+use crate::model::Server;
+use crate::oauth::Credentials;
 use crate::usage::{About, Recorder};
 
 /// How long all children may take to end on shutdown.
@@ -99,10 +98,17 @@ pub struct GatewayOptions {
     pub idle_servers: Option<Duration>,
     /// Who shares the process of a server of several, where its entry does not say.
     pub isolation: Isolation,
+    /// Which tools clients may see and call, by the names they are advertised by. What the entry of
+    /// a server does not let pass stays out as well.
+    pub tools: ToolFilter,
+    /// Whether servers are started before they are used, where their entry does not say.
+    pub warm: bool,
     /// Where what servers said of themselves is kept, so that lists need no server to run.
     pub catalog: Option<Catalog>,
     /// Who notes what was called, and what is served.
     pub usage: Option<(Recorder, About)>,
+    /// The logins to remote servers.
+    pub credentials: Option<Credentials>,
     /// Where the stderr of servers goes; to the log when absent.
     pub stderr: Option<StderrSink>,
     /// Who ends the children when we are killed; share one among all gateways of a process.
@@ -121,8 +127,11 @@ impl Default for GatewayOptions {
             max_body: MAX_LINE,
             idle_servers: Some(Duration::from_secs(600)),
             isolation: Isolation::Session,
+            tools: ToolFilter::default(),
+            warm: false,
             catalog: None,
             usage: None,
+            credentials: None,
             stderr: None,
             guard: Guard::this_program(),
         }
@@ -150,28 +159,13 @@ struct Inner {
     server: String,
     options: GatewayOptions,
     nursery: Nursery,
-    upstream: Upstream,
+    hub: Arc<Hub>,
+    sessions: Arc<Sessions>,
     requests: AtomicU64,
 }
 
-#[derive(Debug)]
-enum Upstream {
-    /// A child; the hub speaks for it to clients of the other era.
-    Child {
-        spec: Spec,
-        sessions: Arc<Sessions>,
-        hub: Arc<Hub>,
-    },
-    Remote(Box<Remote>),
-    /// Several servers as one.
-    Many {
-        hub: Arc<Hub>,
-        sessions: Arc<Sessions>,
-    },
-}
-
 impl Gateway {
-    /// Makes the gateway of a server.
+    /// Makes the gateway of one server.
     ///
     /// # Errors
     /// The entry cannot be served: it is for one client only, or its URL or headers are not usable.
@@ -180,38 +174,7 @@ impl Gateway {
         options: GatewayOptions,
         scope: Scope,
     ) -> Result<Self, GatewayError> {
-        let name = server.name.clone();
-        if is_old_sse(&server.transport) {
-            let servers = std::slice::from_ref(server);
-            return Self::aggregate(&name, servers, &[], options, scope);
-        }
-        // Our own child scope: `shutdown` must not stop the caller's tasks.
-        let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
-        drop(scope);
-        let upstream = match &server.transport {
-            Transport::Stdio { command, args, env, cwd } => {
-                let spec = Spec {
-                    server: name.clone(),
-                    command: command.clone(),
-                    args: args.clone(),
-                    env: env.clone(),
-                    cwd: cwd.clone(),
-                };
-                let hub = Hub::new(
-                    std::slice::from_ref(server),
-                    &[],
-                    hub_options(&options),
-                    nursery.clone(),
-                )?;
-                Upstream::Child { spec, sessions: Arc::default(), hub }
-            }
-            Transport::Remote { url, headers } => {
-                Upstream::Remote(Box::new(Remote::new(&name, url, headers)?))
-            }
-            Transport::Custom { .. } => return Err(GatewayError::Custom(name)),
-        };
-        let requests = AtomicU64::new(0);
-        Ok(Self(Arc::new(Inner { server: name, options, nursery, upstream, requests })))
+        Self::aggregate(&server.name, std::slice::from_ref(server), &[], options, scope)
     }
 
     /// Makes the gateway of several servers as one, called `name` in messages. `profiles` are the
@@ -226,21 +189,35 @@ impl Gateway {
         options: GatewayOptions,
         scope: Scope,
     ) -> Result<Self, GatewayError> {
+        // Our own child scope: `shutdown` must not stop the caller's tasks.
         let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
         drop(scope);
         let hub = Hub::new(servers, profiles, hub_options(&options), nursery.clone())?;
-        let upstream = Upstream::Many { hub, sessions: Arc::default() };
-        let requests = AtomicU64::new(0);
-        let server = name.to_owned();
-        Ok(Self(Arc::new(Inner { server, options, nursery, upstream, requests })))
+        let (sessions, requests, server) = (Arc::default(), AtomicU64::new(0), name.to_owned());
+        Ok(Self(Arc::new(Inner { server, options, nursery, hub, sessions, requests })))
     }
 
-    /// Starts the server once, asks who it is and stops it again; to be called before publishing.
+    /// Starts the only server once, asks who it is and what it has, and stops it again; to be called
+    /// before publishing.
     ///
     /// # Errors
     /// Says why the server cannot be used.
     pub async fn probe(&self) -> Result<Probe, GatewayError> {
-        probe::probe(&self.0).await
+        self.0.hub.probe(&self.0.server).await
+    }
+
+    /// Starts the servers that are to be warm and that all clients share; those that each client
+    /// has of its own start when it comes. To be called once clients can come; it waits for
+    /// nothing.
+    pub fn warm(&self) {
+        self.0.hub.warm();
+    }
+
+    /// Returns what the user may want to know of the servers, as far as it is known before they
+    /// run: which names collide.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.0.hub.notes()
     }
 
     /// Answers one HTTP request to the MCP endpoint, in either era. The path is not looked at.
@@ -255,60 +232,32 @@ impl Gateway {
         B::Error: Into<BoxError>,
     {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
-        match &self.0.upstream {
-            Upstream::Child { spec, sessions, hub } => {
-                let behind = http::Behind::Child(spec, hub);
-                http::Face { gateway: &self.0, behind, sessions, principal }.handle(request).await
-            }
-            Upstream::Remote(remote) => {
-                remote.exchange(request, principal, self.0.options.max_body).await
-            }
-            Upstream::Many { hub, sessions } => {
-                let seen = match http::Seen::of(hub, &request) {
-                    Ok(seen) => seen,
-                    Err(refusal) => return *refusal,
-                };
-                let behind = http::Behind::Hub(hub, &seen);
-                http::Face { gateway: &self.0, behind, sessions, principal }.handle(request).await
-            }
+        match http::Face::of(&self.0, &request, principal) {
+            Ok(face) => face.handle(request).await,
+            Err(refusal) => *refusal,
         }
     }
 
     /// Serves one client over a pair of streams until its input ends.
     ///
     /// # Errors
-    /// The server could not be started, died, or our own streams failed.
+    /// The only server cannot be used when the client opens its session, or our own streams failed.
     pub async fn serve_stdio(
         &self,
         stdin: impl AsyncRead + Send + Unpin,
         stdout: impl AsyncWrite + Send + Unpin,
     ) -> Result<(), GatewayError> {
-        match &self.0.upstream {
-            Upstream::Child { spec, .. } => stdio::serve(&self.0, spec, stdin, stdout).await,
-            Upstream::Remote(remote) => bridge::serve(&self.0, remote, stdin, stdout).await,
-            Upstream::Many { hub, .. } => hub::stdio::serve(hub, stdin, stdout).await,
-        }
+        hub::stdio::serve(&self.0.hub, stdin, stdout).await
     }
 
     /// Stops every child: stdin closes, then SIGTERM and SIGKILL to its group, all within 5 s.
     pub async fn shutdown(&self) {
-        if let Upstream::Many { hub, .. } = &self.0.upstream
-            && tokio::time::timeout(SAVING, hub.saved()).await.is_err()
-        {
+        if tokio::time::timeout(SAVING, self.0.hub.saved()).await.is_err() {
             tracing::warn!("a catalogue is not written in time");
         }
         self.0.nursery.scope.cancel();
-        match &self.0.upstream {
-            Upstream::Child { sessions, hub, .. } => {
-                sessions.clear();
-                hub.stop();
-            }
-            Upstream::Remote(_) => {}
-            Upstream::Many { hub, sessions } => {
-                sessions.clear();
-                hub.stop();
-            }
-        }
+        self.0.sessions.clear();
+        self.0.hub.stop();
         if tokio::time::timeout(SHUTDOWN, self.0.nursery.empty()).await.is_err() {
             tracing::error!(server = %self.0.server, "a child process does not end");
         }
@@ -317,13 +266,8 @@ impl Gateway {
     /// Tells what the gateway is doing.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let sessions = match &self.0.upstream {
-            Upstream::Child { sessions, .. } => sessions.count(),
-            Upstream::Remote(_) => 0,
-            Upstream::Many { hub, .. } => hub.count(),
-        };
         Stats {
-            sessions,
+            sessions: self.0.hub.count(),
             children: *self.0.nursery.alive.borrow(),
             requests: self.0.requests.load(Ordering::Relaxed),
         }
@@ -333,31 +277,23 @@ impl Gateway {
 fn hub_options(options: &GatewayOptions) -> HubOptions {
     HubOptions {
         isolation: options.isolation,
+        tools: options.tools.clone(),
+        warm: options.warm,
         idle: options.idle_servers,
         max_conns: options.max_sessions,
         start_timeout: options.start_timeout,
         max_line: options.max_line,
         catalog: options.catalog.clone(),
         usage: options.usage.clone(),
+        credentials: options.credentials.clone(),
     }
-}
-
-/// Tells whether a server speaks the HTTP+SSE of 2024-11-05, as far as its URL shows.
-fn is_old_sse(transport: &Transport) -> bool {
-    let Transport::Remote { url, .. } = transport else { return false };
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    path.trim_end_matches('/').ends_with("/sse")
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.nursery.scope.cancel();
-        if let Upstream::Many { hub, sessions } | Upstream::Child { hub, sessions, .. } =
-            &self.upstream
-        {
-            // Clients hold the hub, and the hub some of them.
-            sessions.clear();
-            hub.stop();
-        }
+        // Clients hold the hub, and the hub some of them.
+        self.sessions.clear();
+        self.hub.stop();
     }
 }

@@ -13,6 +13,7 @@ pub mod logs;
 pub mod mcp;
 pub mod model;
 pub mod naming;
+pub mod oauth;
 pub mod tunnel;
 pub mod usage;
 

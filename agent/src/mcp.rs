@@ -8,5 +8,6 @@ pub mod era;
 pub mod line;
 pub mod lists;
 pub mod message;
+pub mod mirror;
 pub mod object;
 pub mod sse;

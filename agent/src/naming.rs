@@ -87,8 +87,10 @@ pub struct Collision {
     pub name: String,
     /// Who has it: the server that is configured first.
     pub owner: Origin,
-    /// Who does not. A tool or prompt got another name; a resource cannot be reached.
+    /// Who does not.
     pub loser: Origin,
+    /// The name that a tool or prompt got instead; without one it cannot be reached.
+    pub given: Option<String>,
 }
 
 /// The advertised names of one kind, tools or prompts, of an aggregate; maps both ways.
@@ -101,6 +103,8 @@ pub struct Names {
     given: Vec<HashMap<Arc<str>, Arc<str>>>,
     /// Who did not get the name of its first choice.
     lost: Vec<Claim>,
+    /// How many of them were told.
+    told: usize,
     text: usize,
 }
 
@@ -128,6 +132,7 @@ impl Names {
             claims: HashMap::new(),
             given: vec![HashMap::new(); servers.len()],
             lost: Vec::new(),
+            told: 0,
             text: 0,
         }
     }
@@ -184,12 +189,23 @@ impl Names {
     /// Returns all that did not get the name of their first choice, and who has it.
     #[must_use]
     pub fn collisions(&self) -> Vec<Collision> {
+        self.collisions_from(0)
+    }
+
+    /// Returns the collisions that were not returned by this before.
+    pub fn new_collisions(&mut self) -> Vec<Collision> {
+        let told = std::mem::replace(&mut self.told, self.lost.len());
+        self.collisions_from(told)
+    }
+
+    fn collisions_from(&self, first: usize) -> Vec<Collision> {
         let collision = |loser: &Claim| {
             let name = advertised(&self.servers[loser.server], &loser.original);
             let owner = self.origin(self.claims.get(name.as_str())?);
-            Some(Collision { name, owner, loser: self.origin(loser) })
+            let given = self.name_of(loser.server, &loser.original).map(str::to_owned);
+            Some(Collision { name, owner, loser: self.origin(loser), given })
         };
-        self.lost.iter().filter_map(collision).collect()
+        self.lost[first..].iter().filter_map(collision).collect()
     }
 
     /// Returns how many names are noted.

@@ -48,7 +48,7 @@ const CRATES: [Crate; 3] = [
         layers: &[
             &["model", "hint", "backoff", "naming"],
             &["mcp", "fs"],
-            &["config", "credentials", "catalog", "logs", "usage"],
+            &["config", "credentials", "oauth", "catalog", "logs", "usage"],
             &["gateway", "demo"],
             &["tunnel"],
             &["app"],

@@ -52,6 +52,7 @@ pub async fn run_stdio(
     // One client: all servers are its own, and as long-lived as it is.
     let options = GatewayOptions { isolation: Isolation::Session, idle_servers: None, ..options };
     let gateway = serving.gateway(Way::Stdio, options, recorder, paths, scope.child())?;
+    gateway.warm();
     let served = gateway.serve_stdio(tokio::io::stdin(), tokio::io::stdout());
     let result = stop.run_until_cancelled(served).await.unwrap_or(Ok(()));
     end(gateway, scope, books).await;
@@ -60,7 +61,8 @@ pub async fn run_stdio(
 
 /// Serves clients on this machine over HTTP until `stop` is cancelled.
 ///
-/// The server is tried first; `ready` is told the URL once clients can come.
+/// A single server is tried first; `ready` is told the URL once clients can come, and what the user
+/// may want to know.
 ///
 /// # Errors
 /// When the server does not work or the address cannot be bound.
@@ -69,7 +71,7 @@ pub async fn run_http(
     options: GatewayOptions,
     paths: &Paths,
     local: Local,
-    ready: impl FnOnce(&str),
+    ready: impl FnOnce(&str, &[String]),
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let (scope, books) = (Scope::new(), Scope::new());
@@ -91,7 +93,7 @@ async fn end(gateway: Gateway, scope: Scope, books: Scope) {
 async fn serve_http(
     gateway: &Gateway,
     local: Local,
-    ready: impl FnOnce(&str),
+    ready: impl FnOnce(&str, &[String]),
     scope: &Scope,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
@@ -102,7 +104,8 @@ async fn serve_http(
     let Local { host, port } = local;
     let options = ListenOptions { host, port, ..ListenOptions::default() };
     let address = listen(gateway.clone(), options, scope).await?;
-    ready(&format!("http://{address}{}", listen::PATH));
+    gateway.warm();
+    ready(&format!("http://{address}{}", listen::PATH), &gateway.notes());
     stop.cancelled().await;
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::catalog::Catalog;
 use crate::fs::Paths;
 use crate::gateway::{Gateway, GatewayError, GatewayOptions};
 use crate::model::Server;
+use crate::oauth::Credentials;
 use crate::usage::{About, Action, Origin, Recorder};
 
 /// The servers behind one gateway, and why it is these.
@@ -64,18 +65,17 @@ impl Serving {
         scope: Scope,
     ) -> Result<Gateway, GatewayError> {
         let usage = Some((recorder, self.about(way)));
-        match (self.servers.as_slice(), &self.profile) {
-            ([only], _) => Gateway::new(only, GatewayOptions { usage, ..options }, scope),
-            (several, profile) => {
-                let name = profile.as_deref().unwrap_or_default();
-                let catalog = Some(Catalog::open(paths));
-                let options = GatewayOptions { usage, catalog, ..options };
-                // Who names the one profile that is served gets it.
-                let all = several.iter().map(|server| server.name.clone()).collect();
-                let parts = [(name.to_owned(), all)];
-                Gateway::aggregate(name, several, &parts, options, scope)
-            }
-        }
+        let catalog = Some(Catalog::open(paths));
+        let credentials = Some(Credentials::open(paths, scope.child()));
+        let options = GatewayOptions { usage, catalog, credentials, ..options };
+        // Who names the one profile that is served gets it.
+        let all = || self.servers.iter().map(|server| server.name.clone()).collect();
+        let parts: Vec<_> = self.profile.iter().map(|name| (name.clone(), all())).collect();
+        let name = match (self.servers.as_slice(), &self.profile) {
+            ([only], _) => &only.name,
+            (_, profile) => profile.as_deref().unwrap_or_default(),
+        };
+        Gateway::aggregate(name, &self.servers, &parts, options, scope)
     }
 
     /// Returns what all sessions have in common.

@@ -118,6 +118,8 @@ pub enum ShareEvent {
         /// Its version.
         version: String,
     },
+    /// Something about the servers that the user may want to know.
+    Note(String),
     /// The relay is being dialled.
     Connecting {
         /// Where it is.
@@ -212,7 +214,8 @@ async fn run(
     stop: &CancellationToken,
 ) -> Result<(), ShareError> {
     if let Some(gateway) = &gateway {
-        match stop.run_until_cancelled(probe(gateway, &events)).await {
+        let several = matches!(&spec.source, Source::Mcp(serving) if serving.is_aggregate());
+        match stop.run_until_cancelled(probe(gateway, several, &events)).await {
             None => return Ok(()),
             Some(probed) => probed?,
         }
@@ -244,11 +247,21 @@ async fn credentials(
     .await
 }
 
-/// Tries the server, so that a broken one is never published.
-async fn probe(gateway: &Gateway, events: &mpsc::Sender<ShareEvent>) -> Result<(), ShareError> {
-    let _nobody = events.send(ShareEvent::Probing).await;
-    let Probe { server_name: server, version, .. } = gateway.probe().await?;
-    let _nobody = events.send(ShareEvent::Probed { server, version }).await;
+/// Tries the server, so that a broken one is never published. Of several none is started: one that
+/// does not work must not keep the others from being shared.
+async fn probe(
+    gateway: &Gateway,
+    several: bool,
+    events: &mpsc::Sender<ShareEvent>,
+) -> Result<(), ShareError> {
+    if !several {
+        let _nobody = events.send(ShareEvent::Probing).await;
+        let Probe { server_name: server, version, .. } = gateway.probe().await?;
+        let _nobody = events.send(ShareEvent::Probed { server, version }).await;
+    }
+    for note in gateway.notes() {
+        let _nobody = events.send(ShareEvent::Note(note)).await;
+    }
     Ok(())
 }
 
@@ -300,6 +313,20 @@ mod tests {
         let error = run_alone(spec, &paths).await.unwrap_err();
         assert!(matches!(error, ShareError::Gateway(_)), "{error}");
         assert!(!paths.dir().exists());
+    }
+
+    #[tokio::test]
+    async fn of_several_servers_none_is_tried_and_it_is_told_that_they_start_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path().join("mcpm"));
+        let broken = |name| Server::stdio(name, "/nonexistent/server", [""; 0]);
+        let serving = Serving::profile("work", vec![broken("a"), broken("b")]);
+        let spec = spec(Source::Mcp(serving), &nobody(), Patience::Retries(0));
+        let (events, mut inbox) = mpsc::channel(16);
+        let error = share(spec, &paths, events, CancellationToken::new()).await.unwrap_err();
+        assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
+        let Some(ShareEvent::Note(note)) = inbox.recv().await else { panic!("no note") };
+        assert_eq!(note, "Servers that start when they are first used: a, b");
     }
 
     #[tokio::test]

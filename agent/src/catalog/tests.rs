@@ -27,15 +27,22 @@ fn entry(server: &str) -> Entry {
     let transport = Transport::Stdio { command: "x".to_owned(), args: Vec::new(), env, cwd: None };
     Entry {
         identity: Identity::of(&Server::new(server, transport)),
-        era: Era::Modern,
-        opened: raw(r#"{"capabilities" : {"tools":{}},"n":12345678901234567890123}"#),
-        lists: Lists {
-            tools: Some(vec![raw(r#"{"name": "a", "x":1e400}"#), raw(r#"{"name":"b"}"#)]),
-            prompts: Some(Vec::new()),
-            ..Lists::default()
-        },
+        legacy: None,
+        modern: Some(Side {
+            opened: raw(r#"{"capabilities" : {"tools":{}},"n":12345678901234567890123}"#),
+            lists: Lists {
+                tools: Some(vec![raw(r#"{"name": "a", "x":1e400}"#), raw(r#"{"name":"b"}"#)]),
+                prompts: Some(Vec::new()),
+                ..Lists::default()
+            },
+        }),
+        only: Some(Era::Modern),
         saved_at: 0,
     }
+}
+
+fn side(entry: &mut Entry) -> &mut Side {
+    entry.modern.as_mut().unwrap()
 }
 
 fn path(here: &Here, entry: &Entry) -> PathBuf {
@@ -50,14 +57,16 @@ fn what_is_saved_is_loaded_byte_for_byte() {
     assert!(here.catalog.save(&entry).unwrap());
     let loaded = here.catalog.load(&entry.identity).unwrap();
     assert_eq!(loaded.identity, entry.identity);
-    assert_eq!(loaded.era, Era::Modern);
-    assert_eq!(loaded.opened.get(), entry.opened.get());
+    assert_eq!(loaded.only, Some(Era::Modern));
+    assert!(loaded.legacy.is_none());
+    let (modern, before) = (loaded.modern.unwrap(), entry.modern.unwrap());
+    assert_eq!(modern.opened.get(), before.opened.get());
     let texts = |lists: &Lists| -> Vec<String> {
         lists.tools.iter().flatten().map(|item| item.get().to_owned()).collect()
     };
-    assert_eq!(texts(&loaded.lists), texts(&entry.lists));
-    assert!(loaded.lists.prompts.unwrap().is_empty(), "asked, and empty");
-    assert!(loaded.lists.resources.is_none(), "never asked");
+    assert_eq!(texts(&modern.lists), texts(&before.lists));
+    assert!(modern.lists.prompts.unwrap().is_empty(), "asked, and empty");
+    assert!(modern.lists.resources.is_none(), "never asked");
     assert!(loaded.saved_at > 1_600_000_000);
 }
 
@@ -76,11 +85,27 @@ fn the_file_has_a_shape_that_the_next_release_reads() {
     here.catalog.save(&entry).unwrap();
     let text = fs::read_to_string(path(&here, &entry)).unwrap();
     let start = concat!(
-        r#"{"version":1,"server":"s","era":"modern","#,
+        r#"{"version":2,"server":"s","modern":{"#,
         r#""opened":{"capabilities" : {"tools":{}},"n":12345678901234567890123},"#,
-        r#""lists":{"tools":[{"name": "a", "x":1e400},{"name":"b"}],"prompts":[]},"saved_at":"#
+        r#""lists":{"tools":[{"name": "a", "x":1e400},{"name":"b"}],"prompts":[]}},"only":"modern","saved_at":"#
     );
     assert!(text.starts_with(start), "{text}");
+}
+
+#[test]
+fn that_a_server_speaks_one_era_only_is_tried_again_after_a_day() {
+    let here = here();
+    let entry = entry("s");
+    here.catalog.save(&entry).unwrap();
+    let path = path(&here, &entry);
+    let text = fs::read_to_string(&path).unwrap();
+    let (start, _) = text.split_once(r#""saved_at":"#).unwrap();
+    fs::write(&path, format!("{start}\"saved_at\":{}}}", now() - ONLY_FOR - 1)).unwrap();
+    let loaded = here.catalog.load(&entry.identity).unwrap();
+    assert_eq!(loaded.only, None);
+    assert!(loaded.modern.is_some());
+    assert!(here.catalog.save(&entry).unwrap());
+    assert_eq!(here.catalog.load(&entry.identity).unwrap().only, Some(Era::Modern));
 }
 
 #[cfg(unix)]
@@ -100,15 +125,17 @@ fn only_a_real_difference_is_written() {
     let here = here();
     let mut entry = entry("s");
     assert!(here.catalog.save(&entry).unwrap());
-    entry.opened = raw(r#"{"n":12345678901234567890123,"capabilities":{"tools":{}}}"#);
+    side(&mut entry).opened = raw(r#"{"n":12345678901234567890123,"capabilities":{"tools":{}}}"#);
     assert!(!here.catalog.save(&entry).unwrap(), "the order of members is none");
-    entry.opened = raw(r#"{"n":12345678901234567890124,"capabilities":{"tools":{}}}"#);
+    side(&mut entry).opened = raw(r#"{"n":12345678901234567890124,"capabilities":{"tools":{}}}"#);
     assert!(here.catalog.save(&entry).unwrap(), "a number beyond a float is one");
-    entry.lists.tools.as_mut().unwrap().reverse();
+    side(&mut entry).lists.tools.as_mut().unwrap().reverse();
     assert!(here.catalog.save(&entry).unwrap(), "the order of items is one");
-    entry.lists.resources = Some(Vec::new());
+    side(&mut entry).lists.resources = Some(Vec::new());
     assert!(here.catalog.save(&entry).unwrap(), "having asked is one");
-    entry.era = Era::Legacy;
+    entry.only = None;
+    assert!(here.catalog.save(&entry).unwrap(), "what it does not speak is one");
+    entry.legacy = entry.modern.take();
     assert!(here.catalog.save(&entry).unwrap(), "the era is one");
     assert!(!here.catalog.save(&entry).unwrap());
 }
@@ -124,9 +151,9 @@ fn a_file_that_cannot_be_used_counts_as_absent_and_is_written_anew() {
         String::new(),
         "{,".to_owned(),
         good[..good.len() / 2].to_owned(),
-        good.replace("\"version\":1", "\"version\":2"),
+        good.replace("\"version\":2", "\"version\":3"),
         good.replace("\"server\":\"s\"", "\"server\":\"t\""),
-        good.replace("modern", "future"),
+        good.replace("\"only\":\"modern", "\"only\":\"future"),
     ];
     for text in bad {
         fs::write(&path, &text).unwrap();
@@ -141,7 +168,7 @@ fn a_catalogue_beyond_the_bound_is_neither_kept_nor_read() {
     let here = here();
     let mut entry = entry("s");
     let huge = "x".repeat(usize::try_from(MAX_BYTES).unwrap());
-    entry.lists.tools = Some(vec![raw(&json!({"name": "a", "x": huge}).to_string())]);
+    side(&mut entry).lists.tools = Some(vec![raw(&json!({"name": "a", "x": huge}).to_string())]);
     assert!(!here.catalog.save(&entry).unwrap());
     let path = path(&here, &entry);
     assert!(!path.exists());

@@ -113,6 +113,36 @@ codes! {
     crate::gateway::listen::ListenError => "listen",
 }
 
+impl From<crate::oauth::OauthError> for CliError {
+    fn from(error: crate::oauth::OauthError) -> Self {
+        use crate::oauth::OauthError;
+        let code = match &error {
+            OauthError::Fs(_) => "file",
+            OauthError::NoLogin(_) => "no_login",
+            OauthError::NotLoggedIn(_) => "not_logged_in",
+            OauthError::Registration { .. } => "registration",
+            OauthError::Denied(_) => "denied",
+            OauthError::Unreachable { .. } => "unreachable",
+            _ => "login",
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<crate::app::login::LoginError> for CliError {
+    fn from(error: crate::app::login::LoginError) -> Self {
+        use crate::app::login::LoginError;
+        let code = match error {
+            LoginError::Oauth(error) => return error.into(),
+            LoginError::NotRemote(_) => "not_remote",
+            LoginError::OwnHeader(_) => "own_header",
+            LoginError::TimedOut => "timed_out",
+            LoginError::Stopped => "stopped",
+        };
+        Self::new(code, &error)
+    }
+}
+
 impl From<crate::app::run::RunError> for CliError {
     fn from(error: crate::app::run::RunError) -> Self {
         use crate::app::run::RunError;

@@ -80,6 +80,7 @@ impl Live {
             ShareEvent::Probed { server, version } => {
                 self.state(format!("{} is {server} {version}", capital(&self.what)));
             }
+            ShareEvent::Note(text) => self.apart(|ui| ui.note(text)),
             ShareEvent::Connecting { relay, attempt: 1 } if self.url.is_none() => {
                 self.state(format!("Connecting to {relay}"));
             }
@@ -275,6 +276,8 @@ mod tests {
     #[test]
     fn machines_are_spared_what_comforts_people() {
         assert!(to_json(&ShareEvent::Probing).is_none());
+        // It comes before the URL, which is to be on the first line.
+        assert!(to_json(&ShareEvent::Note("n".to_owned())).is_none());
         assert!(to_json(&ShareEvent::Activity { requests: 1, active: 0 }).is_none());
     }
 }

@@ -221,12 +221,12 @@ fn classify(asked: Token) -> Proof {
     }
 }
 
-fn from_file(path: &Path) -> Result<Token, CliError> {
+pub(super) fn from_file(path: &Path) -> Result<Token, CliError> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
     not_empty(Token::new(text))
 }
 
-fn from_stdin() -> Result<Token, CliError> {
+pub(super) fn from_stdin() -> Result<Token, CliError> {
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)

@@ -11,6 +11,7 @@ use mcpm_shared::signal::{Signal, Signals};
 use tokio_util::sync::CancellationToken;
 
 use super::error::CliError;
+use super::servers::ServerOptions;
 use super::{Context, Threads, block_on};
 use crate::app::run::{RunError, run_http, run_stdio};
 use crate::app::serving::Serving;
@@ -43,6 +44,8 @@ pub(super) struct Options {
     /// Address to serve HTTP on
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
+    #[command(flatten)]
+    servers: ServerOptions,
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
@@ -58,7 +61,7 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<ExitCode, CliError> {
-    let Options { http, port, host } = options;
+    let Options { http, port, host, servers } = options;
     let paths = context.paths()?;
     let ui = context.ui;
     let (logs, writer) = logs::channel(&paths);
@@ -67,6 +70,7 @@ pub(super) fn serve(
         ui.note(format!("[{server}] {line}"));
     });
     let options = GatewayOptions { stderr: Some(sink), isolation, ..GatewayOptions::default() };
+    let options = servers.apply(options);
     if !http {
         let serve =
             |stop| writer.beside(async move { run_stdio(&serving, options, &paths, stop).await });
@@ -82,8 +86,9 @@ pub(super) fn serve(
         ));
     }
     let local = Local { host, port };
-    let ready = move |url: &str| {
+    let ready = move |url: &str, notes: &[String]| {
         ui.result(url);
+        notes.iter().for_each(|note| ui.note(note));
         ui.note("Serving; press Ctrl-C to stop.");
     };
     let serve = |stop| {

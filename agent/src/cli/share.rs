@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::CliError;
 use super::live::Live;
 use super::run::{PORT, listen};
+use super::servers::ServerOptions;
 use super::time::lifetime;
 use super::{Context, JsonArg, Threads, block_on};
 use crate::app::serving::Serving;
@@ -44,6 +45,8 @@ pub(super) struct Options {
     local_only: bool,
     #[command(flatten)]
     access: AccessOptions,
+    #[command(flatten)]
+    servers: ServerOptions,
     #[command(flatten)]
     relay: RelayOptions,
     #[command(flatten)]
@@ -173,7 +176,7 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<(), CliError> {
-    let Options { port, local_only, access, relay, json: _ } = options;
+    let Options { port, local_only, access, servers, relay, json: _ } = options;
     let paths = context.paths()?;
     let port = port.or(local_only.then_some(PORT));
     let spec = ShareSpec {
@@ -185,11 +188,11 @@ pub(super) fn serve(
         expires: relay.expires,
         local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
         patience: relay.patience(),
-        gateway: GatewayOptions {
+        gateway: servers.apply(GatewayOptions {
             start_timeout: Duration::from_secs(relay.timeout),
             isolation,
             ..GatewayOptions::default()
-        },
+        }),
     };
     follow(spec, &paths, context)
 }

@@ -28,6 +28,11 @@ impl Ui {
         self.json
     }
 
+    /// Returns one that speaks to a person even when machines read stdout.
+    pub(super) fn for_people(self) -> Self {
+        Self { json: false, ..self }
+    }
+
     /// Tells whether there is somebody to ask.
     pub(super) fn may_ask(self) -> bool {
         self.interactive && io::stdin().is_terminal() && io::stderr().is_terminal()

@@ -43,7 +43,9 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         ui.json(&report);
     } else if report.is_empty() {
         ui.note(format!("Nothing was used in the last {}.", count(days.into(), "day")));
-        ui.note("Sessions are counted when clients use a profile of several servers, such as by `mcpm profile run`.");
+        ui.note(
+            "Sessions are counted when clients use servers through mcpm, such as by `mcpm run`.",
+        );
     } else {
         for line in lines(&report, &filter, unix_now()) {
             ui.result(line);

@@ -45,7 +45,6 @@ struct Revoked;
 enum Kind {
     Full(Bytes),
     Events(Box<Events>),
-    Upstream(Box<hyper::body::Incoming>),
 }
 
 impl GatewayBody {
@@ -63,10 +62,6 @@ impl GatewayBody {
 
     pub(super) fn events(events: impl Into<Events>) -> Self {
         Kind::Events(Box::new(events.into())).into()
-    }
-
-    pub(super) fn upstream(body: hyper::body::Incoming) -> Self {
-        Kind::Upstream(Box::new(body)).into()
     }
 
     /// Has the body break off when `end` comes, for streams may last longer than their visitor's
@@ -107,7 +102,6 @@ impl Body for GatewayBody {
             Kind::Events(events) => {
                 events.poll_next(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Kind::Upstream(body) => Pin::new(body.as_mut()).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -115,7 +109,6 @@ impl Body for GatewayBody {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_empty(),
             Kind::Events(events) => events.is_over(),
-            Kind::Upstream(body) => body.is_end_stream(),
         }
     }
 
@@ -123,7 +116,6 @@ impl Body for GatewayBody {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Events(_) => SizeHint::default(),
-            Kind::Upstream(body) => body.size_hint(),
         }
     }
 }

@@ -50,6 +50,34 @@ pub(super) struct Spec {
     pub(super) cwd: Option<PathBuf>,
 }
 
+impl Spec {
+    /// Looks whether the process can be started at all.
+    ///
+    /// # Errors
+    /// Names the command, or the working directory, that does not exist.
+    pub(super) fn check(&self) -> Result<(), GatewayError> {
+        self.check_cwd()?;
+        if environment::may_exist(&self.command, self.cwd.as_deref(), &environment_of(self)) {
+            return Ok(());
+        }
+        Err(GatewayError::Spawn {
+            server: self.server.clone(),
+            command: self.command.clone(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn check_cwd(&self) -> Result<(), GatewayError> {
+        match self.cwd.as_deref().filter(|cwd| !cwd.as_os_str().is_empty() && !cwd.is_dir()) {
+            Some(cwd) => {
+                let (server, cwd) = (self.server.clone(), cwd.to_owned());
+                Err(GatewayError::WorkingDirectory { server, cwd })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// What all children of a gateway share.
 #[derive(Clone, Debug)]
 pub(super) struct Nursery {
@@ -161,9 +189,7 @@ pub(super) fn spawn(spec: &Spec, nursery: &Nursery) -> Result<Child, GatewayErro
     if nursery.scope.is_cancelled() {
         return Err(GatewayError::Stopped);
     }
-    if let Some(cwd) = spec.cwd.as_deref().filter(|cwd| !cwd.is_dir()) {
-        return Err(GatewayError::WorkingDirectory { server, cwd: cwd.to_owned() });
-    }
+    spec.check_cwd()?;
     nursery.guard.start();
     let mut process = command(spec).spawn().map_err(|source| GatewayError::Spawn {
         server,
@@ -209,11 +235,17 @@ impl Drop for Alive {
     }
 }
 
-fn command(spec: &Spec) -> CommandWrap {
+/// Returns the variables of a server's process; later ones count.
+fn environment_of(spec: &Spec) -> Vec<(OsString, OsString)> {
     let mut environment = environment::inherited(std::env::vars_os());
     for (name, value) in spec.env.iter() {
         environment.push((name.into(), OsString::from(value.as_ref())));
     }
+    environment
+}
+
+fn command(spec: &Spec) -> CommandWrap {
+    let environment = environment_of(spec);
     let program = environment::program(&spec.command, &environment);
     let mut wrap = CommandWrap::with_new(program, |command| {
         command

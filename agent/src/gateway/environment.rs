@@ -70,6 +70,26 @@ pub(super) fn program(command: &str, environment: &[(OsString, OsString)]) -> Pa
         .unwrap_or(plain)
 }
 
+/// Tells whether the file that a command names may be there; where the system has rules of its own,
+/// only the system can tell.
+pub(super) fn may_exist(
+    command: &str,
+    cwd: Option<&Path>,
+    environment: &[(OsString, OsString)],
+) -> bool {
+    if cfg!(not(unix)) || command.is_empty() {
+        return true;
+    }
+    if command.contains('/') {
+        return cwd.unwrap_or(Path::new("")).join(command).exists();
+    }
+    // The last one counts, as it does for the process.
+    let folders = environment.iter().rev().find(|(name, _)| name == "PATH");
+    folders.is_none_or(|(_, folders)| {
+        std::env::split_paths(folders).any(|folder| folder.join(command).exists())
+    })
+}
+
 fn find<'a>(
     command: &str,
     folders: impl Iterator<Item = PathBuf>,

@@ -1,9 +1,12 @@
 //! What can go wrong at the boundary of the gateway.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hint::Hint;
+use crate::oauth::OauthError;
 
 /// A failure of the gateway or of the server behind it.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +15,16 @@ pub enum GatewayError {
     /// The entry is for one client application only.
     #[error("server `{0}` is a custom entry, which only its client application can run")]
     Custom(String),
+    /// A key of a server's entry holds what it must not.
+    #[error("`{key}` of server `{server}` must be {expected}")]
+    Entry {
+        /// The server's name.
+        server: String,
+        /// The key at fault.
+        key: &'static str,
+        /// What it must hold, with its article.
+        expected: &'static str,
+    },
     /// The working directory of a server does not exist.
     #[error("the working directory `{}` of server `{server}` does not exist", cwd.display())]
     WorkingDirectory {
@@ -84,14 +97,27 @@ pub enum GatewayError {
         /// What the HTTP client said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A remote server refused our credentials.
-    #[error("server `{server}` refused our credentials (HTTP {status})")]
+    /// A remote server refused our credentials, or wants some.
+    #[error("server `{server}` {remedy} (HTTP {status})")]
     Unauthorized {
         /// The server's name.
         server: String,
         /// The status it answered with.
         status: u16,
+        /// What may help.
+        remedy: Remedy,
     },
+    /// The login to a remote server cannot be used.
+    #[error("cannot use the login to server `{server}`")]
+    Login {
+        /// The server's name.
+        server: String,
+        /// What is wrong with it.
+        source: Arc<OauthError>,
+    },
+    /// A server could not be opened for a client that waited for it.
+    #[error(transparent)]
+    Open(Arc<Self>),
     /// The trust store of the platform could not be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
@@ -101,6 +127,43 @@ pub enum GatewayError {
     /// The gateway is shutting down.
     #[error("the gateway is shutting down")]
     Stopped,
+}
+
+/// What may help against a server that refuses us. Its text says what the server did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Other headers in the entry of the server.
+    Headers,
+    /// A login: there is none.
+    Login,
+    /// Another login: this one has ended, or is not good enough.
+    LoginAgain,
+    /// A login for all these scopes.
+    Scope(String),
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Headers => "refused our credentials",
+            Self::Login => "asks for a login",
+            Self::LoginAgain => "takes our login no more",
+            Self::Scope(_) => "asks for a login with more rights",
+        })
+    }
+}
+
+impl Remedy {
+    fn hint(&self, server: &str) -> String {
+        match self {
+            Self::Headers => format!("Check the `headers` of `{server}` in servers.json"),
+            Self::Login => format!("Log in with `mcpm login {server}`"),
+            Self::LoginAgain => format!("Log in again with `mcpm login {server}`"),
+            Self::Scope(scopes) => {
+                format!("Log in again with `mcpm login {server} --scope '{scopes}'`")
+            }
+        }
+    }
 }
 
 fn after(stderr: &str) -> String {
@@ -117,7 +180,10 @@ impl GatewayError {
                 format!("it did not answer within {} s", after.as_secs())
             }
             Self::Unreachable { .. } => "it cannot be reached".to_owned(),
-            Self::Unauthorized { .. } => "it refuses our credentials".to_owned(),
+            Self::Unauthorized { .. } | Self::Login { .. } => {
+                "it refuses our credentials".to_owned()
+            }
+            Self::Open(error) => error.brief(),
             _ => "it cannot be started".to_owned(),
         }
     }
@@ -127,6 +193,9 @@ impl Hint for GatewayError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Custom(_) => Some("Run it from the client that it was made for".to_owned()),
+            Self::Entry { server, key, .. } => {
+                Some(format!("Correct `{key}` of `{server}` in servers.json"))
+            }
             Self::WorkingDirectory { server, .. } => {
                 Some(format!("Correct `cwd` of `{server}` in servers.json"))
             }
@@ -143,9 +212,9 @@ impl Hint for GatewayError {
                 Some(format!("Correct `{server}` in servers.json"))
             }
             Self::Unreachable { .. } => Some("Check the URL and your network".to_owned()),
-            Self::Unauthorized { server, .. } => {
-                Some(format!("Check the `headers` of `{server}` in servers.json"))
-            }
+            Self::Unauthorized { server, remedy, .. } => Some(remedy.hint(server)),
+            Self::Login { source, .. } => source.hint(),
+            Self::Open(error) => error.hint(),
             Self::Tls(_) | Self::Stdio(_) | Self::Stopped => None,
         }
     }

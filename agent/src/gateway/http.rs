@@ -13,13 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::body::{BoxError, GatewayBody};
-use super::child::{self, Spec};
-use super::hub::{Caller, Hub, Seat, View};
-use super::link::{INBOX, Ids, Link, Refusal};
+use super::hub::{Seat, View};
+use super::link::{INBOX, Refusal};
 use super::reply;
 use super::sessions::{Caps, Sessions};
 use super::talk::Conversation;
-use super::{Gateway, GatewayError, Inner, Upstream};
+use super::{Gateway, Inner};
 use crate::mcp::era::{self, Era};
 use crate::mcp::message::{
     INTERNAL_ERROR, INVALID_REQUEST, Incoming, Message, PARSE_ERROR, error_response,
@@ -61,58 +60,46 @@ impl Gateway {
         if path == MCP_PATH {
             return self.handle(request, principal).await;
         }
-        let seen;
-        let (behind, sessions) = match &self.0.upstream {
-            Upstream::Child { spec, sessions, hub } => (Behind::Child(spec, hub), sessions),
-            Upstream::Many { hub, sessions } => {
-                seen = match Seen::of(hub, &request) {
-                    Ok(seen) => seen,
-                    Err(refusal) => return *refusal,
-                };
-                (Behind::Hub(hub, &seen), sessions)
-            }
-            Upstream::Remote(_) => return not_found(),
-        };
+        if !matches!(path, SSE_PATH | MESSAGES_PATH) {
+            return not_found();
+        }
         self.0.requests.fetch_add(1, Ordering::Relaxed);
-        let face = Face { gateway: &self.0, behind, sessions, principal };
+        let face = match Face::of(&self.0, &request, principal) {
+            Ok(face) => face,
+            Err(refusal) => return *refusal,
+        };
         match path {
             SSE_PATH => face.connect(&request),
-            MESSAGES_PATH => face.take(request).await,
-            _ => not_found(),
+            _ => face.take(request).await,
         }
     }
-}
-
-/// What stands behind a face.
-#[derive(Clone, Copy)]
-pub(super) enum Behind<'a> {
-    /// Children of one server, and who speaks for it to clients of the other era.
-    Child(&'a Spec, &'a Arc<Hub>),
-    /// Several servers as one, and what of them the client sees.
-    Hub(&'a Arc<Hub>, &'a Seen),
-}
-
-/// The profile a client chose, and what that is.
-#[derive(Debug)]
-pub(super) struct Seen {
-    profile: Option<String>,
-    view: Arc<View>,
 }
 
 /// Header by which a client chooses a profile; the query may do so too.
 const PROFILE_HEADER: &str = "x-mcpm-profile";
 
-impl Seen {
-    /// Returns the conversation of a modern client that sees this.
-    fn caller(&self, hub: &Arc<Hub>, principal: &Principal) -> Arc<dyn Conversation> {
-        Arc::new(Caller(hub.caller(principal, &self.view, self.profile.as_deref())))
-    }
+/// One request's view of the gateway.
+pub(super) struct Face<'a> {
+    pub(super) gateway: &'a Arc<Inner>,
+    pub(super) sessions: &'a Arc<Sessions>,
+    pub(super) principal: &'a Principal,
+    /// The profile the client chose, and what of the servers it sees by that.
+    pub(super) profile: Option<String>,
+    pub(super) view: Arc<View>,
+}
 
+type Answer = Response<GatewayBody>;
+
+impl<'a> Face<'a> {
     /// Reads which profile a request chooses.
     ///
     /// # Errors
     /// There is none of that name: the answer is a refusal, never more than was asked for.
-    pub(super) fn of<B>(hub: &Hub, request: &Request<B>) -> Result<Self, Box<Answer>> {
+    pub(super) fn of<B>(
+        gateway: &'a Arc<Inner>,
+        request: &Request<B>,
+        principal: &'a Principal,
+    ) -> Result<Self, Box<Answer>> {
         let header = request.headers().get(PROFILE_HEADER).map(|name| name.to_str().unwrap_or(""));
         let query = request.uri().query().unwrap_or_default();
         let queried =
@@ -122,27 +109,17 @@ impl Seen {
             (None, Some((_, name))) => Some(name.into_owned()),
             (None, None) => None,
         };
-        match hub.view(profile.as_deref()) {
-            Some(view) => Ok(Self { profile, view }),
+        match gateway.hub.view(profile.as_deref()) {
+            Some(view) => {
+                Ok(Self { gateway, sessions: &gateway.sessions, principal, profile, view })
+            }
             None => {
                 let text = "there is no such profile here";
                 Err(reply::error(StatusCode::FORBIDDEN, None, INVALID_REQUEST, text).into())
             }
         }
     }
-}
 
-/// One request's view of the gateway.
-pub(super) struct Face<'a> {
-    pub(super) gateway: &'a Arc<Inner>,
-    pub(super) behind: Behind<'a>,
-    pub(super) sessions: &'a Arc<Sessions>,
-    pub(super) principal: &'a Principal,
-}
-
-type Answer = Response<GatewayBody>;
-
-impl Face<'_> {
     pub(super) async fn handle<B>(&self, request: Request<B>) -> Answer
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -225,8 +202,8 @@ impl Face<'_> {
         &self.gateway.server
     }
 
-    /// Makes room for a conversation of this principal and opens it.
-    fn start(&self, ids: Ids) -> Result<Arc<dyn Conversation>, Box<Answer>> {
+    /// Makes room for a session of this principal and takes its seat.
+    fn start(&self) -> Result<Arc<dyn Conversation>, Box<Answer>> {
         let options = &self.gateway.options;
         let caps =
             Caps { total: options.max_sessions, principal: options.max_sessions_per_principal };
@@ -238,36 +215,10 @@ impl Face<'_> {
             return Err(answer.into());
         }
         self.sweep();
-        self.dial(ids).map_err(|error| self.failed(&error).into())
+        Ok(Arc::new(Seat::new(&self.gateway.hub, self.view.clone(), self.principal)))
     }
 
-    /// Opens a conversation with a child of its own.
-    fn dial(&self, ids: Ids) -> Result<Arc<dyn Conversation>, GatewayError> {
-        let spec = match (self.behind, ids) {
-            (Behind::Child(_, hub), Ids::Keep) if self.sessions.is_modern_only() => {
-                return Ok(Arc::new(Seat::new(hub, hub.everything(), self.principal)));
-            }
-            (Behind::Child(spec, _), _) => spec,
-            (Behind::Hub(hub, seen), _) => {
-                return Ok(Arc::new(Seat::new(hub, seen.view.clone(), self.principal)));
-            }
-        };
-        let nursery = &self.gateway.nursery;
-        let child = child::spawn(spec, nursery)?;
-        let max_line = self.gateway.options.max_line;
-        let scope = &nursery.scope;
-        let link = Link::new(child.stdin, child.stdout, child.handle, ids, max_line, scope);
-        Ok(Arc::new(link))
-    }
-
-    /// A visitor learns that the server does not start; why is the owner's business.
-    fn failed(&self, error: &GatewayError) -> Answer {
-        tracing::error!(error = error as &dyn std::error::Error, "cannot serve a visitor");
-        let text = format!("server `{}` cannot be started", self.server());
-        reply::error(StatusCode::OK, None, INTERNAL_ERROR, &text)
-    }
-
-    /// Keeps a task that ends idle children, from the first child on.
+    /// Keeps a task that ends idle sessions, from the first one on.
     fn sweep(&self) {
         if !self.sessions.wants_sweeper() {
             return;
@@ -301,14 +252,6 @@ pub(super) async fn first_answer(
         }
     }
     None
-}
-
-fn with_id(answer: Answer, id: Option<&str>, server: &str) -> Answer {
-    if answer.status() != StatusCode::OK {
-        return answer;
-    }
-    let text = format!("server `{server}` cannot be started");
-    reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text)
 }
 
 fn refused(refusal: Refusal, id: Option<&str>, server: &str) -> Answer {

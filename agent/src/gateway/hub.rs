@@ -4,25 +4,32 @@
 //! request is driven from one to the other by `drive`. Nothing here knows how messages travel: the
 //! faces hand them in, and `upstream` carries them out.
 
+mod claims;
 mod drive;
+mod entry;
+mod filter;
 mod kinds;
+mod known;
+mod ledger;
 mod listen;
 mod lists;
 mod member;
+mod mirrored;
 mod modern;
 mod older;
 mod outlet;
 mod parked;
+mod probe;
 mod questions;
 mod route;
 mod seat;
 mod session;
 pub(super) mod stdio;
 mod tasks;
+mod warm;
 mod watch;
 mod welcome;
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,23 +39,27 @@ use mcpm_shared::access::Principal;
 use mcpm_shared::scope::Scope;
 use tokio::time::Instant;
 
+use self::filter::Filters;
 use self::kinds::List;
+use self::known::Known;
 pub use self::member::Isolation;
-use self::member::{Items, Known, Member, Slot, SlotKey};
+use self::member::{Failure, Member, Slot, SlotKey, Unavailable};
+use self::mirrored::Mirrored;
 use self::parked::Parking;
+pub use self::probe::Probe;
 pub(in crate::gateway) use self::seat::{Caller, Seat};
 use self::session::Client;
 pub(in crate::gateway) use self::session::{Session, View};
 use self::tasks::Tasks;
 use super::child::Nursery;
 use super::upstream::{Conn, Limits, Opening, Target};
-use super::{GatewayError, Probe};
-use crate::catalog::{Catalog, Entry, Identity, Lists};
+use super::{GatewayError, ToolFilter};
+use crate::catalog::{Catalog, Identity};
 use crate::mcp::era::Era;
 use crate::mcp::message::Message;
-use crate::mcp::object::Object;
 use crate::model::Server;
 use crate::naming::{Names, Uris};
+use crate::oauth::Credentials;
 use crate::usage::{About, Recorder};
 
 /// How long changes of lists gather before clients are told.
@@ -60,6 +71,9 @@ const SWEEP: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct HubOptions {
     pub(super) isolation: Isolation,
+    /// Which tools pass, by the names they are advertised by.
+    pub(super) tools: ToolFilter,
+    pub(super) warm: bool,
     /// After how long without use a conversation with a server ends; never when absent.
     pub(super) idle: Option<Duration>,
     /// How many conversations with one server there may be.
@@ -68,6 +82,7 @@ pub(super) struct HubOptions {
     pub(super) max_line: usize,
     pub(super) catalog: Option<Catalog>,
     pub(super) usage: Option<(Recorder, About)>,
+    pub(super) credentials: Option<Credentials>,
 }
 
 /// Several servers as one. It starts nothing by itself.
@@ -75,6 +90,10 @@ pub(super) struct HubOptions {
 pub(super) struct Hub {
     members: Vec<Arc<Member>>,
     identities: Vec<Identity>,
+    filters: Filters,
+    /// Which servers are started before they are used.
+    warm: Vec<bool>,
+    mirrored: Mirrored,
     views: HashMap<String, Arc<View>>,
     everything: Arc<View>,
     options: HubOptions,
@@ -119,12 +138,15 @@ impl Hub {
     ) -> Result<Arc<Self>, GatewayError> {
         let mut members = Vec::new();
         let mut identities = Vec::new();
+        let (mut filters, mut warm) = (Vec::new(), Vec::new());
         for (index, server) in servers.iter().enumerate() {
-            let target = Target::new(server)?;
+            let target = Target::new(server, options.credentials.as_ref())?;
             let identity = Identity::of(server);
             let entry = options.catalog.as_ref().and_then(|catalog| catalog.load(&identity));
-            let known = entry.map(known).unwrap_or_default();
-            let isolation = isolation_of(server).unwrap_or(options.isolation);
+            let known = entry.map(Known::of).unwrap_or_default();
+            let isolation = entry::isolation(server)?.unwrap_or(options.isolation);
+            filters.push(ToolFilter::of(server)?);
+            warm.push(entry::warm(server)?.unwrap_or(options.warm));
             members.push(Arc::new(Member::new(index, &server.name, target, isolation, known)));
             identities.push(identity);
         }
@@ -137,6 +159,9 @@ impl Hub {
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
         let hub = Arc::new(Self {
             everything: view(members.clone()),
+            filters: Filters::new(filters, options.tools.clone()),
+            warm,
+            mirrored: Mirrored::new(members.len()),
             views,
             identities,
             options,
@@ -153,18 +178,15 @@ impl Hub {
             swept: false.into(),
             members,
         });
-        for list in List::ALL {
-            hub.note(&hub.known_lists(list), list);
+        for member in &hub.members {
+            for list in List::ALL {
+                let known = member.known().any_list(list);
+                if let Some(items) = known {
+                    hub.note(member, &items, list);
+                }
+            }
         }
         Ok(hub)
-    }
-
-    fn known_lists(&self, list: List) -> Vec<(Arc<Member>, Items)> {
-        let known = |member: &Arc<Member>| {
-            let items = member.known().lists[list.at()].clone()?;
-            Some((member.clone(), items))
-        };
-        self.members.iter().filter_map(known).collect()
     }
 
     /// Returns what a client sees that chose this profile; `None` when there is no such choice.
@@ -172,18 +194,6 @@ impl Hub {
         match profile {
             None => Some(self.everything.clone()),
             Some(name) => self.views.get(name).cloned(),
-        }
-    }
-
-    /// Returns what a client sees that chose nothing.
-    pub(super) fn everything(&self) -> Arc<View> {
-        self.everything.clone()
-    }
-
-    /// Notes the era of the only server, which somebody else has found out.
-    pub(super) fn set_era(&self, era: Era) {
-        if let Some(only) = self.everything.single() {
-            only.known().era = Some(era);
         }
     }
 
@@ -199,40 +209,16 @@ impl Hub {
         lock(&self.uris)
     }
 
-    /// Notes the names and URIs of lists.
-    fn note(&self, parts: &[(Arc<Member>, Items)], list: List) {
-        for (member, items) in parts {
-            for item in items.iter() {
-                match list {
-                    List::Tools | List::Prompts => {
-                        if let Some(name) = crate::mcp::lists::name_of(item) {
-                            self.names(list).advertise(member.index, &name);
-                        }
-                    }
-                    List::Resources | List::Templates => {
-                        let Some(uri) = lists::uri_of(item, list) else { continue };
-                        let mut uris = self.uris();
-                        if list == List::Resources {
-                            uris.claim(member.index, &uri);
-                        } else {
-                            uris.claim_template(member.index, &uri);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// Opens the session of a legacy client; returns it with the result of its `initialize`.
     ///
     /// # Errors
     /// The only server in view cannot be had; says why.
-    pub(super) async fn open(
+    async fn open(
         self: &Arc<Self>,
         initialize: &Message<'_>,
         principal: &Principal,
         view: &Arc<View>,
-    ) -> Result<(Arc<Session>, String), String> {
+    ) -> Result<(Arc<Session>, String), Unavailable> {
         self.keep_tidy();
         let client = welcome::client(initialize);
         let session = self.session(Era::Legacy, principal, view, client, true);
@@ -276,31 +262,8 @@ impl Hub {
         let session = Session::new(hub, number, era, principal, view, client, unique);
         let session = Arc::new(session);
         lock(&self.sessions).insert(number, Arc::downgrade(&session));
+        self.warm_for(&session);
         session
-    }
-
-    /// Looks whether the only server works, and who it is. Of several, one that does not work must
-    /// not keep the others from being served.
-    ///
-    /// # Errors
-    /// Says why the server cannot be used.
-    pub(super) async fn probe(&self, name: &str) -> Result<Probe, GatewayError> {
-        let ours = Probe {
-            server_name: name.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            era: Era::Legacy,
-        };
-        let Some(only) = self.everything.single() else { return Ok(ours) };
-        let limits = self.limits();
-        let Client { info, capabilities, version } = Client::ourselves();
-        let opening = Opening { client_info: info, capabilities, version };
-        let conn = Conn::open(&only.target, &opening, None, &self.nursery, &limits).await?;
-        let facts = conn.facts().clone();
-        conn.stop();
-        only.known().era = Some(facts.era);
-        let info = facts.server_info.as_deref().and_then(Object::of).unwrap_or_default();
-        let text = |key: &str| info.get_str(key).map(Cow::into_owned).unwrap_or_default();
-        Ok(Probe { server_name: text("name"), version: text("version"), era: facts.era })
     }
 
     fn limits(&self) -> Limits {
@@ -314,22 +277,21 @@ impl Hub {
         slot: &Arc<Slot>,
         member: &Arc<Member>,
         opening: &Opening,
-    ) -> Result<Arc<Conn>, String> {
+    ) -> Result<Arc<Conn>, Failure> {
         if !member.make_room(self.options.max_conns) {
-            return Err("too many clients use it at once; try again later".to_owned());
+            return Err("too many clients use it at once; try again later".into());
         }
         let limits = self.limits();
-        let era = member.known().era;
+        let (first, sure) = member.known().first(opening.era);
+        // What it was not asked yet, it may not understand.
+        let era = Some(first).filter(|era| sure || *era == Era::Legacy);
         let opened = Conn::open(&member.target, opening, era, &self.nursery, &limits).await;
         let conn = opened.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "cannot use a server");
-            error.brief()
+            Failure { reason: error.brief(), cause: Some(Arc::new(error)) }
         })?;
-        {
-            let mut known = member.known();
-            known.era = Some(conn.facts().era);
-            known.facts = Some(Arc::new(conn.facts().clone()));
-        }
+        member.known().opened(first, conn.facts().clone());
+        member.rehome(slot, conn.facts().era);
         self.save(member);
         self.scope().spawn_until_cancelled(watch::run(
             Arc::downgrade(self),
@@ -343,25 +305,8 @@ impl Hub {
     /// Writes down what is known of a server.
     fn save(&self, member: &Member) {
         let Some(catalog) = self.options.catalog.clone() else { return };
-        let entry = {
-            let known = member.known();
-            let Some(facts) = known.facts.clone() else { return };
-            let opened = String::from_utf8_lossy(&facts.opened).into_owned();
-            let Ok(opened) = serde_json::value::RawValue::from_string(opened) else { return };
-            let list = |list: List| known.lists[list.at()].as_deref().cloned();
-            Entry {
-                identity: self.identities[member.index].clone(),
-                era: facts.era,
-                opened,
-                lists: Lists {
-                    tools: list(List::Tools),
-                    prompts: list(List::Prompts),
-                    resources: list(List::Resources),
-                    templates: list(List::Templates),
-                },
-                saved_at: 0,
-            }
-        };
+        let entry = member.known().entry(&self.identities[member.index]);
+        let Some(entry) = entry else { return };
         let saving = self.saving.clone();
         saving.send_modify(|saving| *saving += 1);
         self.scope().spawn(async move {
@@ -378,14 +323,14 @@ impl Hub {
         let sessions = lock(&self.sessions);
         let all = sessions.values().filter_map(Weak::upgrade);
         let sees = |session: &Arc<Session>| session.view.has(member.index).is_some();
-        all.filter(|session| session.is_served_by(key) && sees(session)).collect()
+        all.filter(|session| sees(session) && session.is_served_by(key, member)).collect()
     }
 
     /// Returns the resources that clients of a conversation are subscribed to.
-    fn wanted(&self, key: &SlotKey) -> HashSet<String> {
+    fn wanted(&self, key: &SlotKey, member: &Member) -> HashSet<String> {
         let sessions: Vec<_> = lock(&self.sessions).values().filter_map(Weak::upgrade).collect();
         let mut wanted = HashSet::new();
-        for session in sessions.iter().filter(|session| session.is_served_by(key)) {
+        for session in sessions.iter().filter(|session| session.is_served_by(key, member)) {
             wanted.extend(session.subscribed().iter().cloned());
             wanted.extend(session.outlet.uris());
         }
@@ -429,7 +374,7 @@ impl Hub {
                 self.resubscribe(member);
                 continue;
             }
-            let wanted = self.wanted(&slot.key);
+            let wanted = self.wanted(&slot.key(), member);
             let mut gone: Vec<String> = uris.to_vec();
             gone.retain(|uri| !wanted.contains(uri));
             self.scope().spawn_until_cancelled(async move {
@@ -452,7 +397,7 @@ impl Hub {
         for member in &session.view.members {
             let slot = member.slot(session.slot_key(member));
             if let Some(conn) = slot.current() {
-                watch::set_level(self, member, &slot.key, &conn).await;
+                watch::set_level(self, member, &slot.key(), &conn).await;
             }
         }
     }
@@ -536,27 +481,6 @@ impl Hub {
             member.stop();
         }
     }
-}
-
-/// Reads what an entry of `servers.json` says of who shares its process.
-fn isolation_of(server: &Server) -> Option<Isolation> {
-    match server.extra.get("isolation")?.as_str()? {
-        "shared" => Some(Isolation::Shared),
-        "principal" => Some(Isolation::Principal),
-        "session" => Some(Isolation::Session),
-        other => {
-            tracing::warn!(server = %server.name, isolation = other, "no such isolation");
-            None
-        }
-    }
-}
-
-fn known(entry: Entry) -> Known {
-    let Entry { era, opened, lists, .. } = entry;
-    let facts = welcome::facts(era, &opened);
-    let Lists { tools, prompts, resources, templates } = lists;
-    let lists = [tools, prompts, resources, templates].map(|list| list.map(Arc::new));
-    Known { era: Some(era), facts: Some(Arc::new(facts)), lists, ..Known::default() }
 }
 
 #[cfg(test)]

@@ -1,38 +1,38 @@
 //! A conversation with one server over a pair of pipes.
 //!
 //! One pump reads everything the server says and hands each message to whom it belongs, in the
-//! order it was said: that order is the promise that progress comes before its result. A
-//! [`Claim`] is the right to one answer.
+//! order it was said: that order is the promise that progress comes before its result. It waits
+//! for nobody, so that a reader that does not read holds up no other. A [`Claim`] is the right to
+//! one answer.
 
+mod inbox;
 mod table;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::Instant;
 use tokio_util::codec::FramedRead;
 
-pub(super) use self::table::{
-    Arrival, Busy, Ids, Packet, Refusal, Table, cancellation_of, failure,
-};
+pub(super) use self::inbox::{Full, Inbox, Packet, Receiver};
+pub(super) use self::table::{Arrival, Asker, Begun, Busy, Refusal, Table, refusal};
 use super::child::{Exit, Handle};
+use crate::mcp::era::Era;
 use crate::mcp::line::{Line, LineCodec};
 use crate::mcp::message::{self, Key, Message};
 
 /// How many messages to the server may wait.
 const OUTBOX: usize = 64;
-/// How many messages of one request may wait for its reader.
+/// How many messages to a client may wait for it to read.
 pub(super) const INBOX: usize = 256;
-/// How long the pump of an unshared server waits for a reader that does not read.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the pump of a server with several clients waits: long enough for one that reads, and
-/// the others do not suffer for longer from one that does not.
-const PATIENCE_SHARED: Duration = Duration::from_secs(3);
+/// How many answers of ours in a row a server may leave no room for. One that asks so much and
+/// reads nothing will not get better.
+const MAX_UNSENT: u32 = 1000;
 /// How long what a dead server wrote is still read.
 const LINGER: Duration = Duration::from_secs(2);
 /// How many lines of noise of one server are worth a warning.
@@ -55,33 +55,31 @@ impl Drop for Link {
     }
 }
 
-/// A request that the server has not read yet, and the right to its answer.
-#[derive(Debug)]
-pub(super) struct Begun {
-    pub(super) claim: Claim,
-    pub(super) line: Bytes,
-}
-
 impl Link {
-    /// Starts the conversation.
+    /// Starts a legacy conversation; `sole` is whether one client has it for itself.
     pub(super) fn new(
         stdin: impl AsyncWrite + Unpin + Send + 'static,
         stdout: impl AsyncRead + Unpin + Send + 'static,
         child: Handle,
-        ids: Ids,
+        sole: bool,
         max_line: usize,
         scope: &Scope,
     ) -> Arc<Self> {
-        let table = Arc::new(Mutex::new(Table::new(ids)));
+        let table = Arc::new(Mutex::new(Table::new(Era::Legacy, sole)));
         let (outbox, queue) = mpsc::channel(OUTBOX);
         scope.spawn(write(stdin, queue, child.clone()));
-        let pump =
-            Pump { table: table.clone(), outbox: outbox.clone(), child: child.clone(), warned: 0 };
+        let pump = Pump {
+            table: table.clone(),
+            outbox: outbox.clone(),
+            child: child.clone(),
+            warned: 0,
+            unsent: 0,
+        };
         scope.spawn(pump.run(stdout, max_line));
         Arc::new(Self { table, outbox, child, scope: scope.clone() })
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,31 +88,19 @@ impl Link {
         &self.child
     }
 
-    /// Registers a request, so that its answer finds `sink`; it must be sent next.
-    ///
-    /// # Errors
-    /// Says why the request cannot be made.
-    pub(super) fn begin(
-        self: &Arc<Self>,
-        request: &Message<'_>,
-        sink: mpsc::Sender<Packet>,
-    ) -> Result<Begun, Refusal> {
-        let (key, line) = self.table().begin(request, sink)?;
-        Ok(Begun { claim: Claim::new(OnWire { link: self.clone(), key }), line })
-    }
-
-    /// Makes a request.
+    /// Makes a request. Cancel-safe: it is not made before there is room for it on the wire.
     ///
     /// # Errors
     /// Says why the request cannot be made.
     pub(super) async fn request(
         self: &Arc<Self>,
         request: &Message<'_>,
-        sink: mpsc::Sender<Packet>,
-    ) -> Result<Claim, Refusal> {
-        let Begun { claim, line } = self.begin(request, sink)?;
-        self.send(line).await.map_err(|Gone| Refusal::Gone)?;
-        Ok(claim)
+        asker: Asker,
+    ) -> Result<(Claim, Receiver), Refusal> {
+        let room = self.outbox.reserve().await.map_err(|_| Refusal::Gone)?;
+        let Begun { key, line, packets, .. } = self.table().begin(request, asker)?;
+        room.send(line);
+        Ok((Claim::new(OnWire { link: self.clone(), key }), packets))
     }
 
     /// Goes on in the modern era, which a probe has shown.
@@ -135,27 +121,17 @@ impl Link {
         self.outbox.send(line).await.map_err(|_| Gone)
     }
 
-    /// Forgets a request that the client cancelled, which ends its stream.
-    pub(super) fn cancelled(&self, id: &Key) {
-        drop(self.table().remove(id));
-    }
-
     /// Opens the stream of messages that belong to no request.
     ///
     /// # Errors
     /// One is open already.
-    pub(super) fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
+    pub(super) fn listen(&self) -> Result<Receiver, Busy> {
         self.table().listen()
     }
 
     /// Tells whether the server is gone.
     pub(super) fn is_over(&self) -> bool {
         self.child.stopping().is_cancelled() || self.table().is_closed()
-    }
-
-    /// Tells whether somebody waits for something.
-    pub(super) fn is_busy(&self) -> bool {
-        self.table().is_busy()
     }
 
     /// Returns when the last message passed, either way.
@@ -174,22 +150,37 @@ impl Link {
 #[error("the server is gone")]
 pub(super) struct Gone;
 
-/// The right to one answer. Dropped early, it tells a server that is shared to stop working on it;
-/// for a legacy session a lost connection is no cancellation (2025-11-25 §Streamable HTTP).
+/// The right to one answer. Dropped early, it tells the server to stop working on it.
 #[derive(Debug)]
 pub(super) struct Claim {
-    _hold: Box<dyn Hold>,
+    hold: Box<dyn Hold>,
 }
 
 /// What a claim holds: dropping it gives the request up.
-trait Hold: std::fmt::Debug + Send + Sync {}
+pub(super) trait Hold: std::fmt::Debug + Send + Sync {
+    /// Notes how the client takes the request back: its `notifications/cancelled`.
+    fn taken_back(&self, _notice: &Message<'_>) {}
+}
 
-impl<T: std::fmt::Debug + Send + Sync> Hold for T {}
+impl Hold for tokio_util::sync::DropGuard {}
+
+#[cfg(test)]
+impl Hold for tokio::sync::oneshot::Sender<()> {}
 
 impl Claim {
     /// Makes a claim of something whose drop gives the request up.
-    pub(super) fn new(hold: impl std::fmt::Debug + Send + Sync + 'static) -> Self {
-        Self { _hold: Box::new(hold) }
+    pub(super) fn new(hold: impl Hold + 'static) -> Self {
+        Self { hold: Box::new(hold) }
+    }
+
+    /// Makes a claim to something that cannot be given up.
+    pub(super) fn settled() -> Self {
+        Self::new(tokio_util::sync::CancellationToken::new().drop_guard())
+    }
+
+    /// Notes how the client takes the request back, for the server to read when this is dropped.
+    pub(super) fn taken_back(&self, notice: &Message<'_>) {
+        self.hold.taken_back(notice);
     }
 }
 
@@ -200,17 +191,24 @@ struct OnWire {
     key: Key,
 }
 
+impl Hold for OnWire {
+    fn taken_back(&self, notice: &Message<'_>) {
+        self.link.table().taken_back(&self.key, notice);
+    }
+}
+
 impl Drop for OnWire {
     fn drop(&mut self) {
         let Some(line) = self.link.table().release(&self.key) else { return };
-        if let Err(mpsc::error::TrySendError::Full(line)) = self.link.outbox.try_send(line.into()) {
+        if let Err(TrySendError::Full(line)) = self.link.outbox.try_send(line) {
             let outbox = self.link.outbox.clone();
             self.link.scope.spawn_until_cancelled(async move { drop(outbox.send(line).await) });
         }
     }
 }
 
-/// Writes lines to the server until it is told to stop.
+/// Writes lines to the server until it is told to stop. Who does not read what it is sent cannot
+/// answer it, so its end answers instead.
 async fn write(stdin: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Bytes>, child: Handle) {
     let mut stdin = BufWriter::with_capacity(BUFFER, stdin);
     let work = async {
@@ -225,6 +223,7 @@ async fn write(stdin: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Bytes>,
     };
     if let Some(Err(error)) = child.stopping().run_until_cancelled(work).await {
         tracing::debug!(server = child.server(), %error, "cannot write");
+        child.stop();
     }
     // Dropping stdin is the first step of ending a server.
 }
@@ -233,7 +232,10 @@ struct Pump {
     table: Arc<Mutex<Table>>,
     outbox: mpsc::Sender<Bytes>,
     child: Handle,
+    /// How many lines of noise there were.
     warned: u32,
+    /// How many answers of ours in a row there was no room for.
+    unsent: u32,
 }
 
 impl Pump {
@@ -253,10 +255,8 @@ impl Pump {
                 () = &mut lingered => None,
             };
             match line {
-                Some(Ok(Line::Text(line))) => self.arrived(line).await,
-                Some(Ok(Line::TooLong(bytes))) => {
-                    tracing::warn!(server = child.server(), bytes, "a line was too long, dropped");
-                }
+                Some(Ok(Line::Text(line))) => self.arrived(&line).await,
+                Some(Ok(Line::TooLong(bytes))) => self.too_long(bytes),
                 Some(Err(error)) => {
                     tracing::debug!(server = child.server(), %error, "cannot read");
                     break;
@@ -267,38 +267,58 @@ impl Pump {
         self.over().await;
     }
 
-    async fn arrived(&mut self, line: Bytes) {
-        let arrival = self.table.lock().unwrap_or_else(PoisonError::into_inner).arrive(&line);
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn arrived(&mut self, line: &[u8]) {
+        let arrival = self.table().arrive(line);
         match arrival {
-            Arrival::For(sink, packet) => self.deliver(&sink, packet).await,
-            Arrival::Answer(line) => drop(self.outbox.send(line.into()).await),
-            Arrival::Kept => {}
+            Arrival::For(sink, packet) => {
+                if let Err(full) = sink.push(packet)
+                    && let Some(line) = full.explain(self.child.server())
+                {
+                    self.answer(line.into()).await;
+                }
+            }
+            Arrival::Answer(line) => self.answer(line.into()).await,
             Arrival::Dropped(why) => {
                 tracing::debug!(server = self.child.server(), why, "message dropped");
             }
-            Arrival::Noise => self.noise(&line),
+            Arrival::Noise => self.noise(line),
         }
     }
 
-    /// A reader that does not read must not hold up others: a shared server does not wait for it.
-    async fn deliver(&self, sink: &mpsc::Sender<Packet>, packet: Packet) {
-        let Err(mpsc::error::TrySendError::Full(packet)) = sink.try_send(packet) else { return };
-        let patience = self.patience();
-        let sent = !patience.is_zero() && timeout(patience, sink.send(packet)).await.is_ok();
-        if !sent {
-            tracing::debug!(server = self.child.server(), "a reader does not read, dropped");
-            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(line) = table.give_up(sink) {
-                drop(self.outbox.try_send(line.into()));
-            }
+    /// Answers the server ourselves. To wait until it reads could be to wait for ever: it may wait
+    /// until we do.
+    async fn answer(&mut self, line: Bytes) {
+        let mut sent = self.outbox.try_send(line);
+        if let Err(TrySendError::Full(line)) = sent {
+            // One read may bring more questions than the outbox holds: let answers be written.
+            tokio::task::yield_now().await;
+            sent = self.outbox.try_send(line);
+        }
+        let Err(TrySendError::Full(_)) = sent else {
+            self.unsent = 0;
+            return;
+        };
+        let server = self.child.server();
+        tracing::debug!(server, "the server does not read, our answer is dropped");
+        self.unsent += 1;
+        if self.unsent == MAX_UNSENT {
+            tracing::warn!(server, "it asks and does not read the answers, stopped");
+            self.child.stop();
         }
     }
 
-    fn patience(&self) -> Duration {
-        match self.table.lock().unwrap_or_else(PoisonError::into_inner).manner() {
-            (Ids::Keep, _) => PATIENCE,
-            (Ids::Renumber, _) | (Ids::Remap, true) => PATIENCE_SHARED,
-            (Ids::Remap, false) => Duration::ZERO,
+    /// Only where one request waits it is clear whose answer it may have been.
+    fn too_long(&self, bytes: usize) {
+        let server = self.child.server();
+        tracing::warn!(server, bytes, "a line was too long, dropped");
+        let only = self.table().forget_only();
+        if let Some((sink, id)) = only {
+            let text = format!("the answer of server `{server}` was too long: {bytes} bytes");
+            drop(sink.push(failure(&id, &text, "answer_too_long")));
         }
     }
 
@@ -317,13 +337,22 @@ impl Pump {
     async fn over(self) {
         self.child.stop();
         let exit = self.child.exited().await;
-        let patience = self.patience();
-        let left = self.table.lock().unwrap_or_else(PoisonError::into_inner).close();
+        let left = self.table().close();
         for (sink, id) in left {
             let message = death_notice(self.child.server(), &exit, Some(&id));
-            let packet = Packet { message: message.into(), last: true };
-            drop(timeout(patience, sink.send(packet)).await);
+            drop(sink.push(Packet { message: message.into(), last: true }));
         }
+    }
+}
+
+impl Full {
+    /// Notes that a packet was dropped, once for each queue at the level of a warning; returns
+    /// what to tell the server when it was a question.
+    pub(super) fn explain(&self, server: &str) -> Option<Vec<u8>> {
+        if self.first {
+            tracing::warn!(server, "a client does not read, what does not fit is dropped");
+        }
+        refusal(&self.packet.message)
     }
 }
 
@@ -332,6 +361,13 @@ pub(super) fn death_notice(server: &str, exit: &Exit, id: Option<&str>) -> Vec<u
     let text = format!("server `{server}` stopped ({}) before it answered", exit.status);
     let data = serde_json::json!({ "reason": "upstream_exited", "status": exit.status });
     message::error_response(id, message::INTERNAL_ERROR, &text, Some(&data))
+}
+
+/// Returns the answer to a request that failed on its way.
+pub(super) fn failure(id: &str, text: &str, reason: &str) -> Packet {
+    let data = serde_json::json!({ "reason": reason });
+    let message = message::error_response(Some(id), message::INTERNAL_ERROR, text, Some(&data));
+    Packet { message: message.into(), last: true }
 }
 
 #[cfg(test)]

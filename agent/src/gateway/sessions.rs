@@ -1,4 +1,4 @@
-//! The conversations of HTTP clients: one per legacy session, one per principal otherwise.
+//! The sessions of HTTP clients of the legacy era.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::events::{Budget, Log};
 use super::http::{Params, Port};
 use super::talk::Conversation;
-use crate::mcp::era::{self, MODERN};
 
 /// By which transport a legacy session is held.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Session {
 #[error("too many sessions are open")]
 pub(super) struct Full;
 
-/// How many conversations there may be.
+/// How many sessions there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caps {
     /// In total.
@@ -60,15 +59,12 @@ pub(super) struct Caps {
     pub(super) principal: usize,
 }
 
-/// The sessions and conversations of one gateway.
+/// The sessions of one gateway.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     state: Mutex<State>,
-    /// Held while a modern child starts: requests that come together must not start one each.
-    starting: tokio::sync::Mutex<()>,
     /// What the event logs of all sessions may hold together.
     budget: Budget,
-    modern_only: AtomicBool,
     /// What tools want to be mirrored in headers.
     pub(super) params: Arc<Params>,
 }
@@ -76,12 +72,6 @@ pub(super) struct Sessions {
 #[derive(Debug, Default)]
 struct State {
     legacy: HashMap<String, Arc<Session>>,
-    modern: HashMap<Principal, Arc<dyn Conversation>>,
-    /// What `server/discover` was answered by a server that does not know it.
-    legacy_only: Option<Vec<u8>>,
-    /// The modern versions that the server says it speaks; empty when it did not say.
-    supported: Vec<String>,
-    answered_initialize: bool,
     swept: bool,
 }
 
@@ -90,7 +80,7 @@ impl Sessions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for one more conversation: evicts the longest idle one when there are too many,
+    /// Makes room for one more session: evicts the longest idle one when there are too many,
     /// and one of the principal itself when it has too many.
     ///
     /// # Errors
@@ -101,7 +91,7 @@ impl Sessions {
         while *principal != Principal::Anonymous && state.count_of(principal) >= caps.principal {
             state.evict_idlest(Some(principal)).ok_or(Full)?;
         }
-        while state.legacy.len() + state.modern.len() >= caps.total {
+        while state.legacy.len() >= caps.total {
             state.evict_idlest(None).ok_or(Full)?;
         }
         Ok(())
@@ -142,99 +132,11 @@ impl Sessions {
         session.talk.stop();
     }
 
-    /// Waits for the turn to start a modern child. Cancel-safe.
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.starting.lock().await
-    }
-
-    /// Returns the living conversation of a principal.
-    pub(super) fn modern(&self, principal: &Principal) -> Option<Arc<dyn Conversation>> {
-        let mut state = self.lock();
-        let talk = state.modern.get(principal)?.clone();
-        if talk.is_over() {
-            state.modern.remove(principal);
-            return None;
-        }
-        Some(talk)
-    }
-
-    /// Keeps the conversation of a principal.
-    pub(super) fn keep_modern(&self, principal: &Principal, talk: Arc<dyn Conversation>) {
-        self.lock().modern.insert(principal.clone(), talk);
-    }
-
-    /// Notes that the server is legacy-only and stops the children that were started to see.
-    pub(super) fn set_legacy_only(&self, answer: &[u8]) {
-        let mut state = self.lock();
-        state.legacy_only = Some(answer.to_vec());
-        for (_, talk) in state.modern.drain() {
-            talk.stop();
-        }
-    }
-
-    /// Notes which modern versions the server says it speaks.
-    pub(super) fn set_supported(&self, versions: Vec<String>) {
-        self.lock().supported = versions;
-    }
-
-    /// Tells whether a modern version is served.
-    ///
-    /// # Errors
-    /// Returns those that are.
-    pub(super) fn supports(&self, version: &str) -> Result<(), Vec<String>> {
-        let state = self.lock();
-        let known = &state.supported;
-        let served = if known.is_empty() {
-            era::is_modern(version)
-        } else {
-            known.iter().any(|known| known == version)
-        };
-        if served {
-            return Ok(());
-        }
-        Err(if known.is_empty() { vec![MODERN.to_owned()] } else { known.clone() })
-    }
-
-    /// Notes that the server knows `initialize`.
-    pub(super) fn set_answered_initialize(&self) {
-        self.lock().answered_initialize = true;
-    }
-
-    /// Tells whether the server is known to know `initialize`.
-    pub(super) fn answered_initialize(&self) -> bool {
-        self.lock().answered_initialize
-    }
-
-    /// Notes that the server is modern only; `false` when that was known.
-    pub(super) fn set_modern_only(&self) -> bool {
-        !self.modern_only.swap(true, Ordering::Relaxed)
-    }
-
-    /// Tells whether the server is known to be modern only.
-    pub(super) fn is_modern_only(&self) -> bool {
-        self.modern_only.load(Ordering::Relaxed)
-    }
-
-    /// Returns what a legacy-only server answered to `server/discover`.
-    pub(super) fn legacy_only(&self) -> Option<Vec<u8>> {
-        self.lock().legacy_only.clone()
-    }
-
-    /// Returns how many legacy sessions are open.
-    pub(super) fn count(&self) -> usize {
-        let mut state = self.lock();
-        state.drop_dead();
-        state.legacy.values().filter(|session| session.is_started()).count()
-    }
-
     /// Ends everything.
     pub(super) fn clear(&self) {
         let mut state = self.lock();
         for (_, session) in state.legacy.drain() {
             session.talk.stop();
-        }
-        for (_, talk) in state.modern.drain() {
-            talk.stop();
         }
     }
 
@@ -247,13 +149,6 @@ impl Sessions {
             let keep = session.is_busy() || !old(&*session.talk);
             if !keep {
                 session.talk.stop();
-            }
-            keep
-        });
-        state.modern.retain(|_, talk| {
-            let keep = is_busy(talk) || !old(&**talk);
-            if !keep {
-                talk.stop();
             }
             keep
         });
@@ -273,47 +168,25 @@ impl Sessions {
 impl State {
     fn drop_dead(&mut self) {
         self.legacy.retain(|_, session| !session.talk.is_over());
-        self.modern.retain(|_, talk| !talk.is_over());
-    }
-
-    fn remove(&mut self, id: &str) -> Option<Arc<dyn Conversation>> {
-        self.legacy.remove(id).map(|session| session.talk.clone())
     }
 
     fn count_of(&self, principal: &Principal) -> usize {
-        let sessions = self.legacy.values().filter(|session| session.principal == *principal);
-        sessions.count() + usize::from(self.modern.contains_key(principal))
+        self.legacy.values().filter(|session| session.principal == *principal).count()
     }
 
-    /// Ends the longest idle conversation, of one principal if one is given.
+    /// Ends the longest idle session, of one principal if one is given.
     fn evict_idlest(&mut self, whose: Option<&Principal>) -> Option<()> {
         let his = |principal: &Principal| whose.is_none_or(|whose| whose == principal);
-        let legacy = self
+        let idlest = self
             .legacy
             .values()
             .filter(|session| his(&session.principal) && !session.is_busy())
             .map(|session| (session.talk.last_used(), session.id.clone()))
             .min();
-        let modern = self
-            .modern
-            .iter()
-            .filter(|(principal, talk)| his(principal) && !is_busy(talk))
-            .map(|(principal, talk)| (talk.last_used(), principal.clone()))
-            .min_by_key(|(used, _)| *used);
-        let ended = match (legacy, modern) {
-            (Some((a, id)), Some((b, _))) if a <= b => self.remove(&id),
-            (_, Some((_, principal))) => self.modern.remove(&principal),
-            (Some((_, id)), None) => self.remove(&id),
-            (None, None) => None,
-        };
-        ended?.stop();
+        let ended = idlest.and_then(|(_, id)| self.legacy.remove(&id));
+        ended?.talk.stop();
         Some(())
     }
-}
-
-/// As for a session: whoever makes a request has a clone, until the request is on its way.
-fn is_busy(talk: &Arc<dyn Conversation>) -> bool {
-    Arc::strong_count(talk) > 1 || talk.is_busy()
 }
 
 /// A session that is being opened. Dropped before it is done, it ends the session.
@@ -392,7 +265,7 @@ mod tests {
         let way = Way::Streams(sessions.log(Scope::new()));
         drop(sessions.open(&Principal::Anonymous, talk.clone(), way));
         assert!(talk.is_over());
-        assert_eq!(sessions.count(), 0);
+        assert!(sessions.lock().legacy.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

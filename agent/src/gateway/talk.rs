@@ -1,17 +1,15 @@
 //! What the HTTP faces talk to: a conversation with a server, whatever stands behind it.
 //!
-//! A [`Link`] is one with a child of one's own; an aggregate or a bridge of eras has others.
+//! The hub has two: a seat for a legacy client, a caller for the modern requests of a principal.
 
 use std::fmt;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::link::{Busy, Claim, Link, Packet, Refusal};
-use crate::mcp::message::{Key, Kind, Message, on_one_line};
+use super::link::{Busy, Claim, Packet, Refusal};
+use crate::mcp::message::Message;
 
 /// A conversation of one client, or of one principal, with what serves it.
 pub(super) trait Conversation: Send + Sync + fmt::Debug {
@@ -38,10 +36,6 @@ pub(super) trait Conversation: Send + Sync + fmt::Debug {
     /// One is open already: its receiver was not dropped yet.
     fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy>;
 
-    /// Forgets a request that the client cancelled with a notification, which ends its stream;
-    /// called after [`Conversation::tell`] has passed the notification on.
-    fn cancelled(&self, id: &Key);
-
     /// Tells whether the server is gone.
     fn is_over(&self) -> bool;
 
@@ -53,57 +47,6 @@ pub(super) trait Conversation: Send + Sync + fmt::Debug {
 
     /// Ends the conversation.
     fn stop(&self);
-
-    /// Returns what a server that does not answer wrote to stderr, for the owner's log.
-    fn last_words(&self) -> String {
-        String::new()
-    }
-}
-
-impl Conversation for Arc<Link> {
-    fn begin<'a>(
-        &'a self,
-        request: &'a Message<'_>,
-        sink: mpsc::Sender<Packet>,
-    ) -> BoxFuture<'a, Result<Claim, Refusal>> {
-        Box::pin(Link::request(self, request, sink))
-    }
-
-    fn tell<'a>(&'a self, message: &'a Message<'_>) -> BoxFuture<'a, Result<(), Refusal>> {
-        debug_assert!(message.kind() != Kind::Request, "a request wants an answer");
-        Box::pin(async move {
-            let line = Bytes::copy_from_slice(&on_one_line(message.text().as_bytes()));
-            self.send(line).await.map_err(|_| Refusal::Gone)
-        })
-    }
-
-    fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
-        Link::listen(self)
-    }
-
-    fn cancelled(&self, id: &Key) {
-        Link::cancelled(self, id);
-    }
-
-    fn is_over(&self) -> bool {
-        Link::is_over(self)
-    }
-
-    fn is_busy(&self) -> bool {
-        Link::is_busy(self)
-    }
-
-    fn last_used(&self) -> Instant {
-        Link::last_used(self)
-    }
-
-    fn stop(&self) {
-        Link::stop(self);
-    }
-
-    fn last_words(&self) -> String {
-        self.child().stderr_tail()
-    }
 }
 
 #[cfg(test)]
@@ -113,8 +56,11 @@ pub(super) mod testing {
     use std::collections::HashMap;
     use std::sync::{Mutex, PoisonError};
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::gateway::link::INBOX;
+    use crate::mcp::message::Key;
 
     /// Keeps the sinks of all requests, for the test to send into.
     #[derive(Debug)]
@@ -156,7 +102,7 @@ pub(super) mod testing {
         ) -> BoxFuture<'a, Result<Claim, Refusal>> {
             let id = Key::of(request.id().unwrap());
             self.inner().sinks.insert(id, sink);
-            Box::pin(async { Ok(Claim::new(())) })
+            Box::pin(async { Ok(Claim::settled()) })
         }
 
         fn tell<'a>(&'a self, _: &'a Message<'_>) -> BoxFuture<'a, Result<(), Refusal>> {
@@ -171,10 +117,6 @@ pub(super) mod testing {
             let (sink, receiver) = mpsc::channel(INBOX);
             inner.listener = Some(sink);
             Ok(receiver)
-        }
-
-        fn cancelled(&self, id: &Key) {
-            drop(self.inner().sinks.remove(id));
         }
 
         fn is_over(&self) -> bool {

@@ -5,6 +5,9 @@
 //! the packets of one request in order, and whatever belongs to no request to one listener.
 
 mod child;
+mod endpoint;
+#[cfg(test)]
+pub(super) mod fake;
 mod headers;
 mod http;
 mod opening;
@@ -16,18 +19,18 @@ use std::time::Duration;
 use ::http::HeaderMap;
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::endpoint::Endpoint;
 use self::http::Http;
 use super::GatewayError;
 use super::child::{Nursery, Spec};
-use super::link::Link;
-pub(super) use super::link::{Busy, Claim, Gone, Packet, Refusal};
-use super::remote::Endpoint;
+use super::link::{Asker, Link, Receiver};
+pub(super) use super::link::{Busy, Claim, Gone, Refusal};
 use crate::mcp::era::Era;
-use crate::mcp::message::{Edit, Message};
+use crate::mcp::message::{Edit, Message, one_line};
 use crate::model::{Server, Transport};
+use crate::oauth::Credentials;
 
 /// How long a message that is no request may wait for a server that does not read.
 const NOTICE: Duration = Duration::from_secs(10);
@@ -46,7 +49,10 @@ impl Target {
     ///
     /// # Errors
     /// The entry is for one client only, or its URL or headers are not usable.
-    pub(super) fn new(server: &Server) -> Result<Self, GatewayError> {
+    pub(super) fn new(
+        server: &Server,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, GatewayError> {
         let name = server.name.clone();
         match &server.transport {
             Transport::Stdio { command, args, env, cwd } => Ok(Self::Child(Spec {
@@ -57,9 +63,22 @@ impl Target {
                 cwd: cwd.clone(),
             })),
             Transport::Remote { url, headers } => {
-                Ok(Self::Remote(Arc::new(Endpoint::new(&name, url, headers)?)))
+                Ok(Self::Remote(Arc::new(Endpoint::new(&name, url, headers, credentials)?)))
             }
             Transport::Custom { .. } => Err(GatewayError::Custom(name)),
+        }
+    }
+}
+
+impl Target {
+    /// Looks whether a process can be started at all, without starting it.
+    ///
+    /// # Errors
+    /// Names the command, or the working directory, that does not exist.
+    pub(super) fn check(&self) -> Result<(), GatewayError> {
+        match self {
+            Self::Child(spec) => spec.check(),
+            Self::Remote(_) => Ok(()),
         }
     }
 }
@@ -73,6 +92,12 @@ pub(super) struct Opening {
     pub(super) capabilities: String,
     /// The legacy version to ask for.
     pub(super) version: String,
+    /// The era of the client, which is the first to be tried.
+    pub(super) era: Era,
+    /// The whole `params` of the client's own `initialize`, which say more than we read.
+    pub(super) params: Option<String>,
+    /// Whether the conversation is for one legacy session alone.
+    pub(super) sole: bool,
 }
 
 /// The bounds of a conversation.
@@ -117,8 +142,8 @@ enum Wire {
 }
 
 impl Conn {
-    /// Starts or dials the upstream and opens the conversation. `known` is the era, when it was
-    /// learned before; a server that has changed since is found out.
+    /// Starts or dials the upstream and opens the conversation. `known` is the era to begin with;
+    /// absent, the modern one is tried with less patience. The other one is tried next.
     ///
     /// # Errors
     /// Says why the server cannot be used.
@@ -148,8 +173,8 @@ impl Conn {
 
     /// Begins a request. Its id and progress token are replaced on the wire by ours, always unique,
     /// and restored in every packet; `edits` are further edits of the same message. It is on its
-    /// way when this returns. Dropping the claim early cancels it. The queue ends without a last
-    /// packet when its reader did not read.
+    /// way when this returns. Dropping the claim early cancels it. Who does not read loses what
+    /// precedes the answer, but not the answer.
     ///
     /// # Errors
     /// Says why the request cannot be made.
@@ -157,9 +182,19 @@ impl Conn {
         self: &Arc<Self>,
         message: &Message<'_>,
         edits: Vec<Edit>,
-        sink: mpsc::Sender<Packet>,
-    ) -> Result<Claim, Refusal> {
-        self.request_with_headers(message, edits, sink, HeaderMap::new()).await
+    ) -> Result<(Claim, Receiver), Refusal> {
+        self.request_with_headers(message, edits, HeaderMap::new()).await
+    }
+
+    /// Begins a request of our own: nothing comes of it but its answer.
+    ///
+    /// # Errors
+    /// Says why the request cannot be made.
+    pub(super) async fn inquire(
+        self: &Arc<Self>,
+        message: &Message<'_>,
+    ) -> Result<(Claim, Receiver), Refusal> {
+        self.begin(message, HeaderMap::new(), Asker::Ourselves).await
     }
 
     /// Begins a request with headers of its own, such as `Mcp-Param-…`; only HTTP carries them.
@@ -170,17 +205,24 @@ impl Conn {
         self: &Arc<Self>,
         message: &Message<'_>,
         edits: Vec<Edit>,
-        sink: mpsc::Sender<Packet>,
         headers: HeaderMap,
-    ) -> Result<Claim, Refusal> {
+    ) -> Result<(Claim, Receiver), Refusal> {
         let text = if edits.is_empty() { Vec::new() } else { message.rewrite(edits) };
         let edited = std::str::from_utf8(&text).ok().filter(|text| !text.is_empty());
         // An edit that spoils the message would be a fault of ours; the message itself is sound.
         let edited = edited.and_then(|text| Message::parse(text).ok());
-        let message = edited.as_ref().unwrap_or(message);
+        self.begin(edited.as_ref().unwrap_or(message), headers, Asker::Client).await
+    }
+
+    async fn begin(
+        &self,
+        message: &Message<'_>,
+        headers: HeaderMap,
+        asker: Asker,
+    ) -> Result<(Claim, Receiver), Refusal> {
         match &self.wire {
-            Wire::Line(link) => link.request(message, sink).await,
-            Wire::Http(http) => http.request(message, headers, sink),
+            Wire::Line(link) => link.request(message, asker).await,
+            Wire::Http(http) => http.request(message, headers, asker),
         }
     }
 
@@ -192,6 +234,7 @@ impl Conn {
         match &self.wire {
             Wire::Line(link) if link.is_over() => Err(Gone),
             Wire::Line(link) => {
+                let line = one_line(line);
                 tokio::time::timeout(NOTICE, link.send(line)).await.unwrap_or(Err(Gone))
             }
             Wire::Http(http) => http.send(line).await,
@@ -211,7 +254,7 @@ impl Conn {
     ///
     /// # Errors
     /// One is open already.
-    pub(super) fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
+    pub(super) fn listen(&self) -> Result<Receiver, Busy> {
         match &self.wire {
             Wire::Line(link) => link.listen(),
             Wire::Http(http) => http.listen(),

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -39,6 +40,9 @@ pub enum MessageError {
     /// It is JSON, but neither a request, a notification, a response nor a batch of them.
     #[error("the message is not JSON-RPC")]
     Shape,
+    /// It is a batch of nothing (JSON-RPC 2.0 §6).
+    #[error("the batch is empty")]
+    EmptyBatch,
 }
 
 impl MessageError {
@@ -46,7 +50,7 @@ impl MessageError {
     #[must_use]
     pub fn code(&self) -> i64 {
         match self {
-            Self::Shape => INVALID_REQUEST,
+            Self::Shape | Self::EmptyBatch => INVALID_REQUEST,
             Self::Utf8(_) | Self::Json(_) => PARSE_ERROR,
         }
     }
@@ -80,7 +84,7 @@ pub struct Message<'a> {
 pub enum Incoming<'a> {
     /// One message.
     One(Message<'a>),
-    /// A batch (MCP 2025-03-26 only).
+    /// A batch of at least one (MCP 2025-03-26 only).
     Many(Vec<Message<'a>>),
 }
 
@@ -95,6 +99,9 @@ impl<'a> Incoming<'a> {
             return Message::parse(text).map(Self::One);
         }
         let parts: Vec<&RawValue> = serde_json::from_str(text)?;
+        if parts.is_empty() {
+            return Err(MessageError::EmptyBatch);
+        }
         let messages = parts.into_iter().map(|part| Message::parse(part.get()));
         Ok(Self::Many(messages.collect::<Result<_, _>>()?))
     }
@@ -370,6 +377,15 @@ pub fn error_response(
 
 /// Returns the message on one line: in valid JSON a raw line break can only be white space.
 #[must_use]
+pub fn one_line(text: Bytes) -> Bytes {
+    match on_one_line(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(line) => line.into(),
+    }
+}
+
+/// Writes a message on one line, as [`one_line`] does.
+#[must_use]
 pub fn on_one_line(text: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr2(b'\n', b'\r', text).is_none() {
         return Cow::Borrowed(text);
@@ -409,6 +425,8 @@ mod tests {
         assert_eq!(code("{\"a\":"), PARSE_ERROR);
         assert_eq!(code(r#"{"id":1,"id":2,"method":"x"}"#), PARSE_ERROR);
         assert_eq!(code("42"), INVALID_REQUEST);
+        assert_eq!(code(" [ ] "), INVALID_REQUEST);
+        assert_eq!(code("[1]"), INVALID_REQUEST);
         assert_eq!(code(r#"{"level":"info","msg":"hello"}"#), INVALID_REQUEST);
         assert_eq!(code(r#"{"id":null,"method":"x"}"#), INVALID_REQUEST);
         assert_eq!(code(r#"{"id":{},"method":"x"}"#), INVALID_REQUEST);

@@ -48,7 +48,10 @@ fn a_contested_name_belongs_to_the_server_that_is_configured_first() {
         assert_eq!(names.resolve(&other), Some((1, "c")));
         let name = "a_b_c".to_owned();
         let (owner, loser) = (origin("a", "b_c"), origin("a_b", "c"));
-        assert_eq!(names.collisions(), [Collision { name, owner, loser }]);
+        let expected = [Collision { name, owner, loser, given: Some(other.clone()) }];
+        assert_eq!(names.collisions(), expected);
+        assert_eq!(names.new_collisions(), expected);
+        assert!(names.new_collisions().is_empty(), "each is told once");
         seen.insert(other);
     }
     assert_eq!(seen.len(), 1, "the order in which servers answer must not matter");

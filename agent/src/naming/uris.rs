@@ -163,7 +163,7 @@ impl Uris {
         let collision = |(name, loser): &(Box<str>, usize)| {
             let owner = self.listed(name)?;
             let (owner, loser) = (origin(owner, name), origin(*loser, name));
-            Some(Collision { name: name.to_string(), owner, loser })
+            Some(Collision { name: name.to_string(), owner, loser, given: None })
         };
         self.lost.iter().filter_map(collision).collect()
     }

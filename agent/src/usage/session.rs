@@ -99,6 +99,22 @@ pub struct Call {
 }
 
 impl Call {
+    /// Says who makes the call, where several clients share the session.
+    #[must_use]
+    pub fn by(mut self, client: Option<String>) -> Self {
+        if let Some(event) = &mut self.event
+            && event.about.client != client
+        {
+            event.about = Arc::new(About { client, ..(*event.about).clone() });
+        }
+        self
+    }
+
+    /// Takes the call back: nothing of it is recorded.
+    pub fn forget(mut self) {
+        self.event = None;
+    }
+
     /// Ends the call.
     pub fn end(mut self, outcome: Outcome, response_size: Option<u64>) {
         self.finish(outcome, response_size);

@@ -82,6 +82,7 @@ impl Session {
     async fn serve_locally(&mut self, reach: &Reach) -> Result<(), ShareError> {
         let url = reach.local.clone().unwrap_or_default();
         let up = self.up(&url, None, reach, false);
+        self.warm();
         self.say(ShareEvent::Up(Box::new(up))).await;
         let mut tick = ticker();
         loop {
@@ -209,7 +210,9 @@ impl Session {
             TunnelStatus::Up(info) => {
                 self.keeper.keep(&info);
                 let up = self.up(&info.url, info.expires_at, reach, progress.was_up);
-                progress.was_up = true;
+                if !std::mem::replace(&mut progress.was_up, true) {
+                    self.warm();
+                }
                 self.say(ShareEvent::Up(Box::new(up))).await;
             }
             TunnelStatus::Reconnecting { reason, hint, retry_in } => {
@@ -225,6 +228,13 @@ impl Session {
             TunnelStatus::Ended(reason) => return Err(ShareError::Ended(reason)),
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Starts the servers that are to be warm.
+    fn warm(&self) {
+        if let Some(gateway) = &self.gateway {
+            gateway.warm();
+        }
     }
 
     fn up(&self, url: &str, expires_at: Option<u64>, reach: &Reach, again: bool) -> Up {

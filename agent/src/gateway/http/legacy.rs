@@ -9,15 +9,13 @@ use mcpm_shared::access::Principal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::super::GatewayError;
 use super::super::events::{EventId, Log, NoStream, Source};
-use super::super::link::{Claim, INBOX, Ids, Packet, Refusal};
+use super::super::link::{Claim, INBOX, Packet, Refusal};
 use super::super::reply::{self, Accept, Reply, Status};
 use super::super::sessions::{Session, Sessions, Way};
 use super::super::talk::Conversation;
-use super::{Answer, Face, SESSION_ERROR, bad_request, first_answer, refused, with_id};
+use super::{Answer, Face, SESSION_ERROR, bad_request, first_answer, refused};
 use crate::mcp::era::SESSION_HEADER;
 use crate::mcp::message::{INTERNAL_ERROR, INVALID_REQUEST, Incoming, Key, Kind, Message, string};
 
@@ -32,41 +30,20 @@ impl Face<'_> {
             return bad_request(INVALID_REQUEST, "`initialize` is a request");
         }
         let id = message.id().map(RawValue::get);
-        let talk = match self.start(Ids::Keep) {
+        let talk = match self.start() {
             Ok(talk) => talk,
-            Err(answer) => return with_id(*answer, id, self.server()),
+            Err(answer) => return *answer,
         };
         let log = self.sessions.log(self.gateway.nursery.scope.clone());
         let opening = self.sessions.open(self.principal, talk.clone(), Way::Streams(log.clone()));
-        let limit = self.gateway.options.start_timeout;
-        let server = self.server();
-        let messages = match timeout(limit, first_answer(&*talk, message)).await {
-            Err(_) => {
-                let stderr = talk.last_words();
-                let error =
-                    GatewayError::StartTimeout { server: server.to_owned(), after: limit, stderr };
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot serve a visitor");
-                let text = format!("server `{server}` did not answer within {} s", limit.as_secs());
-                return reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text);
-            }
-            Ok(None) => {
-                let text = format!("server `{server}` stopped before it answered");
-                return reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text);
-            }
-            Ok(Some(messages)) => messages,
+        let Some(messages) = first_answer(&*talk, message).await else {
+            let text = format!("server `{}` stopped before it answered", self.server());
+            return reply::error(StatusCode::OK, id, INTERNAL_ERROR, &text);
         };
-        if messages.last().is_some_and(|answer| is_modern_refusal(answer))
-            && self.sessions.set_modern_only()
-        {
-            // From here on the hub speaks for it; it will not refuse the same.
-            drop(opening);
-            return Box::pin(self.initialize(headers, message)).await;
-        }
         let version = messages.last().and_then(|answer| agreed(answer));
         log.set_version(version.as_deref().unwrap_or_default());
         let mut answer = opened(messages, Accept::of(headers), &log);
         if let Some(session) = version.and_then(|_| opening.done()) {
-            self.sessions.set_answered_initialize();
             let id = HeaderValue::from_str(&session.id).expect("a session id is base64url");
             answer.headers_mut().insert(SESSION_HEADER, id);
         }
@@ -172,10 +149,6 @@ pub(super) async fn pass(
         return talk.begin(message, sink.clone()).await.map(Some);
     }
     talk.tell(message).await?;
-    if let Some(id) = cancelled(message) {
-        // In this order: the server hears of it before the stream ends.
-        talk.cancelled(&id);
-    }
     Ok(None)
 }
 
@@ -196,12 +169,6 @@ fn opened(mut messages: Vec<Bytes>, accept: Accept, log: &Arc<Log>) -> Answer {
             reply::stream(log.answer(messages, Source { queue, claims: Vec::new(), left: 0 }))
         }
     }
-}
-
-/// Tells whether a server refuses `initialize` because it speaks the modern era only.
-fn is_modern_refusal(answer: &[u8]) -> bool {
-    let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return false };
-    answer.error_code().is_some_and(crate::mcp::era::is_modern_error)
 }
 
 /// Returns the version that an answer to `initialize` agrees on, empty where it names none, or

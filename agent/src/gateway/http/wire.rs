@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::super::body::BoxError;
-use super::super::link::{Claim, INBOX, Ids, Packet, Refusal};
+use super::super::link::{Claim, INBOX, Packet, Refusal};
 use super::super::reply;
 use super::super::sessions::{Session, Sessions, Way};
 use super::legacy::{cancelled, pass};
@@ -29,14 +29,9 @@ impl Face<'_> {
         if request.method() != Method::GET {
             return not_allowed("GET");
         }
-        let talk = match self.start(Ids::Keep) {
+        let talk = match self.start() {
             Ok(talk) => talk,
-            Err(mut answer) => {
-                if answer.status() == StatusCode::OK {
-                    *answer.status_mut() = StatusCode::BAD_GATEWAY;
-                }
-                return *answer;
-            }
+            Err(answer) => return *answer,
         };
         let (port, queue) = Port::new();
         let port = Arc::new(port);

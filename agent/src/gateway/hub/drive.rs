@@ -1,24 +1,26 @@
 //! One request of a client, from its arrival to its answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use super::kinds::List;
 use super::member::{Member, Unavailable};
 use super::route::{self, Astray, Route};
-use super::session::{Session, quoted};
-use super::{listen, lists, modern, older, welcome};
-use crate::gateway::link::{INBOX, Packet, Refusal};
+use super::session::{Session, TakenBack, quoted};
+use super::{filter, listen, lists, modern, older, welcome};
+use crate::gateway::link::{Claim, INBOX, Packet, Refusal};
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
 use crate::mcp::message::{
-    Edit, INTERNAL_ERROR, INVALID_PARAMS, Incoming, Kind, METHOD_NOT_FOUND, Message,
-    error_response, string,
+    Edit, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Kind, METHOD_NOT_FOUND,
+    Message, error_response, string,
 };
 use crate::mcp::{bridge, object};
-use crate::usage::{self, Call, Outcome};
+use crate::usage::Call;
 
 /// A request under way.
 pub(super) struct Drive<'a> {
@@ -26,6 +28,29 @@ pub(super) struct Drive<'a> {
     /// The request as the client wrote it.
     pub(super) text: &'a [u8],
     pub(super) sink: &'a mpsc::Sender<Packet>,
+    /// How the client took the request back, if it did.
+    pub(super) taken_back: TakenBack,
+    /// What the client was answered.
+    pub(super) answered: OnceLock<Bytes>,
+    /// Why no server could be had for it.
+    pub(super) trouble: OnceLock<String>,
+}
+
+/// The right to an answer. Dropped early, it tells the server what the client said in taking the
+/// request back.
+#[derive(Debug)]
+pub(super) struct Asked {
+    claim: Claim,
+    /// How the request was taken back, if it was.
+    pub(super) taken_back: TakenBack,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(notice) = self.taken_back.get().and_then(|text| Message::parse(text).ok()) {
+            self.claim.taken_back(&notice);
+        }
+    }
 }
 
 /// Sees a request through. Dropping the future gives it up at the server too.
@@ -42,18 +67,37 @@ pub(super) fn id_of<'a>(request: &Message<'a>) -> &'a str {
     request.id().map_or("null", RawValue::get)
 }
 
+impl<'a> Drive<'a> {
+    pub(super) fn new(
+        session: &'a Arc<Session>,
+        text: &'a [u8],
+        sink: &'a mpsc::Sender<Packet>,
+        taken_back: TakenBack,
+    ) -> Self {
+        let (answered, trouble) = (OnceLock::new(), OnceLock::new());
+        Self { session, text, sink, taken_back, answered, trouble }
+    }
+}
+
 impl Drive<'_> {
     async fn dispatch(&self, request: &Message<'_>) {
+        if let Some(ledger) = &self.session.usage {
+            ledger.saw(self.session, request);
+        }
+        if filter::is_shady(self.session, request) {
+            let text = "names of members are spelled as in the specification";
+            return self.fail(request, INVALID_REQUEST, text).await;
+        }
         let method = request.method();
-        if let Some(list) = super::kinds::List::of_method(method) {
+        if let Some(list) = List::of_method(method) {
             return lists::answer(self, request, list).await;
         }
         match (method, self.session.era) {
             ("ping", Era::Legacy) => self.reply(request, "{}").await,
-            ("server/discover", Era::Modern) => {
-                let result = welcome::discover(self.session).await;
-                self.reply(request, &result).await;
-            }
+            ("server/discover", Era::Modern) => match welcome::discover(self.session).await {
+                Ok(result) => self.reply(request, &result).await,
+                Err(why) => self.unavailable(request, &why).await,
+            },
             ("logging/setLevel", Era::Legacy) => self.set_level(request).await,
             ("resources/subscribe", Era::Legacy) => listen::subscribe(self, request).await,
             ("resources/unsubscribe", Era::Legacy) => listen::unsubscribe(self, request).await,
@@ -81,7 +125,7 @@ impl Drive<'_> {
         }
     }
 
-    async fn unknown_method(&self, request: &Message<'_>) {
+    pub(super) async fn unknown_method(&self, request: &Message<'_>) {
         let text = format!("`{}` is not served here", request.method());
         self.fail(request, METHOD_NOT_FOUND, &text).await;
     }
@@ -89,45 +133,31 @@ impl Drive<'_> {
     /// Sends the request to one server.
     pub(super) async fn to(&self, member: &Arc<Member>, request: &Message<'_>, edits: Vec<Edit>) {
         let call = self.noted(member, request);
-        let failed = match self.conn(member).await {
-            Ok(conn) => self.over(member, &conn, request, edits).await,
-            Err(unavailable) => {
-                self.unavailable(request, &unavailable).await;
-                true
-            }
-        };
-        if let Some(call) = call {
-            let outcome = if failed { Outcome::Failed("error".to_owned()) } else { Outcome::Done };
-            call.end(outcome, None);
-        }
+        self.carry(member, request, edits).await;
+        self.note_end(call);
     }
 
-    /// Begins a note of the call; dropped before its end it says that the call was given up.
-    fn noted(&self, member: &Member, request: &Message<'_>) -> Option<Call> {
-        let usage = self.session.usage.as_ref()?;
-        let kind = usage::Kind::of_method(request.method())?;
-        let params = request.peek();
-        let name = params.name.or(params.uri).and_then(string).unwrap_or_default();
-        // Our names begin with the server's; what is noted is its own.
-        let own = super::route::original(self.session, member, request.method(), &name);
-        Some(usage.call(kind, &member.name, own, Some(self.text.len() as u64)))
+    async fn carry(&self, member: &Arc<Member>, request: &Message<'_>, edits: Vec<Edit>) {
+        match self.conn(member).await {
+            Ok(conn) => self.over(member, &conn, request, edits).await,
+            Err(unavailable) => self.unavailable(request, &unavailable).await,
+        }
     }
 
     /// Returns the conversation that serves this client.
     pub(super) async fn conn(&self, member: &Arc<Member>) -> Result<Arc<Conn>, Unavailable> {
         let slot = member.slot(self.session.slot_key(member));
-        slot.conn(&self.session.hub, member, || self.session.opening(&slot.key)).await
+        slot.conn(&self.session.hub, member, || self.session.opening(&slot.key())).await
     }
 
-    /// Carries the request over a conversation, by the eras of its two ends; tells whether it
-    /// failed.
+    /// Carries the request over a conversation, by the eras of its two ends.
     async fn over(
         &self,
         member: &Arc<Member>,
         conn: &Arc<Conn>,
         request: &Message<'_>,
         edits: Vec<Edit>,
-    ) -> bool {
+    ) {
         match (self.session.era, conn.facts().era) {
             (Era::Modern, Era::Legacy) => modern::pass(self, member, conn, request, edits).await,
             (Era::Legacy, Era::Modern) => older::pass(self, member, conn, request, edits).await,
@@ -142,28 +172,41 @@ impl Drive<'_> {
         conn: &Arc<Conn>,
         request: &Message<'_>,
         edits: Vec<Edit>,
-    ) -> bool {
-        let (sink, mut packets) = mpsc::channel(INBOX);
-        let _claim = match conn.request(request, edits, sink).await {
-            Ok(claim) => claim,
-            Err(refusal) => {
-                self.refused(request, member, refusal).await;
-                return true;
-            }
+    ) {
+        let headers = self.headers(member, conn, request);
+        let (claim, mut packets) = match conn.request_with_headers(request, edits, headers).await {
+            Ok(begun) => begun,
+            Err(refusal) => return self.refused(request, member, refusal).await,
         };
+        let _asked = self.asked(claim);
         while let Some(packet) = packets.recv().await {
             if packet.last {
-                let failed = is_error(&packet.message);
                 route::learn(self.session, member, &packet.message);
-                self.send(packet).await;
-                return failed;
+                if let Some(list) = List::of_method(request.method()) {
+                    let (hub, era) = (&self.session.hub, conn.facts().era);
+                    lists::learn(hub, member, era, request, list, &packet.message);
+                }
+                return self.send(packet).await;
             }
             if let Some(message) = self.on_the_way(member, conn, packet.message).await {
                 self.send(Packet { message, last: false }).await;
             }
         }
         self.gave_up(request, member).await;
-        true
+    }
+
+    /// Returns the headers that a call must have besides those of every request.
+    fn headers(&self, member: &Member, conn: &Conn, request: &Message<'_>) -> HeaderMap {
+        let own = || {
+            let name = request.peek().name.and_then(string)?;
+            Some(route::original(self.session, member, request.method(), &name))
+        };
+        self.session.hub.mirrored.headers(member, conn, own, request)
+    }
+
+    /// Binds a claim to how the client may take its request back.
+    pub(super) fn asked(&self, claim: Claim) -> Asked {
+        Asked { claim, taken_back: self.taken_back.clone() }
     }
 
     /// Decides over a message that precedes the answer of a legacy server, or of one of our
@@ -185,14 +228,19 @@ impl Drive<'_> {
         }
     }
 
-    /// Asks servers in order until one knows the resource.
+    /// Asks servers in order until one knows the resource. Only the answer that the client gets is
+    /// noted.
     async fn ask_around(&self, members: &[Arc<Member>], request: &Message<'_>) {
-        let mut last = None;
+        let mut last: Option<(Packet, Option<Call>)> = None;
         for member in members {
+            if let Some((_, Some(call))) = last.take() {
+                call.forget();
+            }
+            let call = self.noted(member, request);
             let (sink, mut packets) = mpsc::channel(INBOX);
-            let inner = Drive { session: self.session, text: self.text, sink: &sink };
+            let inner = Drive::new(self.session, self.text, &sink, self.taken_back.clone());
             // Boxed: a request within a request.
-            let asked = Box::pin(inner.to(member, request, Vec::new()));
+            let asked = Box::pin(inner.carry(member, request, Vec::new()));
             let answer = async {
                 while let Some(packet) = packets.recv().await {
                     if packet.last {
@@ -211,12 +259,16 @@ impl Drive<'_> {
             let Some(answer) = answer else { continue };
             if !is_unknown(&answer.message) {
                 route::remember(self.session, member, request);
-                return self.send(answer).await;
+                self.send(answer).await;
+                return self.note_end(call);
             }
-            last = Some(answer);
+            last = Some((answer, call));
         }
         match last {
-            Some(answer) => self.send(answer).await,
+            Some((answer, call)) => {
+                self.send(answer).await;
+                self.note_end(call);
+            }
             None => self.fail(request, INVALID_PARAMS, "no server knows this resource").await,
         }
     }
@@ -246,6 +298,9 @@ impl Drive<'_> {
     }
 
     pub(super) async fn send(&self, packet: Packet) {
+        if packet.last {
+            drop(self.answered.set(packet.message.clone()));
+        }
         // Whoever reads no more has given the request up, which ends us.
         drop(self.sink.send(packet).await);
     }
@@ -254,6 +309,7 @@ impl Drive<'_> {
     /// nothing of an error of the protocol.
     pub(super) async fn unavailable(&self, request: &Message<'_>, why: &Unavailable) {
         let text = why.to_string();
+        drop(self.trouble.set(text.clone()));
         if request.method() != "tools/call" {
             let data =
                 serde_json::json!({ "server": why.server, "reason": "upstream_unavailable" });
@@ -271,10 +327,11 @@ impl Drive<'_> {
 
     pub(super) async fn refused(&self, request: &Message<'_>, member: &Member, refusal: Refusal) {
         let reason = refusal.to_string();
-        self.unavailable(request, &Unavailable { server: member.name.clone(), reason }).await;
+        let server = member.name.clone();
+        self.unavailable(request, &Unavailable { server, reason, cause: None }).await;
     }
 
-    /// Tells that the answer was lost, because the client did not read what came before it.
+    /// Tells that there will be no answer: we are shutting down.
     pub(super) async fn gave_up(&self, request: &Message<'_>, member: &Member) {
         let text = format!("the answer of server `{}` was lost", member.name);
         self.fail(request, INTERNAL_ERROR, &text).await;

@@ -48,6 +48,15 @@ impl List {
         }
     }
 
+    /// Returns what one of its items is called.
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::Tools => "tool",
+            Self::Prompts => "prompt",
+            Self::Resources | Self::Templates => "resource",
+        }
+    }
+
     /// Returns the notification that tells of a change of it.
     pub(super) const fn changed(self) -> &'static str {
         match self {

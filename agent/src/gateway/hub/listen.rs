@@ -10,8 +10,9 @@ use super::lists::text_member;
 use super::member::Member;
 use super::outlet::{Filter, mark};
 use super::route::owners;
-use super::session::{Session, quoted};
+use super::session::Session;
 use crate::gateway::link::Packet;
+use crate::gateway::upstream::{Conn, Facts};
 use crate::mcp::bridge;
 use crate::mcp::era::Era;
 use crate::mcp::message::{INVALID_PARAMS, INVALID_REQUEST, Message, string};
@@ -41,6 +42,10 @@ pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
         return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
     }
     match drive.conn(&member).await {
+        Ok(conn) if conn.facts().era == Era::Modern && !Offer::of(conn.facts()).resources => {
+            session.subscribed().remove(&uri);
+            drive.unknown_method(request).await;
+        }
         // A server of the modern era hears of it when its own subscription is made anew.
         Ok(conn) if conn.facts().era == Era::Modern => {
             session.hub.resubscribe(&member);
@@ -61,7 +66,7 @@ pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
 /// Passes a request on as it is; tells whether it failed.
 async fn drive_failed(drive: &Drive<'_>, member: &Arc<Member>, request: &Message<'_>) -> bool {
     let (sink, mut packets) = tokio::sync::mpsc::channel(8);
-    let inner = Drive { session: drive.session, text: drive.text, sink: &sink };
+    let inner = Drive::new(drive.session, drive.text, &sink, drive.taken_back.clone());
     let answered = async {
         while let Some(packet) = packets.recv().await {
             if packet.last {
@@ -87,7 +92,7 @@ pub(super) async fn unsubscribe(drive: &Drive<'_>, request: &Message<'_>) {
         return drive.fail(request, INVALID_PARAMS, &format!("unknown resource: {uri}")).await;
     };
     let slot = member.slot(session.slot_key(&member));
-    let wanted = session.hub.wanted(&slot.key).contains(&uri);
+    let wanted = session.hub.wanted(&slot.key(), &member).contains(&uri);
     match slot.current() {
         Some(conn) if conn.facts().era == Era::Legacy && !wanted => {
             let _failed = drive_failed(drive, &member, request).await;
@@ -129,6 +134,9 @@ pub(super) async fn listen(drive: &Drive<'_>, request: &Message<'_>) {
 async fn begin(session: &Arc<Session>, drive: &Drive<'_>, uri: &str) {
     let Some(member) = owner(session, uri) else { return };
     let Ok(conn) = drive.conn(&member).await else { return };
+    if !Offer::of(conn.facts()).resources {
+        return;
+    }
     if conn.facts().era == Era::Modern {
         return session.hub.resubscribe(&member);
     }
@@ -155,15 +163,59 @@ impl Drop for Subscription<'_> {
 fn filter(session: &Session, request: &Message<'_>) -> Filter {
     let params = request.params().and_then(Object::of);
     let asked = params.and_then(|params| params.get_object("notifications")).unwrap_or_default();
-    let wants = |list: List| asked.get(list.filter()).is_some_and(|wanted| wanted.get() == "true");
+    let wants = |list: List| {
+        asked.get(list.filter()).is_some_and(|wanted| wanted.get() == "true")
+            && tells(session, list)
+    };
     let uris = asked.get_array("resourceSubscriptions").unwrap_or_default();
     let uris: HashSet<String> = uris
         .into_iter()
         .filter_map(|uri| string(uri).map(std::borrow::Cow::into_owned))
-        .filter(|uri| owner(session, uri).is_some())
+        .filter(|uri| owner(session, uri).is_some_and(|member| may_subscribe(session, &member)))
         .take(MAX_URIS)
         .collect();
     Filter { lists: List::ALL.map(wants), uris }
+}
+
+/// Tells whether changes of a list can be told: of several servers always, since one may come or
+/// go; of a single one when it tells itself.
+fn tells(session: &Session, list: List) -> bool {
+    session.view.single().is_none_or(|only| {
+        let facts = only.known().facts(session.era);
+        facts.is_none_or(|facts| Offer::of(&facts).lists[list.at()])
+    })
+}
+
+/// Tells whether a server tells of its resources, as far as is known.
+fn may_subscribe(session: &Session, member: &Member) -> bool {
+    let facts = member.known().facts(session.era);
+    facts.is_none_or(|facts| Offer::of(&facts).resources)
+}
+
+/// What a server says it tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offer {
+    /// That a list has changed.
+    pub(super) lists: [bool; 4],
+    /// That a resource has.
+    pub(super) resources: bool,
+}
+
+impl Offer {
+    pub(super) fn of(facts: &Facts) -> Self {
+        let all = Object::of(&facts.capabilities).unwrap_or_default();
+        let has = |capability: &str, key: &str| {
+            let own = all.get_object(capability).unwrap_or_default();
+            own.get(key).is_some_and(|value| value.get() == "true")
+        };
+        let lists = List::ALL.map(|list| has(list.capability(), "listChanged"));
+        Self { lists, resources: has("resources", "subscribe") }
+    }
+
+    /// Tells whether it tells of nothing.
+    pub(super) fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
 }
 
 fn honoured(filter: &Filter) -> String {
@@ -180,14 +232,20 @@ fn honoured(filter: &Filter) -> String {
     honoured.to_raw().get().to_owned()
 }
 
-/// Returns the request by which we subscribe to a server of the modern era.
-pub(super) fn our_listen(conn: &crate::gateway::upstream::Conn, uris: &HashSet<String>) -> String {
-    let uris: Vec<String> = uris.iter().map(|uri| quoted(uri)).collect();
-    let uris = uris.join(",");
+/// Returns the request by which we subscribe to a server of the modern era, to what it offers;
+/// `None` when there is nothing to ask for.
+pub(super) fn our_listen(conn: &Conn, uris: &HashSet<String>) -> Option<String> {
+    let offer = Offer::of(conn.facts());
+    let uris = if offer.resources { uris.iter().cloned().collect() } else { HashSet::new() };
+    let filter = Filter { lists: offer.lists, uris };
+    if filter.uris.is_empty() && filter.lists == [false; 4] {
+        return None;
+    }
+    let wanted = honoured(&filter);
     let text = format!(
-        r#"{{"jsonrpc":"2.0","id":0,"method":"subscriptions/listen","params":{{"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":[{uris}]}}}}}}"#
+        r#"{{"jsonrpc":"2.0","id":0,"method":"subscriptions/listen","params":{{"notifications":{wanted}}}}}"#
     );
-    super::lists::stamped(conn, text)
+    Some(super::lists::stamped(conn, text))
 }
 
 /// Removes the mark of our own subscription from a notification.

@@ -10,15 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Hub;
 use super::drive::Drive;
 use super::kinds::List;
-use super::member::{Items, Member};
+use super::known::{self, Items, Pages};
+use super::member::Member;
 use super::session::{Session, raw};
 use crate::catalog::same_list;
-use crate::gateway::link::INBOX;
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
 use crate::mcp::message::{INVALID_PARAMS, Incoming, Message, string};
@@ -34,34 +34,46 @@ const PAGE: Duration = Duration::from_secs(30);
 const MAX_PAGES: usize = 1000;
 const MAX_ITEMS: usize = 100_000;
 
+/// One server's part of a list.
+pub(super) struct Part {
+    member: Arc<Member>,
+    era: Era,
+    items: Items,
+}
+
 /// Answers a request for a list.
 pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List) {
-    let cursor = request.params().and_then(|params| lists::member(params, "cursor"));
+    let session = drive.session;
+    let cursor = cursor_of(request);
+    if let Some(only) = session.view.single().filter(|_| !session.hub.hides(list)) {
+        let living = only.slot(session.slot_key(only)).current();
+        // It pages itself, and says what we need not understand.
+        if cursor.is_some() || living.is_some_and(|conn| conn.facts().era == session.era) {
+            return drive.to(only, request, Vec::new()).await;
+        }
+    }
     if cursor.is_some() {
         // All pages of all servers are one page here, so there is no cursor of ours.
         return drive.fail(request, INVALID_PARAMS, "the cursor is not one of this list").await;
     }
-    let session = drive.session;
     let all = session.view.members.iter().map(|member| items(session, member, list));
-    let all = join_all(all).await;
-    let mut parts = Vec::new();
-    for (member, items) in session.view.members.iter().zip(all) {
-        let Some(items) = items else { continue };
-        parts.push((member.clone(), items));
-    }
+    let parts: Vec<Part> = join_all(all).await.into_iter().flatten().collect();
     let result = merge(session, &parts, list);
     drive.reply(request, &result).await;
 }
 
+fn cursor_of<'a>(request: &Message<'a>) -> Option<&'a RawValue> {
+    request.params().and_then(|params| lists::member(params, "cursor"))
+}
+
 /// Makes one result of the lists of several servers, with the names they are advertised by.
-fn merge(session: &Session, parts: &[(Arc<Member>, Items)], list: List) -> String {
+fn merge(session: &Session, parts: &[Part], list: List) -> String {
     let hub = &session.hub;
-    hub.note(parts, list);
     let mut items: Vec<Box<RawValue>> = Vec::new();
     let mut seen = HashSet::new();
-    for (member, part) in parts {
-        let era = member.known().era;
-        for item in part.iter() {
+    for Part { member, era, items: part } in parts {
+        hub.note(member, part, list);
+        for item in hub.shown(member, list, part).iter() {
             // The first of several servers with the same resource answers for it.
             if uri_of(item, list).is_some_and(|uri| !seen.insert(uri)) {
                 continue;
@@ -76,7 +88,7 @@ fn merge(session: &Session, parts: &[(Arc<Member>, Items)], list: List) -> Strin
                 None => item.clone(),
             };
             // Tasks of the two eras differ, so they are not offered across.
-            let crosses = era.is_some_and(|era| era != session.era) && list == List::Tools;
+            let crosses = *era != session.era && list == List::Tools;
             items.push(if crosses { raw(lists::strip(&item, &["execution"])) } else { item });
         }
     }
@@ -85,18 +97,13 @@ fn merge(session: &Session, parts: &[(Arc<Member>, Items)], list: List) -> Strin
 }
 
 /// Puts a list into the words of the client's era.
-fn translate(
-    session: &Session,
-    list: List,
-    parts: &[(Arc<Member>, Items)],
-    result: String,
-) -> String {
+fn translate(session: &Session, list: List, parts: &[Part], result: String) -> String {
     let result = raw(result);
     if session.era == Era::Modern {
         let info = super::our_info();
         return bridge::modern_result(list.method(), &result, Some(&raw(info)));
     }
-    let modern = parts.iter().any(|(member, _)| member.known().era == Some(Era::Modern));
+    let modern = parts.iter().any(|part| part.era == Era::Modern);
     match modern.then(|| bridge::legacy_result(list.method(), &result)) {
         Some(Ok(result)) => result,
         Some(Err(_)) | None => result.get().to_owned(),
@@ -105,10 +112,7 @@ fn translate(
 
 /// Tells whether a server offers a list, as far as is known.
 pub(super) fn offers(member: &Member, list: List) -> bool {
-    let known = member.known();
-    known.facts.as_ref().is_none_or(|facts| {
-        object::Object::of(&facts.capabilities).is_none_or(|all| all.contains(list.capability()))
-    })
+    member.known().offers(list)
 }
 
 /// Returns the items of one server; `None` when it does not say in time.
@@ -116,7 +120,7 @@ pub(super) async fn items(
     session: &Arc<Session>,
     member: &Arc<Member>,
     list: List,
-) -> Option<Items> {
+) -> Option<Part> {
     if !offers(member, list) {
         return None;
     }
@@ -124,14 +128,17 @@ pub(super) async fn items(
     let living = slot.current();
     let (known, slow) = {
         let known = member.known();
-        (known.lists[list.at()].clone(), known.slow)
+        let era = living.as_ref().map(|conn| conn.facts().era).or_else(|| known.hop(session.era));
+        let listed = era.and_then(|era| Some((era, known.said(era).lists[list.at()].clone()?)));
+        (listed, known.slow)
     };
+    let part = |(era, items): (Era, Items)| Part { member: member.clone(), era, items };
     if slow || (known.is_some() && living.is_none()) {
-        member.known().unconfirmed[list.at()] = true;
+        unconfirmed(member, known.as_ref(), list);
         if slow {
             retry(session, member, list);
         }
-        return known;
+        return known.map(part);
     }
     let patience = match (&known, session.view.members.len()) {
         (Some(_), _) => REFRESH,
@@ -142,33 +149,42 @@ pub(super) async fn items(
         let conn = match living {
             Some(conn) => conn,
             None => {
-                let opening = || session.opening(&slot.key);
+                let opening = || session.opening(&slot.key());
                 slot.conn(&session.hub, member, opening).await.ok()?
             }
         };
         // What offers nothing was not known before it was started.
-        if !offers(member, list) {
+        if !known::offers(conn.facts(), list) {
             return None;
         }
+        let era = conn.facts().era;
         let fetched = fetch(&session.hub, member, conn, list, false);
-        fetched.await.ok().flatten()
+        Some((era, fetched.await.ok().flatten()?))
     };
     match tokio::time::timeout(patience, fresh).await {
-        Ok(Some(items)) => Some(items),
-        Ok(None) => known,
+        Ok(Some(fresh)) => Some(part(fresh)),
+        Ok(None) => known.map(part),
         Err(_) => {
             tracing::warn!(server = %member.name, list = list.method(), "a list is late");
             member.known().slow = true;
-            member.known().unconfirmed[list.at()] = true;
-            known
+            unconfirmed(member, known.as_ref(), list);
+            known.map(part)
         }
+    }
+}
+
+/// Notes that a client got a list which the server has not confirmed in this run.
+fn unconfirmed(member: &Member, known: Option<&(Era, Items)>, list: List) {
+    if let Some((era, _)) = known {
+        member.known().said_mut(*era).unconfirmed[list.at()] = true;
     }
 }
 
 /// Has another look at a server that was late, for the next time; clients are told of what comes.
 fn retry(session: &Arc<Session>, member: &Arc<Member>, list: List) {
     let slot = member.slot(session.slot_key(member));
-    let (hub, member, opening) = (session.hub.clone(), member.clone(), session.opening(&slot.key));
+    let (hub, member, opening) =
+        (session.hub.clone(), member.clone(), session.opening(&slot.key()));
     hub.scope().clone().spawn_until_cancelled(async move {
         // A start that succeeds looks at what is unconfirmed by itself.
         let before = slot.current();
@@ -194,25 +210,79 @@ pub(super) fn fetch(
     hub.scope().clone().spawn_until_cancelled(async move {
         let items = drain(&conn, list).await.map(Arc::new);
         if let Some(items) = &items {
-            let (changed, unconfirmed) = {
-                let mut known = member.known();
-                let before = known.lists[list.at()].replace(items.clone());
-                known.slow = false;
-                let before = before.as_deref().map(Vec::as_slice);
-                let changed = !same_list(before, Some(items.as_slice()));
-                (changed, std::mem::take(&mut known.unconfirmed[list.at()]))
-            };
-            if changed {
-                hub.note(&[(member.clone(), items.clone())], list);
-                hub.save(&member);
-                if tell || unconfirmed {
-                    hub.tell_changed(&member, list);
-                }
+            let (changed, unconfirmed) = replace(&hub, &member, conn.facts().era, list, items);
+            if changed && (tell || unconfirmed) {
+                hub.tell_changed(&member, list);
             }
         }
         drop(done.send(items));
     });
     fetched
+}
+
+/// Notes a list as the server has it now; tells whether clients see another one than before, and
+/// whether a client got that without the server having confirmed it.
+pub(super) fn replace(
+    hub: &Arc<Hub>,
+    member: &Arc<Member>,
+    era: Era,
+    list: List,
+    items: &Items,
+) -> (bool, bool) {
+    let (before, unconfirmed) = {
+        let mut known = member.known();
+        known.slow = false;
+        let said = known.said_mut(era);
+        let before = said.lists[list.at()].replace(items.clone());
+        (before, std::mem::take(&mut said.unconfirmed[list.at()]))
+    };
+    let differ = |before: Option<&Items>, after: &Items| {
+        !same_list(before.map(|before| before.as_slice()), Some(after.as_slice()))
+    };
+    if !differ(before.as_ref(), items) {
+        return (false, unconfirmed);
+    }
+    hub.note(member, items, list);
+    hub.save(member);
+    // What clients do not see need not be told.
+    let before = before.map(|before| hub.shown(member, list, &before));
+    (differ(before.as_ref(), &hub.shown(member, list, items)), unconfirmed)
+}
+
+/// Learns from a page of a list that passed by as the server wrote it.
+pub(super) fn learn(
+    hub: &Arc<Hub>,
+    member: &Arc<Member>,
+    era: Era,
+    request: &Message<'_>,
+    list: List,
+    answer: &[u8],
+) {
+    let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return };
+    let Some(result) = answer.result() else { return };
+    let Ok(page) = lists::items(result, list.key()) else { return };
+    let cursor = cursor_of(request).map(RawValue::get);
+    let next = lists::next_cursor(result).map(|next| next.get().to_owned());
+    let items = {
+        let mut known = member.known();
+        let pages = &mut known.said_mut(era).pages[list.at()];
+        let before = pages.take().filter(|before| Some(before.next.as_str()) == cursor);
+        let mut items = match (before, cursor) {
+            (Some(before), _) => before.items,
+            (None, None) => Vec::new(),
+            (None, Some(_)) => return,
+        };
+        items.extend(page.items.iter().map(|&item| item.to_owned()));
+        if let Some(next) = next {
+            *pages = Some(Pages { next, items }).filter(|pages| pages.items.len() <= MAX_ITEMS);
+            return;
+        }
+        Arc::new(items)
+    };
+    let (changed, unconfirmed) = replace(hub, member, era, list, &items);
+    if changed && unconfirmed {
+        hub.tell_changed(member, list);
+    }
 }
 
 /// Collects all pages of a list.
@@ -250,8 +320,7 @@ pub(super) async fn ask(
     let text = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{params}}}"#);
     let text = stamped(conn, text);
     let request = Message::parse(&text).ok()?;
-    let (sink, mut packets) = mpsc::channel(INBOX);
-    let _claim = conn.request(&request, Vec::new(), sink).await.ok()?;
+    let (_claim, mut packets) = conn.inquire(&request).await.ok()?;
     let answer: Bytes = tokio::time::timeout(PAGE, async {
         loop {
             let packet = packets.recv().await?;

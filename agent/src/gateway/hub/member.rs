@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mcpm_shared::access::Principal;
-use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Hub;
-use crate::gateway::upstream::{Conn, Facts, Opening, Target};
+use super::known::Known;
+use crate::gateway::GatewayError;
+use crate::gateway::upstream::{Conn, Opening, Target};
 use crate::mcp::era::Era;
 
 /// How many failed starts in a row are a crash loop.
@@ -36,26 +37,10 @@ pub enum Isolation {
 /// Names a conversation among those of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SlotKey {
-    Shared,
-    Principal(Principal),
+    /// By era too, here and below: a server of both eras talks with each client in its own.
+    Shared(Era),
+    Principal(Principal, Era),
     Session(u64),
-}
-
-/// Items of a list as the server wrote them.
-pub(super) type Items = Arc<Vec<Box<RawValue>>>;
-
-/// What is known of a server without asking it.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) era: Option<Era>,
-    pub(super) facts: Option<Arc<Facts>>,
-    pub(super) lists: [Option<Items>; 4],
-    /// Which lists a client got that the server has not confirmed in this run.
-    pub(super) unconfirmed: [bool; 4],
-    /// Its last list was late: what is known is served at once until it answers again.
-    pub(super) slow: bool,
-    /// Tells conversations of the modern era that what clients want to hear of has changed.
-    pub(super) resubscribe: Arc<tokio::sync::Notify>,
 }
 
 /// One server of the hub.
@@ -95,6 +80,20 @@ impl Member {
         self.slots().entry(key.clone()).or_insert_with(|| Arc::new(Slot::new(key))).clone()
     }
 
+    /// Notes the era of a shared conversation, which a server may have chosen otherwise than it was
+    /// tried.
+    pub(super) fn rehome(&self, slot: &Arc<Slot>, era: Era) {
+        let mut slots = self.slots();
+        let before = slot.key();
+        let key = SlotKey::Shared(era);
+        // Where there is one in that era already this one ends after its calls, see `sweep`.
+        if matches!(before, SlotKey::Shared(tried) if tried != era) && !slots.contains_key(&key) {
+            slots.remove(&before);
+            *slot.key.lock().unwrap_or_else(PoisonError::into_inner) = key.clone();
+            slots.insert(key, slot.clone());
+        }
+    }
+
     /// Returns the conversations that live.
     pub(super) fn living(&self) -> Vec<Arc<Conn>> {
         self.slots().values().filter_map(|slot| slot.current()).collect()
@@ -109,10 +108,12 @@ impl Member {
 
     /// Stops what was not used for `idle`, and drops empty places.
     pub(super) fn sweep(&self, idle: Option<Duration>, now: Instant) {
-        self.slots().retain(|_, slot| {
-            if let (Some(conn), Some(idle)) = (slot.current(), idle)
+        self.slots().retain(|key, slot| {
+            let astray =
+                |conn: &Conn| matches!(key, SlotKey::Shared(tried) if *tried != conn.facts().era);
+            if let Some(conn) = slot.current()
                 && !conn.is_busy()
-                && now.duration_since(conn.last_used()) >= idle
+                && (astray(&conn) || idle.is_some_and(|idle| now - conn.last_used() >= idle))
             {
                 tracing::debug!(server = %self.name, "an idle server is stopped");
                 conn.stop();
@@ -148,6 +149,28 @@ impl Member {
 pub(super) struct Unavailable {
     pub(super) server: String,
     pub(super) reason: String,
+    /// What its owner is told.
+    pub(super) cause: Option<Arc<GatewayError>>,
+}
+
+/// Why a conversation was not opened: for the visitor, and for the owner.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) reason: String,
+    pub(super) cause: Option<Arc<GatewayError>>,
+}
+
+impl Failure {
+    fn of(self, member: &Member) -> Unavailable {
+        let Self { reason, cause } = self;
+        Unavailable { server: member.name.clone(), reason, cause }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), cause: None }
+    }
 }
 
 type Started = Result<Arc<Conn>, Unavailable>;
@@ -155,7 +178,7 @@ type Started = Result<Arc<Conn>, Unavailable>;
 /// The place of one conversation.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) key: SlotKey,
+    key: Mutex<SlotKey>,
     state: Mutex<State>,
 }
 
@@ -179,17 +202,22 @@ enum Phase {
     /// It failed, and is not tried again before `until`.
     Resting {
         until: Instant,
-        reason: String,
+        failure: Failure,
     },
 }
 
 impl Slot {
     fn new(key: SlotKey) -> Self {
-        Self { key, state: Mutex::default() }
+        Self { key: Mutex::new(key), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whose conversation it is.
+    pub(super) fn key(&self) -> SlotKey {
+        self.key.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the conversation, if it lives.
@@ -244,7 +272,7 @@ impl Slot {
                 started
             }
         };
-        let lost = || Unavailable { server: member.name.clone(), reason: "it was stopped".into() };
+        let lost = || Failure::from("it was stopped").of(member);
         let outcome = started.wait_for(Option::is_some).await;
         outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(lost()))
     }
@@ -254,12 +282,12 @@ impl Slot {
         match &state.phase {
             Phase::Up { conn, .. } if !conn.is_over() => return Entry::Done(Ok(conn.clone())),
             Phase::Starting(started) => return Entry::Wait(started.clone()),
-            Phase::Resting { until, reason } if Instant::now() < *until => {
-                let reason = match state.failures {
-                    LOOP.. => format!("it keeps failing ({reason})"),
-                    _ => reason.clone(),
-                };
-                return Entry::Done(Err(Unavailable { server: member.name.clone(), reason }));
+            Phase::Resting { until, failure } if Instant::now() < *until => {
+                let mut failure = failure.clone();
+                if state.failures >= LOOP {
+                    failure.reason = format!("it keeps failing ({})", failure.reason);
+                }
+                return Entry::Done(Err(failure.of(member)));
             }
             Phase::Up { since, .. } if since.elapsed() >= STABLE => state.failures = 0,
             Phase::Up { .. } | Phase::Empty | Phase::Resting { .. } => {}
@@ -269,24 +297,23 @@ impl Slot {
         Entry::Start(told, started)
     }
 
-    fn settle(&self, member: &Member, opened: Result<Arc<Conn>, String>) -> Started {
+    fn settle(&self, member: &Member, opened: Result<Arc<Conn>, Failure>) -> Started {
         let mut state = self.state();
         match opened {
             Ok(conn) if state.closed => {
                 conn.stop();
                 state.phase = Phase::Empty;
-                let reason = "its client has gone".to_owned();
-                Err(Unavailable { server: member.name.clone(), reason })
+                Err(Failure::from("its client has gone").of(member))
             }
             Ok(conn) => {
                 state.phase = Phase::Up { conn: conn.clone(), since: Instant::now() };
                 Ok(conn)
             }
-            Err(reason) => {
+            Err(failure) => {
                 state.failures += 1;
                 let until = Instant::now() + rest(state.failures);
-                state.phase = Phase::Resting { until, reason: reason.clone() };
-                Err(Unavailable { server: member.name.clone(), reason })
+                state.phase = Phase::Resting { until, failure: failure.clone() };
+                Err(failure.of(member))
             }
         }
     }
@@ -303,7 +330,7 @@ impl Slot {
         state.failures += 1;
         // One early end may be a chance; from then on there is a rest.
         let pause = if state.failures > 1 { rest(state.failures) } else { Duration::ZERO };
-        state.phase = Phase::Resting { until: Instant::now() + pause, reason: reason.to_owned() };
+        state.phase = Phase::Resting { until: Instant::now() + pause, failure: reason.into() };
     }
 }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 
-use super::drive::{Drive, id_of, is_error};
+use super::drive::{Drive, id_of};
 use super::member::Member;
 use super::parked::{Question, Waiting};
 use super::session::raw;
-use crate::gateway::link::{INBOX, Packet};
+use crate::gateway::link::Packet;
 use crate::gateway::seal::{Binding, Digest, Kind as Handle};
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, Failure, InputRequired, Level};
@@ -37,14 +36,14 @@ fn said(request: &Message<'_>) -> Said {
     }
 }
 
-/// Carries a request over a legacy conversation; tells whether it failed.
+/// Carries a request over a legacy conversation.
 pub(super) async fn pass(
     drive: &Drive<'_>,
     member: &Arc<Member>,
     conn: &Arc<Conn>,
     request: &Message<'_>,
     edits: Vec<Edit>,
-) -> bool {
+) {
     let binding = Binding {
         kind: Handle::Parked,
         principal: Digest::of_principal(&drive.session.principal),
@@ -55,22 +54,19 @@ pub(super) async fn pass(
         Some(state) => match drive.session.hub.parking().take(&state, &binding) {
             Ok(waiting) => answered(waiting, request).await,
             Err(error) => {
-                drive.fail(request, INVALID_PARAMS, &error.to_string()).await;
-                return true;
+                return drive.fail(request, INVALID_PARAMS, &error.to_string()).await;
             }
         },
-        None => match begin(conn, request, edits).await {
+        None => match begin(drive, conn, request, edits).await {
             Ok(waiting) => waiting,
-            Err(refusal) => {
-                drive.refused(request, member, refusal).await;
-                return true;
-            }
+            Err(refusal) => return drive.refused(request, member, refusal).await,
         },
     };
-    follow(drive, member, request, waiting, binding).await
+    follow(drive, member, request, waiting, binding).await;
 }
 
 async fn begin(
+    drive: &Drive<'_>,
     conn: &Arc<Conn>,
     request: &Message<'_>,
     edits: Vec<Edit>,
@@ -80,9 +76,9 @@ async fn begin(
     let text = Message::parse(edited).map(|message| bridge::legacy_request(&message));
     let text = text.unwrap_or_else(|_| request.text().to_owned());
     let message = Message::parse(&text).unwrap_or_else(|_| request.clone());
-    let (sink, packets) = mpsc::channel(INBOX);
-    let claim = conn.request(&message, Vec::new(), sink).await?;
-    Ok(Waiting { conn: conn.clone(), _claim: claim, packets, questions: Vec::new(), asked: 0 })
+    let (claim, packets) = conn.request(&message, Vec::new()).await?;
+    let asked_for = drive.asked(claim);
+    Ok(Waiting { conn: conn.clone(), asked_for, packets, questions: Vec::new(), asked: 0 })
 }
 
 /// Hands the client's answers to the server; what it left out stays open.
@@ -106,18 +102,19 @@ async fn follow(
     request: &Message<'_>,
     mut waiting: Waiting,
     binding: Binding,
-) -> bool {
+) {
     let said = said(request);
+    // Another request may have begun the call.
+    waiting.asked_for.taken_back = drive.taken_back.clone();
     loop {
         if !waiting.questions.is_empty() {
             return park(drive, member, request, waiting, binding).await;
         }
         let Some(packet) = waiting.packets.recv().await else {
-            drive.gave_up(request, member).await;
-            return true;
+            return drive.gave_up(request, member).await;
         };
         if packet.last {
-            return finish(drive, member, request, &said, &packet).await;
+            return finish(drive, &waiting.conn, request, &said, &packet).await;
         }
         let Ok(Incoming::One(message)) = Incoming::parse(&packet.message) else { continue };
         match (message.kind(), message.method()) {
@@ -160,7 +157,7 @@ async fn park(
     request: &Message<'_>,
     waiting: Waiting,
     binding: Binding,
-) -> bool {
+) {
     let requests = waiting
         .questions
         .iter()
@@ -171,23 +168,20 @@ async fn park(
     let principal = &drive.session.principal;
     let parked = drive.session.hub.parking().park(binding, principal, member.index, waiting);
     let Ok(state) = parked else {
-        drive.fail(request, INVALID_PARAMS, "too many calls wait for answers").await;
-        return true;
+        return drive.fail(request, INVALID_PARAMS, "too many calls wait for answers").await;
     };
     let result = InputRequired { requests, state: Some(state) }.to_result();
     drive.reply(request, &result).await;
-    false
 }
 
 async fn finish(
     drive: &Drive<'_>,
-    member: &Member,
+    conn: &Conn,
     request: &Message<'_>,
     said: &Said,
     packet: &Packet,
-) -> bool {
-    let failed = is_error(&packet.message);
-    let Ok(Incoming::One(answer)) = Incoming::parse(&packet.message) else { return true };
+) {
+    let Ok(Incoming::One(answer)) = Incoming::parse(&packet.message) else { return };
     if let Some(error) = answer.error() {
         let capabilities = said.capabilities.as_deref();
         match bridge::modern_error(request.method(), error, capabilities) {
@@ -198,20 +192,19 @@ async fn finish(
                 drive.send(Packet { message: text.into(), last: true }).await;
             }
         }
-        return failed;
+        return;
     }
     let nothing = raw("{}".to_owned());
     let result = answer.result().unwrap_or(&nothing);
-    let info = server_info(drive, member);
+    let info = server_info(drive, conn);
     let result = bridge::modern_result(request.method(), result, info.as_deref());
     drive.reply(request, &result).await;
-    failed
 }
 
 /// Returns who answers: the server itself when it stands alone, else we.
-fn server_info(drive: &Drive<'_>, member: &Member) -> Option<Box<RawValue>> {
+fn server_info(drive: &Drive<'_>, conn: &Conn) -> Option<Box<RawValue>> {
     if drive.session.view.prefixed {
         return Some(raw(super::our_info()));
     }
-    member.known().facts.as_ref().and_then(|facts| facts.server_info.clone())
+    conn.facts().server_info.clone()
 }

@@ -1,18 +1,20 @@
 //! Requests of a legacy client to a server of the modern era.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 
 use super::drive::{Drive, id_of};
 use super::member::Member;
 use super::session::raw;
-use crate::gateway::link::{INBOX, Packet};
+use crate::gateway::link::Packet;
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, InputRequired, Level, Stamp};
-use crate::mcp::message::{Edit, INTERNAL_ERROR, Incoming, Kind, METHOD_NOT_FOUND, Message};
+use crate::mcp::message::{
+    Edit, INTERNAL_ERROR, Incoming, Kind, METHOD_NOT_FOUND, Message, string,
+};
 
 /// How many times a server may ask for input before it answers, as SDKs have it.
 const MAX_ROUNDS: usize = 10;
@@ -21,38 +23,35 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of one round.
 enum Round {
-    Done { failed: bool },
+    Done,
     Input(InputRequired),
 }
 
-/// Carries a request over a modern conversation; tells whether it failed.
+/// Carries a request over a modern conversation.
 pub(super) async fn pass(
     drive: &Drive<'_>,
     member: &Arc<Member>,
     conn: &Arc<Conn>,
     request: &Message<'_>,
     edits: Vec<Edit>,
-) -> bool {
+) {
     let edited = request.rewrite(edits);
     let edited = std::str::from_utf8(&edited).unwrap_or_default();
-    let Ok(message) = Message::parse(edited) else { return true };
+    let Ok(message) = Message::parse(edited) else { return };
     let mut text = stamp(drive, conn, &message);
     for _ in 0..MAX_ROUNDS {
         let input = match round(drive, member, conn, request, &text).await {
-            Round::Done { failed } => return failed,
+            Round::Done => return,
             Round::Input(input) => input,
         };
         let Some(answers) = ask(drive, &input).await else {
-            drive
-                .fail(request, INTERNAL_ERROR, "the client did not give the input asked for")
-                .await;
-            return true;
+            let text = "the client did not give the input asked for";
+            return drive.fail(request, INTERNAL_ERROR, text).await;
         };
-        let Ok(stamped) = Message::parse(&text) else { return true };
+        let Ok(stamped) = Message::parse(&text) else { return };
         text = input.retry(&stamped, answers);
     }
     drive.fail(request, INTERNAL_ERROR, "the server asks for input again and again").await;
-    true
 }
 
 /// Writes what a modern request says of its sender.
@@ -77,16 +76,19 @@ async fn round(
     request: &Message<'_>,
     text: &str,
 ) -> Round {
-    let failed = Round::Done { failed: true };
-    let Ok(message) = Message::parse(text) else { return failed };
-    let (sink, mut packets) = mpsc::channel(INBOX);
-    let _claim = match conn.request(&message, Vec::new(), sink).await {
-        Ok(claim) => claim,
+    let Ok(message) = Message::parse(text) else { return Round::Done };
+    // It bears the server's own name of the tool already.
+    let own = || message.peek().name.and_then(string).map(Cow::into_owned);
+    let headers = drive.session.hub.mirrored.headers(member, conn, own, &message);
+    let begun = conn.request_with_headers(&message, Vec::new(), headers).await;
+    let (claim, mut packets) = match begun {
+        Ok(begun) => begun,
         Err(refusal) => {
             drive.refused(request, member, refusal).await;
-            return failed;
+            return Round::Done;
         }
     };
+    let _asked = drive.asked(claim);
     while let Some(packet) = packets.recv().await {
         if packet.last {
             return finish(drive, request, &packet).await;
@@ -96,19 +98,16 @@ async fn round(
         }
     }
     drive.gave_up(request, member).await;
-    failed
+    Round::Done
 }
 
 async fn finish(drive: &Drive<'_>, request: &Message<'_>, packet: &Packet) -> Round {
-    let failed = super::drive::is_error(&packet.message);
-    let Ok(Incoming::One(answer)) = Incoming::parse(&packet.message) else {
-        return Round::Done { failed: true };
-    };
+    let Ok(Incoming::One(answer)) = Incoming::parse(&packet.message) else { return Round::Done };
     if let Some(error) = answer.error() {
         let (id, error) = (id_of(request), bridge::legacy_error(error));
         let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#);
         drive.send(Packet { message: text.into(), last: true }).await;
-        return Round::Done { failed };
+        return Round::Done;
     }
     let nothing = raw("{}".to_owned());
     let result = answer.result().unwrap_or(&nothing);
@@ -117,12 +116,9 @@ async fn finish(drive: &Drive<'_>, request: &Message<'_>, packet: &Packet) -> Ro
     }
     match bridge::legacy_result(request.method(), result) {
         Ok(result) => drive.reply(request, &result).await,
-        Err(error) => {
-            drive.fail(request, INTERNAL_ERROR, &error.to_string()).await;
-            return Round::Done { failed: true };
-        }
+        Err(error) => drive.fail(request, INTERNAL_ERROR, &error.to_string()).await,
     }
-    Round::Done { failed }
+    Round::Done
 }
 
 /// Asks the client all questions at once and waits for its answers; `None` when one of them is an

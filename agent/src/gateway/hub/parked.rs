@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mcpm_shared::access::Principal;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::gateway::link::Packet;
+use super::drive::Asked;
+use crate::gateway::link::Receiver;
 use crate::gateway::seal::{Binding, Payload, SealError, Sealer};
-use crate::gateway::upstream::{Claim, Conn};
+use crate::gateway::upstream::Conn;
 
 /// How long a user may take to answer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -37,8 +37,8 @@ pub(super) struct Question {
 pub(super) struct Waiting {
     pub(super) conn: Arc<Conn>,
     /// Held for what dropping it does.
-    pub(super) _claim: Claim,
-    pub(super) packets: mpsc::Receiver<Packet>,
+    pub(super) asked_for: Asked,
+    pub(super) packets: Receiver,
     pub(super) questions: Vec<Question>,
     /// How many questions it has asked.
     pub(super) asked: usize,

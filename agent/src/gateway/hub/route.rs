@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use serde_json::value::RawValue;
 
 use super::kinds::List;
-use super::lists;
 use super::member::Member;
 use super::session::{Session, quoted};
+use super::{filter, lists};
 use crate::mcp::message::{Edit, Incoming, Message, string};
 use crate::mcp::object::Object;
 use crate::naming::{self, Names};
@@ -29,9 +29,17 @@ pub(super) enum Astray {
     Method,
 }
 
+impl Astray {
+    /// Says that nothing in a list has this name.
+    pub(super) fn unknown(list: List, name: &str) -> Self {
+        Self::Unknown(format!("unknown {}: {name}", list.kind()))
+    }
+}
+
 /// Finds the server of a request. A view with one server has all of its requests go there.
 pub(super) async fn find(session: &Arc<Session>, request: &Message<'_>) -> Result<Route, Astray> {
     if let Some(only) = session.view.single() {
+        filter::check(session, only, request)?;
         return Ok(Route::To(only.clone(), Vec::new()));
     }
     match request.method() {
@@ -44,22 +52,17 @@ pub(super) async fn find(session: &Arc<Session>, request: &Message<'_>) -> Resul
     }
 }
 
-fn kind(list: List) -> &'static str {
-    if list == List::Prompts { "prompt" } else { "tool" }
-}
-
 async fn by_name(
     session: &Arc<Session>,
     request: &Message<'_>,
     list: List,
     name: Option<&RawValue>,
 ) -> Result<Route, Astray> {
-    let missing = || Astray::Unknown(format!("the {} has no name", kind(list)));
+    let missing = || Astray::Unknown(format!("the {} has no name", list.kind()));
     let raw = name.ok_or_else(missing)?;
     let name = string(raw).ok_or_else(missing)?;
-    let (member, original) = resolve(session, list, &name)
-        .await
-        .ok_or_else(|| Astray::Unknown(format!("unknown {}: {name}", kind(list))))?;
+    let found = resolve(session, list, &name).await;
+    let (member, original) = found.ok_or_else(|| Astray::unknown(list, &name))?;
     Ok(Route::To(member, vec![request.edit(raw, &quoted(&original))]))
 }
 
@@ -70,7 +73,7 @@ async fn resolve(session: &Arc<Session>, list: List, name: &str) -> Option<(Arc<
         return Some(found);
     }
     for member in &session.view.members {
-        let unseen = member.known().lists[list.at()].is_none();
+        let unseen = member.known().any_list(list).is_none();
         if unseen && name.starts_with(&naming::prefix(&member.name)) {
             drop(lists::items(session, member, list).await);
         }
@@ -79,11 +82,16 @@ async fn resolve(session: &Arc<Session>, list: List, name: &str) -> Option<(Arc<
 }
 
 fn known(session: &Session, list: List, name: &str) -> Option<(Arc<Member>, String)> {
-    let names: MutexGuard<'_, Names> = session.hub.names(list);
-    let advertised = names.resolve(name);
-    // MCP Apps and skills call tools by the server's own names.
-    let (index, original) = advertised.or_else(|| names.resolve_bare(name))?;
-    Some((session.view.has(index)?.clone(), original.to_owned()))
+    let (index, original) = {
+        let names: MutexGuard<'_, Names> = session.hub.names(list);
+        let advertised = names.resolve(name);
+        // MCP Apps and skills call tools by the server's own names.
+        let (index, original) = advertised.or_else(|| names.resolve_bare(name))?;
+        (index, original.to_owned())
+    };
+    let member = session.view.has(index)?;
+    let passes = list != List::Tools || session.hub.admits(member, &original);
+    passes.then(|| (member.clone(), original))
 }
 
 /// Returns a server's own name of what a request names.
@@ -93,6 +101,9 @@ pub(super) fn original(session: &Session, member: &Member, method: &str, name: &
         "prompts/get" => List::Prompts,
         _ => return name.to_owned(),
     };
+    if session.view.single().is_some() {
+        return name.to_owned();
+    }
     let known = known(session, list, name).filter(|(owner, _)| owner.index == member.index);
     known.map_or_else(|| name.to_owned(), |(_, original)| original)
 }
@@ -105,7 +116,7 @@ async fn by_uri(session: &Arc<Session>, uri: Option<&RawValue>) -> Result<Route,
         // Who never listed what it has may be the owner.
         let unseen = |list: List| {
             let members = session.view.members.iter();
-            members.filter(move |member| member.known().lists[list.at()].is_none())
+            members.filter(move |member| member.known().any_list(list).is_none())
         };
         let resources = unseen(List::Resources).map(|m| lists::items(session, m, List::Resources));
         let templates = unseen(List::Templates).map(|m| lists::items(session, m, List::Templates));

@@ -14,7 +14,7 @@ use super::drive::id_of;
 use super::session::{Session, View};
 use crate::gateway::link::{Busy, Claim, INBOX, Packet, Refusal};
 use crate::gateway::talk::Conversation;
-use crate::mcp::message::{INTERNAL_ERROR, INVALID_REQUEST, Key, Message, error_response};
+use crate::mcp::message::{INTERNAL_ERROR, INVALID_REQUEST, Message, error_response};
 
 /// A legacy client that is about to open, or has opened, its session.
 pub(in crate::gateway) struct Seat {
@@ -72,7 +72,10 @@ impl Seat {
                         let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
                         (text.into_bytes(), Some(session))
                     }
-                    Err(error) => (error_response(Some(id), INTERNAL_ERROR, &error, None), None),
+                    Err(error) => {
+                        let text = error.to_string();
+                        (error_response(Some(id), INTERNAL_ERROR, &text, None), None)
+                    }
                 };
                 if let Some(session) = &session {
                     drop(seat.set(session.clone()));
@@ -113,7 +116,7 @@ impl Conversation for Seat {
             let text = "open the session with `initialize` first";
             let message = error_response(Some(id_of(request)), INVALID_REQUEST, text, None);
             drop(sink.send(Packet { message: message.into(), last: true }).await);
-            Ok(Claim::new(()))
+            Ok(Claim::settled())
         })
     }
 
@@ -136,12 +139,6 @@ impl Conversation for Seat {
             return Err(Busy);
         }
         Ok(receiver)
-    }
-
-    fn cancelled(&self, id: &Key) {
-        if let Some(session) = self.session.get() {
-            session.cancelled(id);
-        }
     }
 
     fn is_over(&self) -> bool {
@@ -186,10 +183,6 @@ impl Conversation for Caller {
 
     fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
         Err(Busy)
-    }
-
-    fn cancelled(&self, id: &Key) {
-        self.0.cancelled(id);
     }
 
     fn is_over(&self) -> bool {

@@ -1,7 +1,7 @@
 //! One client in front of a hub: a legacy session, or the modern requests of one principal.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use mcpm_shared::access::Principal;
@@ -12,15 +12,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::drive::{self, Drive};
 use super::kinds::List;
+use super::ledger::Ledger;
 use super::member::{Isolation, Member, SlotKey};
 use super::outlet::Outlet;
 use super::questions::Questions;
-use super::{Hub, welcome};
+use super::{Hub, filter};
 use crate::gateway::link::{Busy, Packet, Refusal};
 use crate::gateway::upstream::Opening;
 use crate::mcp::era::{Era, LATEST_LEGACY};
 use crate::mcp::message::{Key, Kind, Message};
-use crate::usage::{self, About};
 
 /// How many requests of one client may be in flight.
 const MAX_CALLS: usize = 1024;
@@ -56,6 +56,8 @@ pub(super) struct Client {
     pub(super) info: String,
     pub(super) capabilities: String,
     pub(super) version: String,
+    /// All it said, as it wrote it.
+    pub(super) params: Option<String>,
 }
 
 impl Client {
@@ -65,9 +67,26 @@ impl Client {
             info: super::our_info(),
             capabilities: "{}".to_owned(),
             version: LATEST_LEGACY.to_owned(),
+            params: None,
         }
     }
+
+    /// Returns what a server is told of a client of this era.
+    pub(super) fn opening(self, era: Era) -> Opening {
+        let Self { info, capabilities, version, params } = self;
+        Opening { client_info: info, capabilities, version, era, params, sole: false }
+    }
 }
+
+/// A request in flight.
+#[derive(Clone, Debug)]
+struct Running {
+    cancel: CancellationToken,
+    taken_back: TakenBack,
+}
+
+/// Where it is noted how a client took a request back: its `notifications/cancelled`.
+pub(super) type TakenBack = Arc<OnceLock<String>>;
 
 /// One client. Dropping the last hold ends its conversations.
 #[derive(Debug)]
@@ -81,12 +100,12 @@ pub(in crate::gateway) struct Session {
     /// Whether ids of its requests are unique.
     pub(super) unique: bool,
     /// Where its calls are noted.
-    pub(super) usage: Option<usage::Session>,
+    pub(super) usage: Option<Ledger>,
     pub(super) outlet: Outlet,
     pub(super) questions: Questions,
     level: Mutex<Option<String>>,
     subscribed: Mutex<HashSet<String>>,
-    calls: Mutex<HashMap<Key, CancellationToken>>,
+    calls: Mutex<HashMap<Key, Running>>,
     /// How many requests are in flight.
     flying: watch::Sender<usize>,
     used: Mutex<Instant>,
@@ -110,10 +129,7 @@ impl Session {
         client: Client,
         unique: bool,
     ) -> Self {
-        let usage = hub.options.usage.as_ref().map(|(recorder, about)| {
-            let client = welcome::name_of(&client.info);
-            recorder.begin(About { client, ..about.clone() })
-        });
+        let usage = Ledger::of(&hub.options, era, &client.info);
         Self {
             usage,
             hub,
@@ -134,7 +150,7 @@ impl Session {
         }
     }
 
-    fn calls(&self) -> MutexGuard<'_, HashMap<Key, CancellationToken>> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,6 +176,9 @@ impl Session {
         let Some(id) = message.id() else { unreachable!("a request has an id") };
         let key = Key::of(id);
         let cancel = self.over.child_token();
+        let taken_back = TakenBack::default();
+        // A subscription waits for nothing in particular, and the outlet counts those.
+        let listens = message.method() == "subscriptions/listen";
         {
             let mut calls = self.calls();
             if self.over.is_cancelled() {
@@ -172,27 +191,41 @@ impl Session {
                 if calls.contains_key(&key) {
                     return Err(Refusal::Duplicate);
                 }
-                calls.insert(key.clone(), cancel.clone());
+                let running = Running { cancel: cancel.clone(), taken_back: taken_back.clone() };
+                calls.insert(key.clone(), running);
             }
-            self.flying.send_modify(|flying| *flying += 1);
+            if !listens {
+                self.flying.send_modify(|flying| *flying += 1);
+            }
         }
         let text = Bytes::copy_from_slice(message.text().as_bytes());
         let (session, stop) = (self.clone(), cancel.clone());
-        self.hub.scope().spawn_until_cancelled(async move {
-            let call = drive::run(Drive { session: &session, text: &text, sink: &sink });
-            stop.run_until_cancelled(call).await;
+        let mut call = Box::pin(async move {
+            let drive = Drive::new(&session, &text, &sink, taken_back);
+            stop.run_until_cancelled(drive::run(drive)).await;
             if session.unique {
                 session.calls().remove(&key);
             }
-            session.flying.send_modify(|flying| *flying -= 1);
+            if !listens {
+                session.flying.send_modify(|flying| *flying -= 1);
+            }
             session.touch();
         });
+        // Where its server runs the request is on the wire after the first step: requests go out
+        // in the order of their arrival.
+        let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+        if call.as_mut().poll(&mut nobody).is_pending() {
+            self.hub.scope().spawn_until_cancelled(call);
+        }
         Ok(cancel.drop_guard())
     }
 
     /// Takes a notification or a response of the client.
     pub(in crate::gateway) async fn tell(self: &Arc<Self>, message: &Message<'_>) {
         self.touch();
+        if filter::is_shady(self, message) {
+            return tracing::debug!(method = message.method(), "a message is dropped");
+        }
         match message.kind() {
             Kind::Response => self.questions.answered(message).await,
             Kind::Notification => self.told(message).await,
@@ -204,14 +237,19 @@ impl Session {
         match message.method() {
             "notifications/cancelled" => {
                 if let Some(id) = message.peek().request_id {
-                    self.cancelled(&Key::of(id));
+                    self.taken_back(&Key::of(id), message);
                 }
             }
             // Conversations with servers are opened by us.
             "notifications/initialized" => {}
             "notifications/roots/list_changed" => self.pass_on(message, &self.view.members).await,
             _ => match self.view.single() {
-                Some(only) => self.pass_on(message, std::slice::from_ref(only)).await,
+                Some(only) => {
+                    // What is not understood may matter to the server, so it is started for it.
+                    let slot = only.slot(self.slot_key(only));
+                    drop(slot.conn(&self.hub, only, || self.opening(&slot.key())).await);
+                    self.pass_on(message, std::slice::from_ref(only)).await;
+                }
                 None => tracing::debug!(method = message.method(), "notification dropped"),
             },
         }
@@ -228,10 +266,11 @@ impl Session {
         }
     }
 
-    /// Gives up the request with this id.
-    pub(in crate::gateway) fn cancelled(&self, id: &Key) {
-        if let Some(cancel) = self.calls().remove(id) {
-            cancel.cancel();
+    /// Gives up the request with this id, which its client takes back.
+    fn taken_back(&self, id: &Key, notice: &Message<'_>) {
+        if let Some(running) = self.calls().remove(id) {
+            drop(running.taken_back.set(notice.text().to_owned()));
+            running.cancel.cancel();
         }
     }
 
@@ -276,19 +315,19 @@ impl Session {
     /// Returns which conversation with a server is this client's.
     pub(super) fn slot_key(&self, member: &Member) -> SlotKey {
         match (member.isolation, self.era) {
-            (Isolation::Shared, _) => SlotKey::Shared,
+            (Isolation::Shared, era) => SlotKey::Shared(member.known().hop(era).unwrap_or(era)),
             (Isolation::Session, Era::Legacy) => SlotKey::Session(self.number),
             (Isolation::Session, Era::Modern) | (Isolation::Principal, _) => {
-                SlotKey::Principal(self.principal.clone())
+                SlotKey::Principal(self.principal.clone(), self.era)
             }
         }
     }
 
     /// Tells whether a conversation is (also) this client's.
-    pub(super) fn is_served_by(&self, key: &SlotKey) -> bool {
+    pub(super) fn is_served_by(&self, key: &SlotKey, member: &Member) -> bool {
         match key {
-            SlotKey::Shared => true,
-            SlotKey::Principal(principal) => *principal == self.principal,
+            SlotKey::Shared(_) => self.slot_key(member) == *key,
+            SlotKey::Principal(principal, era) => *principal == self.principal && *era == self.era,
             SlotKey::Session(number) => *number == self.number,
         }
     }
@@ -297,12 +336,9 @@ impl Session {
     pub(super) fn opening(&self, key: &SlotKey) -> Opening {
         let client = match key {
             SlotKey::Session(_) => self.client.clone(),
-            SlotKey::Shared | SlotKey::Principal(_) => {
-                Client { capabilities: SHARED_CAPABILITIES.to_owned(), ..Client::ourselves() }
-            }
+            SlotKey::Shared(_) | SlotKey::Principal(..) => shared_client(),
         };
-        let Client { info, capabilities, version } = client;
-        Opening { client_info: info, capabilities, version }
+        Opening { sole: matches!(key, SlotKey::Session(_)), ..client.opening(self.era) }
     }
 
     /// Notes the level of log messages the client asked for.
@@ -330,6 +366,11 @@ impl Session {
         let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
         self.outlet.changed(list, &text.into());
     }
+}
+
+/// What servers are told that several clients share.
+pub(super) fn shared_client() -> Client {
+    Client { capabilities: SHARED_CAPABILITIES.to_owned(), ..Client::ourselves() }
 }
 
 /// Returns the JSON text of a string.

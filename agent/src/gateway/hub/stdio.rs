@@ -1,6 +1,7 @@
 //! The stdio face of a hub: one client on a pair of streams, in whichever era it opens.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use futures_util::StreamExt as _;
 use mcpm_shared::access::Principal;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 
 use super::Hub;
@@ -23,12 +25,14 @@ use crate::mcp::message::{
 
 /// How long answers may still come after the client closed its end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the client may take to read what is left.
+const GOODBYE: Duration = Duration::from_secs(2);
 const BUFFER: usize = 16 * 1024;
 
 /// Serves one client until its input ends.
 ///
 /// # Errors
-/// Our own streams failed.
+/// The only server cannot be used, or our own streams failed.
 pub(in crate::gateway) async fn serve(
     hub: &Arc<Hub>,
     stdin: impl AsyncRead + Send + Unpin,
@@ -36,7 +40,12 @@ pub(in crate::gateway) async fn serve(
 ) -> Result<(), GatewayError> {
     let (out, outbox) = mpsc::channel(INBOX);
     let view = hub.everything.clone();
-    let client = Client { hub, view, out, legacy: None, modern: None };
+    // Whoever runs a command that does not exist learns it without a client.
+    if let Some(only) = view.single() {
+        only.target.check()?;
+    }
+    let failed = OnceLock::new();
+    let client = Client { hub, view, out, legacy: None, modern: None, failed: &failed };
     let stopped = hub.scope().cancelled();
     let read = async {
         tokio::select! {
@@ -44,8 +53,17 @@ pub(in crate::gateway) async fn serve(
             () = stopped => Ok(()),
         }
     };
-    match tokio::try_join!(read, write(stdout, outbox)) {
-        Ok(((), ())) => Ok(()),
+    let mut written = pin!(write(stdout, outbox));
+    let end = tokio::select! {
+        end = &mut written => end,
+        // A client that does not read must not keep us.
+        end = read => end.and(timeout(GOODBYE, written).await.unwrap_or(Ok(()))),
+    };
+    match end {
+        Ok(()) => match failed.into_inner() {
+            Some(error) => Err(GatewayError::Open(error)),
+            None => Ok(()),
+        },
         // The client is gone; there is nobody to tell.
         Err(GatewayError::Stdio(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error),
@@ -75,13 +93,18 @@ struct Client<'a> {
     out: mpsc::Sender<Packet>,
     legacy: Option<Arc<Session>>,
     modern: Option<Arc<Session>>,
+    /// Why the only server could not be had by a client that opened its session: there is nothing
+    /// more to do then.
+    failed: &'a OnceLock<Arc<GatewayError>>,
 }
 
 impl Client<'_> {
     async fn read(mut self, stdin: impl AsyncRead + Unpin) -> Result<(), GatewayError> {
         let codec = LineCodec::new(self.hub.options.max_line);
         let mut lines = FramedRead::with_capacity(stdin, codec, BUFFER);
-        while let Some(line) = lines.next().await {
+        while self.failed.get().is_none()
+            && let Some(line) = lines.next().await
+        {
             match line.map_err(GatewayError::Stdio)? {
                 Line::Text(line) => self.line(&line).await,
                 Line::TooLong(bytes) => {
@@ -94,7 +117,7 @@ impl Client<'_> {
                 session.idle().await;
             }
         };
-        drop(tokio::time::timeout(DRAIN, idle).await);
+        drop(timeout(DRAIN, idle).await);
         for session in [&self.legacy, &self.modern].into_iter().flatten() {
             session.stop();
         }
@@ -170,7 +193,11 @@ impl Client<'_> {
                 self.legacy = Some(session);
             }
             Err(error) => {
-                self.say(error_response(Some(id), INTERNAL_ERROR, &error, None)).await;
+                let text = error.to_string();
+                self.say(error_response(Some(id), INTERNAL_ERROR, &text, None)).await;
+                if let Some(cause) = error.cause.filter(|_| self.view.single().is_some()) {
+                    drop(self.failed.set(cause));
+                }
             }
         }
     }

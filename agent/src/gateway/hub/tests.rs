@@ -9,6 +9,11 @@ use crate::fs::Paths;
 use crate::gateway::{Gateway, GatewayOptions};
 use crate::mcp::era::MODERN;
 
+mod filter;
+mod ledger;
+mod remote;
+mod warm;
+
 /// A legacy server in shell: tools `one` and `ask`, the latter with a question to the user.
 const LEGACY: &str = r#"
 id() { echo "$1" | sed 's/.*"id":\([^,}]*\).*/\1/'; }
@@ -289,10 +294,10 @@ async fn a_session_that_ends_while_a_server_starts_leaves_no_process() {
     let gateway =
         Gateway::aggregate("m", &servers, &[], GatewayOptions::default(), scope.child()).unwrap();
     let Gateway(inner) = &gateway;
-    let super::super::Upstream::Many { hub, .. } = &inner.upstream else { unreachable!() };
+    let hub = &inner.hub;
     let text = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#;
     let open = Message::parse(text).unwrap();
-    let (session, _) = hub.open(&open, &Principal::Anonymous, &hub.everything()).await.unwrap();
+    let (session, _) = hub.open(&open, &Principal::Anonymous, &hub.everything).await.unwrap();
     let text = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let (sink, mut answer) = tokio::sync::mpsc::channel(4);
     let call = session.begin(&Message::parse(text).unwrap(), sink).unwrap();

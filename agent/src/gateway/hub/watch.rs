@@ -3,15 +3,13 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::Hub;
 use super::kinds::List;
-use super::listen::{our_listen, unmark};
+use super::listen::{Offer, our_listen, unmark};
 use super::lists;
 use super::member::{Member, Slot, SlotKey};
 use super::session::Session;
-use crate::gateway::link::{INBOX, Packet};
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, Level};
 use crate::mcp::era::Era;
@@ -37,9 +35,7 @@ pub(super) async fn run(hub: Weak<Hub>, slot: Arc<Slot>, member: Arc<Member>, co
         }
     };
     let subscribe = async {
-        let offered = conn.facts().capabilities.get();
-        let offered = offered.contains("listChanged") || offered.contains("subscribe");
-        if conn.facts().era == Era::Modern && offered {
+        if conn.facts().era == Era::Modern && !Offer::of(conn.facts()).is_nothing() {
             stay_subscribed(&hub, &slot, &member, &conn).await;
         }
     };
@@ -54,9 +50,9 @@ pub(super) async fn run(hub: Weak<Hub>, slot: Arc<Slot>, member: Arc<Member>, co
 /// What a new conversation needs: the level of logs, subscriptions of before, and a look at what
 /// was answered for it.
 async fn begin(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>) {
-    set_level(hub, member, &slot.key, conn).await;
+    set_level(hub, member, &slot.key(), conn).await;
     if conn.facts().era == Era::Legacy {
-        for uri in hub.wanted(&slot.key) {
+        for uri in hub.wanted(&slot.key(), member) {
             if super::route::owns(hub, member, &uri) {
                 let mut params = Object::new();
                 params.set_str("uri", &uri);
@@ -65,7 +61,7 @@ async fn begin(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
         }
     }
     for list in List::ALL {
-        if member.known().unconfirmed[list.at()] {
+        if member.known().said(conn.facts().era).unconfirmed[list.at()] {
             drop(lists::fetch(hub, member, conn.clone(), list, true));
         }
     }
@@ -91,10 +87,20 @@ async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
         return question(hub, slot, member, conn, &message).await;
     }
     let changed: Vec<List> = List::told_by(message.method()).collect();
+    if let Some(list) = changed.first()
+        && hub.everything.single().is_some()
+        && !hub.hides(*list)
+    {
+        // Clients hear what the server says; they list anew if they care, and we learn from that.
+        for session in hub.clients(&slot.key(), member) {
+            session.outlet.changed(*list, text);
+        }
+        return;
+    }
     if !changed.is_empty() {
         for list in changed {
-            let seen = member.known().lists[list.at()].is_some();
-            if seen {
+            let seen = member.known().said(conn.facts().era).lists[list.at()].is_some();
+            if seen || hub.hides(list) {
                 drop(lists::fetch(hub, member, conn.clone(), list, true));
             } else {
                 hub.tell_changed(member, list);
@@ -102,7 +108,7 @@ async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
         }
         return;
     }
-    let clients = hub.clients(&slot.key, member);
+    let clients = hub.clients(&slot.key(), member);
     match message.method() {
         "notifications/resources/updated" => updated(&clients, &message, text),
         "notifications/message" => {
@@ -146,8 +152,8 @@ async fn question(
     conn: &Arc<Conn>,
     message: &Message<'_>,
 ) {
-    let clients = hub.clients(&slot.key, member);
-    if let ([session], SlotKey::Session(_)) = (clients.as_slice(), &slot.key) {
+    let clients = hub.clients(&slot.key(), member);
+    if let ([session], SlotKey::Session(_)) = (clients.as_slice(), &slot.key()) {
         if let Some(text) = session.ask(conn, message).await {
             session.outlet.say(text);
         }
@@ -165,11 +171,14 @@ async fn stay_subscribed(hub: &Weak<Hub>, slot: &Slot, member: &Arc<Member>, con
         let changed = anew.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let Some(wanted) = hub.upgrade().map(|hub| hub.wanted(&slot.key)) else { return };
-        let text = our_listen(conn, &wanted);
+        let Some(wanted) = hub.upgrade().map(|hub| hub.wanted(&slot.key(), member)) else { return };
+        let Some(text) = our_listen(conn, &wanted) else {
+            // Nobody wants to hear of a resource yet, and of lists it does not tell.
+            changed.await;
+            continue;
+        };
         let Ok(request) = Message::parse(&text) else { return };
-        let (sink, mut said) = mpsc::channel::<Packet>(INBOX);
-        let Ok(_claim) = conn.request(&request, Vec::new(), sink).await else { return };
+        let Ok((_claim, mut said)) = conn.inquire(&request).await else { return };
         loop {
             let packet = tokio::select! {
                 packet = said.recv() => packet,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::member::Member;
+use super::known;
+use super::member::{Member, Unavailable};
 use super::session::{Client, Session, quoted, raw};
 use crate::gateway::upstream::Facts;
 use crate::mcp::bridge;
@@ -28,6 +29,7 @@ pub(super) fn client(initialize: &Message<'_>) -> Client {
         info: object("clientInfo").unwrap_or_else(super::our_info),
         capabilities: object("capabilities").unwrap_or_else(|| "{}".to_owned()),
         version: version.unwrap_or(LATEST_LEGACY).to_owned(),
+        params: version.and(initialize.params()).map(|params| params.get().to_owned()),
     }
 }
 
@@ -37,11 +39,11 @@ pub(super) fn name_of(info: &str) -> Option<String> {
 }
 
 /// Returns the result of a legacy client's `initialize`.
-pub(super) async fn initialize(session: &Arc<Session>) -> Result<String, String> {
+pub(super) async fn initialize(session: &Arc<Session>) -> Result<String, Unavailable> {
     let version = &session.client.version;
     if let Some(only) = session.view.single() {
         let facts = facts_of_one(session, only).await?;
-        let opened = raw(String::from_utf8_lossy(&facts.opened).into_owned());
+        let opened = known::opened(&facts);
         if facts.era == Era::Modern {
             return Ok(bridge::initialize_result(&opened, version));
         }
@@ -63,35 +65,57 @@ pub(super) async fn initialize(session: &Arc<Session>) -> Result<String, String>
 }
 
 /// Returns the result of `server/discover`.
-pub(super) async fn discover(session: &Arc<Session>) -> String {
-    if let Some(only) = session.view.single()
-        && let Ok(facts) = facts_of_one(session, only).await
-    {
-        let opened = raw(String::from_utf8_lossy(&facts.opened).into_owned());
-        return match facts.era {
+pub(super) async fn discover(session: &Arc<Session>) -> Result<String, Unavailable> {
+    if let Some(only) = session.view.single() {
+        let facts = facts_of_one(session, only).await?;
+        let opened = known::opened(&facts);
+        return Ok(match facts.era {
             Era::Modern => opened.get().to_owned(),
             Era::Legacy => bridge::discover_result(&opened, &[MODERN]),
-        };
+        });
     }
     let (capabilities, instructions) = together(session);
+    let capabilities = raw(capabilities);
     let mut result = Object::new();
-    result.set("capabilities", raw(capabilities));
+    result.set("capabilities", capabilities.clone());
     result.set("serverInfo", raw(super::our_info()));
     if let Some(text) = instructions {
         result.set_str("instructions", &text);
     }
-    bridge::discover_result(&result.to_raw(), &[MODERN])
+    let result = bridge::discover_result(&result.to_raw(), &[MODERN]);
+    // It takes them for those of a legacy server, whose tasks are others.
+    Ok(with_tasks(&result, &capabilities).unwrap_or(result))
+}
+
+/// Returns a result of `server/discover` with the tasks that these capabilities have.
+fn with_tasks(result: &str, capabilities: &RawValue) -> Option<String> {
+    let extensions = Object::of(capabilities)?.get_object("extensions")?;
+    let tasks = extensions.get(bridge::TASKS)?.to_owned();
+    let mut result = Object::parse(result)?;
+    result.edit_in("capabilities", |capabilities| {
+        capabilities.edit_in("extensions", |extensions| extensions.set(bridge::TASKS, tasks));
+    });
+    Some(result.to_string())
 }
 
 /// Returns what one server says of itself, which is started when that is not known.
-async fn facts_of_one(session: &Arc<Session>, member: &Arc<Member>) -> Result<Arc<Facts>, String> {
-    let known = member.known().facts.clone();
+async fn facts_of_one(
+    session: &Arc<Session>,
+    member: &Arc<Member>,
+) -> Result<Arc<Facts>, Unavailable> {
+    let slot = member.slot(session.slot_key(member));
+    if let Some(conn) = slot.current() {
+        return Ok(Arc::new(conn.facts().clone()));
+    }
+    let known = {
+        let known = member.known();
+        known.hop(session.era).and_then(|era| known.said(era).facts.clone())
+    };
     if let Some(facts) = known {
         return Ok(facts);
     }
-    let slot = member.slot(session.slot_key(member));
-    let opening = || session.opening(&slot.key);
-    let conn = slot.conn(&session.hub, member, opening).await.map_err(|e| e.to_string())?;
+    let opening = || session.opening(&slot.key());
+    let conn = slot.conn(&session.hub, member, opening).await?;
     Ok(Arc::new(conn.facts().clone()))
 }
 
@@ -101,13 +125,16 @@ fn together(session: &Session) -> (String, Option<String>) {
         .view
         .members
         .iter()
-        .map(|member| (member.name.as_str(), member.known().facts.clone()))
+        .map(|member| (member.name.as_str(), member.known().facts(session.era)))
         .collect();
-    let anything = raw(ANYTHING.to_owned());
-    let capabilities: Vec<&RawValue> = facts
-        .iter()
-        .map(|(_, facts)| facts.as_ref().map_or(&*anything, |facts| &*facts.capabilities))
-        .collect();
+    // What is of one era only, such as tasks, is not offered to clients of the other.
+    let capabilities = facts.iter().map(|(_, facts)| match facts {
+        None => raw(ANYTHING.to_owned()),
+        Some(facts) if facts.era == session.era => facts.capabilities.clone(),
+        Some(facts) => raw(bridge::server_capabilities(&facts.capabilities)),
+    });
+    let capabilities: Vec<Box<RawValue>> = capabilities.collect();
+    let capabilities: Vec<&RawValue> = capabilities.iter().map(|all| &**all).collect();
     let instructions: Vec<(&str, &str)> = facts
         .iter()
         .filter_map(|(name, facts)| Some((*name, facts.as_ref()?.instructions.as_deref()?)))

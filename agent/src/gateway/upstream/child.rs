@@ -6,14 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::opening::{self, Answer, INITIALIZED};
 use super::{Facts, Limits, Opening};
 use crate::gateway::GatewayError;
 use crate::gateway::child::{self, Nursery, Spec};
-use crate::gateway::link::{Claim, INBOX, Ids, Link, Packet};
+use crate::gateway::link::{Asker, Claim, Link, Packet, Receiver};
 use crate::mcp::era::Era;
 use crate::mcp::message::Message;
 
@@ -33,7 +32,7 @@ pub(super) async fn open(
     let start = || {
         let child = child::spawn(spec, nursery)?;
         let (scope, max) = (&nursery.scope, limits.max_line);
-        Ok(Link::new(child.stdin, child.stdout, child.handle, Ids::Renumber, max, scope))
+        Ok(Link::new(child.stdin, child.stdout, child.handle, opening.sole, max, scope))
     };
     Opener { start, opening, limits }.open(known).await
 }
@@ -75,7 +74,7 @@ enum Outcome {
 /// A question to a process.
 struct Asked {
     _claim: Claim,
-    queue: mpsc::Receiver<Packet>,
+    queue: Receiver,
 }
 
 impl Asked {
@@ -250,8 +249,7 @@ impl Outcome {
 
 async fn ask(link: &Arc<Link>, text: &str) -> Option<Asked> {
     let message = Message::parse(text).expect("our own request is well-formed");
-    let (sink, queue) = mpsc::channel(INBOX);
-    let claim = link.request(&message, sink).await.ok()?;
+    let (claim, queue) = link.request(&message, Asker::Ourselves).await.ok()?;
     Some(Asked { _claim: claim, queue })
 }
 

@@ -21,10 +21,10 @@ use self::exchange::Outgoing;
 pub(super) use self::open::open;
 use super::headers::mirror;
 use super::{Limits, NOTICE};
-use crate::gateway::link::{Busy, Claim, Gone, Ids, Packet, Refusal, Table};
-use crate::gateway::remote::Endpoint;
+use crate::gateway::link::{Asker, Begun, Busy, Claim, Gone, Hold, Receiver, Refusal, Table};
+use crate::gateway::upstream::endpoint::Endpoint;
 use crate::mcp::era::{Era, SESSION_HEADER, VERSION_HEADER};
-use crate::mcp::message::Message;
+use crate::mcp::message::{Key, Message};
 
 /// How many messages that are no requests may wait.
 const LANE: usize = 64;
@@ -70,11 +70,18 @@ struct Session {
     version: Option<HeaderValue>,
 }
 
-/// Cancels a request, then lets the conversation go.
+/// Dropped, it cancels a request, then lets the conversation go.
 #[derive(Debug)]
-struct Hold {
+struct OnWire {
     _cancel: DropGuard,
-    _http: Arc<Http>,
+    http: Arc<Http>,
+    key: Key,
+}
+
+impl Hold for OnWire {
+    fn taken_back(&self, notice: &Message<'_>) {
+        self.http.core.table().taken_back(&self.key, notice);
+    }
 }
 
 impl Http {
@@ -83,14 +90,16 @@ impl Http {
         self: &Arc<Self>,
         message: &Message<'_>,
         extra: HeaderMap,
-        sink: mpsc::Sender<Packet>,
-    ) -> Result<Claim, Refusal> {
+        asker: Asker,
+    ) -> Result<(Claim, Receiver), Refusal> {
         let core = &self.core;
-        let outgoing = core.begin(message, extra, sink)?;
+        let (outgoing, packets) = core.begin(message, extra, asker)?;
         let cancel = CancellationToken::new();
         let turn = core.queued.load(Ordering::Acquire);
+        let key = outgoing.key.clone();
         core.scope.spawn(core.clone().run(outgoing, turn, cancel.clone()));
-        Ok(Claim::new(Hold { _cancel: cancel.drop_guard(), _http: self.clone() }))
+        let wire = OnWire { _cancel: cancel.drop_guard(), http: self.clone(), key };
+        Ok((Claim::new(wire), packets))
     }
 
     /// Sends what is no request, in order; it is on its way when this returns.
@@ -98,7 +107,7 @@ impl Http {
         self.core.enqueue(line).await
     }
 
-    pub(super) fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
+    pub(super) fn listen(&self) -> Result<Receiver, Busy> {
         self.core.table().listen()
     }
 
@@ -134,13 +143,13 @@ impl Core {
         limits: &Limits,
     ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         let (lane, queue) = mpsc::channel(LANE);
-        let ids = if era == Era::Modern { Ids::Remap } else { Ids::Renumber };
         let core = Self {
             endpoint: endpoint.clone(),
             era,
             max: limits.max_line,
             scope: scope.clone(),
-            table: Mutex::new(Table::new(ids)),
+            // Each request has a stream of its own, so for a sole client nothing is guessed.
+            table: Mutex::new(Table::new(era, false)),
             session: Mutex::default(),
             lane,
             queued: AtomicU64::new(0),
@@ -164,19 +173,19 @@ impl Core {
         &self,
         message: &Message<'_>,
         extra: HeaderMap,
-        sink: mpsc::Sender<Packet>,
-    ) -> Result<Outgoing, Refusal> {
+        asker: Asker,
+    ) -> Result<(Outgoing, Receiver), Refusal> {
         let mut table = self.table();
         if table.in_flight() >= MAX_EXCHANGES {
             return Err(Refusal::TooMany);
         }
-        let (key, line) = table.begin(message, sink.clone())?;
+        let Begun { key, line, sink, packets } = table.begin(message, asker)?;
         drop(table);
         let mut headers = self.headers(message);
         headers.extend(extra);
         let id = message.id().map_or_else(|| "null".to_owned(), |id| id.get().to_owned());
         let opens = matches!(message.method(), "initialize" | "server/discover");
-        Ok(Outgoing { key, id, line, headers, opens, sink })
+        Ok((Outgoing { key, id, line, headers, opens, sink }, packets))
     }
 
     /// Returns the headers that a message travels with.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Facts, Opening};
 use crate::mcp::era::{self, Era, LATEST_LEGACY, LEGACY_VERSIONS, MODERN};
-use crate::mcp::message::{Incoming, Message, UNSUPPORTED_VERSION};
+use crate::mcp::message::{Incoming, METHOD_NOT_FOUND, Message, UNSUPPORTED_VERSION};
 
 /// What is said when `initialize` was answered.
 pub(super) const INITIALIZED: Bytes =
@@ -37,7 +37,10 @@ pub(super) fn discover(opening: &Opening) -> String {
 
 /// Returns the request that opens a legacy conversation.
 pub(super) fn initialize(opening: &Opening, version: &str) -> String {
-    let Opening { client_info, capabilities, .. } = opening;
+    let Opening { client_info, capabilities, params, .. } = opening;
+    if let Some(params) = params.as_ref().filter(|_| version == opening.version) {
+        return format!(r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{params}}}"#);
+    }
     let version = serde_json::Value::from(version);
     format!(
         r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":{version},"capabilities":{capabilities},"clientInfo":{client_info}}}}}"#
@@ -140,7 +143,10 @@ pub(super) fn read_initialize(text: &[u8], asked: &str) -> Answer {
             common.copied().find(|&ours| ours != asked && versions.iter().any(|its| its == ours));
         return match (common, answer.error_code()) {
             (Some(version), _) => Answer::Version(version),
-            (None, Some(code)) if era::is_modern_error(code) => Answer::OtherEra(cut(error.get())),
+            // A server of the modern era need not know what `initialize` is.
+            (None, Some(code)) if era::is_modern_error(code) || code == METHOD_NOT_FOUND => {
+                Answer::OtherEra(cut(error.get()))
+            }
             _ => Answer::Refused(cut(error.get())),
         };
     }
@@ -212,6 +218,9 @@ mod tests {
             client_info: r#"{"name":"c","x":1e999}"#.to_owned(),
             capabilities: r#"{"roots":{}}"#.to_owned(),
             version: "2025-06-18".to_owned(),
+            era: Era::Legacy,
+            params: None,
+            sole: false,
         };
         for text in [discover(&opening), initialize(&opening, &opening.version)] {
             assert!(Message::parse(&text).is_ok(), "{text}");

@@ -21,8 +21,8 @@ use url::Url;
 use super::{Facts, Limits, NOTICE, Opening, child};
 use crate::gateway::GatewayError;
 use crate::gateway::child::{Exit, Handle};
-use crate::gateway::link::{Ids, Link, failure};
-use crate::gateway::remote::{Endpoint, is_events};
+use crate::gateway::link::{Link, failure};
+use crate::gateway::upstream::endpoint::{Endpoint, is_events};
 use crate::mcp::line::{Line, LineCodec};
 use crate::mcp::message::{Kind, Message, on_one_line};
 use crate::mcp::sse;
@@ -46,7 +46,7 @@ pub(super) async fn open(
     limits: &Limits,
 ) -> Result<Option<(Arc<Link>, Facts)>, GatewayError> {
     let Some(dialed) = dial(endpoint, limits).await? else { return Ok(None) };
-    let link = connect(dialed, endpoint, scope, limits);
+    let link = connect(dialed, endpoint, opening, scope, limits);
     let facts = child::open_legacy(&link, opening, limits).await?;
     Ok(Some((link, facts)))
 }
@@ -92,8 +92,7 @@ async fn dial(endpoint: &Endpoint, limits: &Limits) -> Result<Option<Dialed>, Ga
     let response = endpoint.call(Method::GET, headers, Bytes::new()).await?;
     let status = response.status();
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        let (server, status) = (endpoint.server().to_owned(), status.as_u16());
-        return Err(GatewayError::Unauthorized { server, status });
+        return Err(endpoint.refusal(status, response.headers()));
     }
     if !status.is_success() || !is_events(response.headers()) {
         return Ok(None);
@@ -131,12 +130,18 @@ fn resolve(base: &Uri, told: &[u8]) -> Option<Uri> {
     target.as_str().split('#').next()?.parse().ok()
 }
 
-fn connect(dialed: Dialed, endpoint: &Arc<Endpoint>, scope: &Scope, limits: &Limits) -> Arc<Link> {
+fn connect(
+    dialed: Dialed,
+    endpoint: &Arc<Endpoint>,
+    opening: &Opening,
+    scope: &Scope,
+    limits: &Limits,
+) -> Arc<Link> {
     let (handle, exit) = Handle::without_process(endpoint.server());
     let (ours, theirs) = duplex(PIPE);
     let (stdout, stdin) = split(ours);
     let (reader, writer) = split(theirs);
-    let link = Link::new(stdin, stdout, handle.clone(), Ids::Renumber, limits.max_line, scope);
+    let link = Link::new(stdin, stdout, handle.clone(), opening.sole, limits.max_line, scope);
     let (lines, queue) = mpsc::channel(QUEUE);
     let wire = Wire {
         endpoint: endpoint.clone(),
@@ -271,12 +276,10 @@ impl Wire {
     async fn taken(&self, response: Response<Body>) -> Result<Taken, GatewayError> {
         let (status, server) = (response.status(), self.endpoint.server());
         let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        drop(Limited::new(response.into_body(), MAX_REST).collect().await);
+        let (head, body) = response.into_parts();
+        drop(Limited::new(body, MAX_REST).collect().await);
         Ok(match status {
-            _ if refused => {
-                let (server, status) = (server.to_owned(), status.as_u16());
-                return Err(GatewayError::Unauthorized { server, status });
-            }
+            status if refused => return Err(self.endpoint.refusal(status, &head.headers)),
             status if status.is_success() => Taken::Yes,
             StatusCode::NOT_FOUND | StatusCode::GONE => Taken::Gone,
             status => Taken::No(format!("server `{server}` answered HTTP {}", status.as_u16())),

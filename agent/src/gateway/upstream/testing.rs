@@ -7,7 +7,6 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::gateway::guard::Guard;
-use crate::gateway::link::INBOX;
 
 pub(super) const LIMITS: Limits =
     Limits { start_timeout: Duration::from_secs(10), max_line: 1_000_000 };
@@ -17,6 +16,9 @@ pub(super) fn opening() -> Opening {
         client_info: r#"{"name":"test","version":"1"}"#.to_owned(),
         capabilities: "{}".to_owned(),
         version: "2025-11-25".to_owned(),
+        era: crate::mcp::era::Era::Legacy,
+        params: None,
+        sole: false,
     }
 }
 
@@ -25,17 +27,15 @@ pub(super) fn nursery() -> Nursery {
 }
 
 pub(super) fn remote(url: &str) -> Target {
-    Target::new(&Server::remote("far", url)).unwrap()
+    Target::new(&Server::remote("far", url), None).unwrap()
 }
 
-pub(super) async fn ask(conn: &Arc<Conn>, text: &str) -> (Claim, mpsc::Receiver<Packet>) {
-    let (sink, queue) = mpsc::channel(INBOX);
+pub(super) async fn ask(conn: &Arc<Conn>, text: &str) -> (Claim, Receiver) {
     let message = Message::parse(text).unwrap();
-    let claim = conn.request(&message, Vec::new(), sink).await.unwrap();
-    (claim, queue)
+    conn.request(&message, Vec::new()).await.unwrap()
 }
 
-pub(super) async fn next(queue: &mut mpsc::Receiver<Packet>) -> (String, bool) {
+pub(super) async fn next(queue: &mut Receiver) -> (String, bool) {
     let packet = tokio::time::timeout(Duration::from_secs(20), queue.recv()).await;
     let packet = packet.expect("in time").expect("a packet");
     (String::from_utf8(packet.message.to_vec()).unwrap(), packet.last)

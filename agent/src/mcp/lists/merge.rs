@@ -14,9 +14,10 @@ const MAX_MAP: usize = 2 * 1024;
 /// How deep settings of several servers are joined; below that, the first server's count.
 const MAX_DEPTH: usize = 8;
 
-/// The capabilities that an aggregate serves by asking whom it concerns. Not `tasks`: a task is
-/// reached by an id that does not tell its server.
+/// The capabilities that an aggregate serves by asking whom it concerns.
 const SERVED: [&str; 4] = ["completions", "logging", "extensions", "experimental"];
+/// The capability of running calls as tasks (2025-11-25 §Tasks).
+const TASKS: &str = "tasks";
 /// The capabilities that are lists; of their settings only those that we serve are joined.
 const LISTS: [&str; 3] = ["tools", "prompts", "resources"];
 
@@ -24,7 +25,10 @@ const LISTS: [&str; 3] = ["tools", "prompts", "resources"];
 ///
 /// Whoever has lists may see them change, since a server can come, go or be restarted: `listChanged`
 /// is always true. `resources.subscribe` is true if it is anywhere. Extensions and experimental
-/// capabilities are joined by their id. What is unknown stays only when there is a single server.
+/// capabilities are joined by their id. Tasks are reached one by one, by their ids, and are not
+/// listed. What is unknown stays only when there is a single server.
+///
+/// The servers must be of one era, or what does not pass between the eras be left out before.
 #[must_use]
 pub fn merge_capabilities(all: &[&RawValue]) -> String {
     let single = all.len() == 1;
@@ -39,6 +43,13 @@ pub fn merge_capabilities(all: &[&RawValue]) -> String {
                 }
             } else if SERVED.contains(&&*key) && value.get().starts_with('{') {
                 add(&mut union, &key, &value, MAX_DEPTH);
+            } else if key == TASKS
+                && let Some(mut own) = Object::of(&value)
+            {
+                drop(own.remove("list"));
+                if !own.is_empty() {
+                    add(&mut union, &key, &own.to_raw(), MAX_DEPTH);
+                }
             }
         }
     }
@@ -209,6 +220,21 @@ mod tests {
             concat!(
                 r#"{"tools":{"x":1e400,"listChanged":true},"tasks":{"list":{}},"vendor":[1],"#,
                 r#""resources":{"listChanged":true}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn an_aggregate_runs_tasks_where_a_server_does_and_lists_none() {
+        assert_eq!(
+            merged(&[
+                r#"{"tools":{}}"#,
+                r#"{"tasks":{"list":{},"cancel":{},"requests":{"tools":{"call":{}}}}}"#,
+                r#"{"tasks":{"requests":{"other":{}}}}"#,
+            ]),
+            concat!(
+                r#"{"tools":{"listChanged":true},"#,
+                r#""tasks":{"cancel":{},"requests":{"tools":{"call":{}},"other":{}}}}"#
             )
         );
     }

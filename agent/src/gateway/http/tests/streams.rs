@@ -20,11 +20,13 @@ const ASK: &str = r#"{"id":5,"method":"ask"}"#;
 
 /// A server that asks its client something within a call.
 const ASKS: &str = r#"
+id() { echo "$1" | sed 's/.*"id":\([^,}]*\).*/\1/'; }
 while read -r line; do
   case "$line" in
-    *initialize\"*) echo '{"id":0,"result":{"protocolVersion":"2025-06-18","serverInfo":{"name":"sh"}}}';;
-    *ask\"*) echo '{"id":"q","method":"roots/list"}';;
-    *'"q"'*) echo '{"id":5,"result":{}}';;
+    *initialize\"*) echo '{"id":'$(id "$line")',"result":{"protocolVersion":"2025-06-18","serverInfo":{"name":"sh"}}}';;
+    *initialized\"*) ;;
+    *ask\"*) call=$(id "$line"); echo '{"id":"q","method":"roots/list"}';;
+    *'"q"'*) echo '{"id":'$call',"result":{}}';;
     *) echo '{"method":"notifications/heard"}';;
   esac
 done
@@ -51,7 +53,9 @@ async fn streams_of_2025_11_25_open_with_an_id_and_older_ones_have_ids_only() {
 #[tokio::test]
 async fn an_answer_waits_for_a_client_that_lost_its_stream() {
     let gateway = gateway(ASKS, GatewayOptions { max_sessions: 1, ..GatewayOptions::default() });
-    let id = open(&gateway).await;
+    let body = r#"{"id":0,"method":"initialize","params":{"capabilities":{"roots":{}}}}"#;
+    let opened = post(&gateway, &[], body).await;
+    let id = opened.headers()[SESSION_HEADER].to_str().unwrap().to_owned();
     let session = [(SESSION_HEADER, id.as_str())];
     let mut lost = post(&gateway, &session, ASK).await.into_body();
     let question = whole(&mut lost).await.unwrap();
@@ -60,8 +64,9 @@ async fn an_answer_waits_for_a_client_that_lost_its_stream() {
     // The request goes on, so the session has its place.
     let other = post(&gateway, &[], r#"{"id":0,"method":"initialize"}"#).await;
     assert_eq!(other.status(), 503);
-    let reply = r#"{"id":"q","result":{"roots":[]}}"#;
-    assert_eq!(post(&gateway, &session, reply).await.status(), 202);
+    let question: Value = serde_json::from_slice(&question.data).unwrap();
+    let reply = format!(r#"{{"id":{},"result":{{"roots":[]}}}}"#, question["id"]);
+    assert_eq!(post(&gateway, &session, &reply).await.status(), 202);
     let heads = [session[0], ("last-event-id", "p1-1")];
     let back = send(&gateway, Method::GET, &heads, "").await;
     assert_eq!(back.status(), 200);
@@ -81,8 +86,7 @@ async fn a_listener_resumes_and_a_strange_id_opens_a_fresh_stream() {
     let id = open(&gateway).await;
     let session = [(SESSION_HEADER, id.as_str())];
     let nudge = async || {
-        let answer = r#"{"id":"q","result":{}}"#;
-        assert_eq!(post(&gateway, &session, answer).await.status(), 202);
+        assert_eq!(post(&gateway, &session, NUDGE).await.status(), 202);
     };
     let mut body = send(&gateway, Method::GET, &session, "").await.into_body();
     nudge().await;

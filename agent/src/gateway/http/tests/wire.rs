@@ -38,7 +38,6 @@ async fn what_is_posted_is_answered_on_the_stream() {
     let gateway = legacy();
     let who = Principal::Anonymous;
     let (mut stream, path) = connect(&gateway, &who).await;
-    assert_eq!(gateway.stats().sessions, 1);
     for (message, expected) in [
         (r#"{"id":0,"method":"initialize","params":{}}"#, json!("sh")),
         (r#"{"id":"a","method":"tools/list"}"#, json!(null)),
@@ -48,7 +47,8 @@ async fn what_is_posted_is_answered_on_the_stream() {
         let answer = event(&mut stream).await.unwrap();
         assert_eq!(answer["result"]["serverInfo"]["name"], expected);
     }
-    let heard = dispatch(&gateway, &who, Method::POST, &path, r#"{"id":"q","result":{}}"#).await;
+    assert_eq!(gateway.stats().sessions, 1);
+    let heard = dispatch(&gateway, &who, Method::POST, &path, NUDGE).await;
     assert_eq!(heard.status(), 202);
     assert_eq!(event(&mut stream).await.unwrap()["method"], "notifications/heard");
     gateway.shutdown().await;
@@ -73,10 +73,13 @@ async fn a_session_ends_with_its_stream_and_belongs_to_its_principal() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_answers_what_is_open_and_ends_the_stream() {
+async fn a_server_that_dies_answers_what_is_open() {
     let gateway = legacy();
     let who = Principal::Anonymous;
     let (mut stream, path) = connect(&gateway, &who).await;
+    let open = r#"{"id":0,"method":"initialize","params":{}}"#;
+    assert_eq!(dispatch(&gateway, &who, Method::POST, &path, open).await.status(), 202);
+    assert_eq!(event(&mut stream).await.unwrap()["id"], 0);
     let long = r#"{"id":1,"method":"long"}"#;
     assert_eq!(dispatch(&gateway, &who, Method::POST, &path, long).await.status(), 202);
     assert_eq!(dispatch(&gateway, &who, Method::POST, &path, long).await.status(), 400);
@@ -86,8 +89,11 @@ async fn a_server_that_dies_answers_what_is_open_and_ends_the_stream() {
         let answer = event(&mut stream).await.unwrap();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(id), &json!(-32603)));
     }
-    assert!(stream.frame().await.is_none());
+    let again = r#"{"id":3,"method":"pid"}"#;
+    assert_eq!(dispatch(&gateway, &who, Method::POST, &path, again).await.status(), 202);
+    assert!(event(&mut stream).await.unwrap()["result"].is_u64());
     gateway.shutdown().await;
+    assert!(stream.frame().await.is_none());
 }
 
 #[tokio::test]

@@ -15,8 +15,9 @@ use super::stream::Seen;
 use super::{Core, NOTICE};
 use crate::gateway::GatewayError;
 use crate::gateway::child::Exit;
-use crate::gateway::link::{Arrival, PATIENCE, Packet, cancellation_of, death_notice, failure};
-use crate::gateway::remote::is_events;
+use crate::gateway::link::{Arrival, Inbox, Packet, death_notice, failure};
+use crate::gateway::upstream::endpoint::is_events;
+use crate::hint::Hint as _;
 use crate::mcp::era::{Era, SESSION_HEADER};
 use crate::mcp::message::{Incoming, Key, Kind, METHOD_NOT_FOUND, Message};
 use crate::mcp::sse::TooLong;
@@ -32,7 +33,7 @@ pub(super) struct Outgoing {
     pub(super) headers: HeaderMap,
     /// Whether it opens the conversation.
     pub(super) opens: bool,
-    pub(super) sink: mpsc::Sender<Packet>,
+    pub(super) sink: Inbox,
 }
 
 /// Why a message did not do what it should.
@@ -72,6 +73,13 @@ impl Failure {
     /// Returns the text that answers a request.
     fn explain(&self, server: &str) -> String {
         match self {
+            // Only a person can log in, and this is all that reaches one.
+            Self::Gateway(
+                error @ (GatewayError::Unauthorized { .. } | GatewayError::Login { .. }),
+            ) => {
+                let hint = error.hint().map(|hint| format!(". {hint}")).unwrap_or_default();
+                format!("{}{hint}", with_root(error))
+            }
             Self::Gateway(error) => with_root(error),
             Self::Status(status) => format!("server `{server}` answered HTTP {}", status.as_u16()),
             other => format!("server `{server}` did not answer: {other}"),
@@ -100,16 +108,11 @@ impl Core {
         };
         match outcome {
             Some(Ok(_)) => {}
-            Some(Err(failure)) => {
-                let told = self.fail(&outgoing, &failure);
-                cancel.run_until_cancelled(told).await;
-            }
+            Some(Err(failure)) => self.fail(&outgoing, &failure),
             // Closing the stream has told a modern server (2026-07-28 §Streamable HTTP).
             None => {
-                if self.table().forget(&outgoing.key)
-                    && self.era == Era::Legacy
-                    && let Some(line) = cancellation_of(&outgoing.key)
-                {
+                let told = self.table().release(&outgoing.key);
+                if let Some(line) = told.filter(|_| self.era == Era::Legacy) {
                     drop(self.enqueue(line).await);
                 }
             }
@@ -117,7 +120,7 @@ impl Core {
     }
 
     /// Answers a request that the server will not answer.
-    async fn fail(&self, outgoing: &Outgoing, failed: &Failure) {
+    fn fail(&self, outgoing: &Outgoing, failed: &Failure) {
         if !self.table().forget(&outgoing.key) {
             return;
         }
@@ -131,7 +134,7 @@ impl Core {
             tracing::debug!(server, error = failed as &dyn std::error::Error, "a request failed");
             failure(&outgoing.id, &failed.explain(server), "upstream_failed")
         };
-        drop(timeout(PATIENCE, outgoing.sink.send(packet)).await);
+        drop(outgoing.sink.push(packet));
     }
 
     /// Sends a request and hands on all that comes back. It is answered when this returns well.
@@ -139,22 +142,22 @@ impl Core {
         let (headers, line) = (outgoing.headers.clone(), outgoing.line.clone());
         let response = self.endpoint.call(Method::POST, headers, line).await?;
         let status = response.status();
-        self.check(status)?;
+        self.check(&response)?;
         if outgoing.opens && status.is_success() {
             self.session().id = response.headers().get(SESSION_HEADER).cloned();
         }
         let key = &outgoing.key;
         if status.is_success() && is_events(response.headers()) {
             let mut seen = Seen::default();
-            self.follow(response.into_body(), Some(key), &mut seen).await?;
-            self.resume(key, &mut seen).await?;
+            self.follow(response.into_body(), Some(outgoing), &mut seen).await?;
+            self.resume(outgoing, &mut seen).await?;
             return Ok(status);
         }
         let body = self.body(response).await?;
         if !outgoing.opens && self.ends_session(status, &body, Some(key)) {
             return Err(self.session_ended());
         }
-        self.arrived(&body, Some(key)).await;
+        self.arrived(&body, Some(outgoing)).await;
         match self.table().waits(key) {
             false => Ok(status),
             true if status.is_success() => Err(Failure::Unanswered),
@@ -188,7 +191,7 @@ impl Core {
         let headers = self.headers(&message);
         let response = self.endpoint.call(Method::POST, headers, line.clone()).await?;
         let status = response.status();
-        self.check(status)?;
+        self.check(&response)?;
         if status.is_success() && is_events(response.headers()) {
             return Ok(());
         }
@@ -200,11 +203,10 @@ impl Core {
     }
 
     /// Refuses what no client of ours could use.
-    pub(super) fn check(&self, status: StatusCode) -> Result<(), Failure> {
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let (server, status) = (self.endpoint.server().to_owned(), status.as_u16());
-                Err(GatewayError::Unauthorized { server, status }.into())
+    pub(super) fn check(&self, response: &Response<Body>) -> Result<(), Failure> {
+        match response.status() {
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(self.endpoint.refusal(status, response.headers()).into())
             }
             status if status.is_redirection() => Err(Failure::Redirect),
             _ => Ok(()),
@@ -249,28 +251,32 @@ impl Core {
     }
 
     /// Hands on a message, or a batch of them (2025-03-26), that came over the stream of `via`.
-    pub(super) async fn arrived(&self, text: &Bytes, via: Option<&Key>) {
+    pub(super) async fn arrived(&self, text: &[u8], via: Option<&Outgoing>) {
         if text.trim_ascii_start().first() != Some(&b'[') {
             return self.hand(text, via).await;
         }
         let Ok(batch) = Incoming::parse(text) else { return };
         for message in batch.messages() {
-            self.hand(&Bytes::copy_from_slice(message.text().as_bytes()), via).await;
+            self.hand(message.text().as_bytes(), via).await;
         }
     }
 
-    async fn hand(&self, text: &Bytes, via: Option<&Key>) {
-        let arrival = self.table().arrive_via(text, via);
+    async fn hand(&self, text: &[u8], via: Option<&Outgoing>) {
+        let arrival = self.table().arrive_via(text, via.map(|via| &via.key));
         match arrival {
-            // The stream of a request waits for its reader; giving up the claim ends both.
-            Arrival::For(sink, packet) if via.is_some() => drop(sink.send(packet).await),
+            // The stream of a request waits for its own reader, which is the server's to feel;
+            // giving up the claim ends both.
+            Arrival::For(sink, packet) if via.is_some_and(|via| via.sink.same_channel(&sink)) => {
+                sink.send(packet).await;
+            }
             Arrival::For(sink, packet) => {
-                if timeout(PATIENCE, sink.send(packet)).await.is_err() {
-                    drop(self.table().give_up(&sink));
+                if let Err(full) = sink.push(packet)
+                    && let Some(line) = full.explain(self.endpoint.server())
+                {
+                    drop(self.enqueue(line.into()).await);
                 }
             }
             Arrival::Answer(line) => drop(self.enqueue(line.into()).await),
-            Arrival::Kept => {}
             Arrival::Dropped(why) => {
                 tracing::debug!(server = self.endpoint.server(), why, "message dropped");
             }

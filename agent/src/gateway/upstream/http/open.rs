@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::exchange::Failure;
 use super::{Core, Http};
 use crate::gateway::GatewayError;
-use crate::gateway::link::INBOX;
-use crate::gateway::remote::Endpoint;
+use crate::gateway::link::Asker;
 use crate::gateway::upstream::child::PROBE;
+use crate::gateway::upstream::endpoint::Endpoint;
 use crate::gateway::upstream::opening::{self, Answer, INITIALIZED};
 use crate::gateway::upstream::{Facts, Limits, Opening, Wire, sse};
 use crate::mcp::era::Era;
@@ -76,6 +76,11 @@ impl Opener<'_> {
             }
             Outcome::OtherEra(error) => error,
             Outcome::NotThere(error) => {
+                if known == Some(Era::Legacy)
+                    && let Ok(Outcome::Open(http, facts)) = self.discover().await
+                {
+                    return Ok((Wire::Http(http), *facts));
+                }
                 if !self.endpoint.is_legacy_sse()
                     && let Ok(Some((link, facts))) = self.sse().await
                 {
@@ -184,9 +189,8 @@ impl Opener<'_> {
     /// Asks a first question and waits for its answer.
     async fn ask(&self, core: &Core, text: &str) -> Result<(StatusCode, Bytes), Failure> {
         let message = Message::parse(text).expect("our own request is well-formed");
-        let (sink, mut queue) = mpsc::channel(INBOX);
-        let outgoing = core.begin(&message, HeaderMap::new(), sink);
-        let outgoing = outgoing.map_err(|_| Failure::Over)?;
+        let begun = core.begin(&message, HeaderMap::new(), Asker::Ourselves);
+        let (outgoing, mut queue) = begun.map_err(|_| Failure::Over)?;
         let exchange = async {
             let outcome = core.exchange(&outgoing).await;
             core.table().forget(&outgoing.key);

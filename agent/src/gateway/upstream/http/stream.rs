@@ -11,11 +11,10 @@ use hyper::body::Incoming as Body;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
-use super::exchange::Failure;
+use super::exchange::{Failure, Outgoing};
 use crate::gateway::GatewayError;
-use crate::gateway::remote::is_events;
+use crate::gateway::upstream::endpoint::is_events;
 use crate::mcp::era::Era;
-use crate::mcp::message::Key;
 use crate::mcp::sse;
 
 /// How often, without a sign of life, a broken stream is taken up again.
@@ -58,7 +57,7 @@ impl Core {
     pub(super) async fn follow(
         &self,
         mut body: Body,
-        via: Option<&Key>,
+        via: Option<&Outgoing>,
         seen: &mut Seen,
     ) -> Result<(), Failure> {
         let mut events = sse::Decoder::new(self.max);
@@ -72,7 +71,7 @@ impl Core {
                     self.arrived(&event.data, via).await;
                 }
             }
-            if via.is_some_and(|key| !self.table().waits(key)) {
+            if via.is_some_and(|via| !self.table().waits(&via.key)) {
                 let rest = async { while let Some(Ok(_)) = body.frame().await {} };
                 drop(timeout(LINGER, rest).await);
                 break;
@@ -82,9 +81,9 @@ impl Core {
     }
 
     /// Takes the stream of a request up again until it is answered; never repeats the request.
-    pub(super) async fn resume(&self, key: &Key, seen: &mut Seen) -> Result<(), Failure> {
+    pub(super) async fn resume(&self, outgoing: &Outgoing, seen: &mut Seen) -> Result<(), Failure> {
         let (mut failures, mut polls) = (0, 0);
-        while self.table().waits(key) {
+        while self.table().waits(&outgoing.key) {
             // The modern era has no resumption.
             let last = seen.last.clone().filter(|_| self.era == Era::Legacy);
             let (Some(last), true) = (last, failures < RESUMES && polls < POLLS) else {
@@ -92,15 +91,19 @@ impl Core {
             };
             sleep(seen.retry.unwrap_or(REST)).await;
             failures += 1;
-            let Ok(response) = self.get(Some(&last)).await else { continue };
+            let response = match self.get(Some(&last)).await {
+                Ok(response) => response,
+                Err(error @ GatewayError::Unauthorized { .. }) => return Err(error.into()),
+                Err(_) => continue,
+            };
             let status = response.status();
-            self.check(status)?;
+            self.check(&response)?;
             if status == StatusCode::NOT_FOUND && self.in_session() {
                 return Err(self.session_ended());
             }
             if status.is_success() && is_events(response.headers()) {
                 let before = seen.events;
-                self.follow(response.into_body(), Some(key), seen).await?;
+                self.follow(response.into_body(), Some(outgoing), seen).await?;
                 // 2025-11-25: a server may close the connection and ask to be polled.
                 if seen.events != before {
                     (failures, polls) = (0, 0);

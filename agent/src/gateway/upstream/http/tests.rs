@@ -4,7 +4,7 @@ use super::super::testing::{LIMITS, ask, id_of, next, nursery, opening, remote};
 use super::super::{Conn, Nursery};
 use super::*;
 use crate::gateway::GatewayError;
-use crate::gateway::remote::testing::{Answer, Heard, Upstream};
+use crate::gateway::upstream::fake::{Answer, Heard, Upstream};
 use crate::mcp::message::Message;
 
 const DISCOVERED: &str = r#"{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}"#;
@@ -81,13 +81,13 @@ async fn a_modern_server_is_found_at_once_and_gets_its_headers() {
     assert_eq!(conn.facts().era, Era::Modern);
     let text =
         r#"{"id":"a","method":"tools/call","params":{"name":"t","_meta":{"progressToken":"p"}}}"#;
-    let (sink, mut queue) = mpsc::channel(8);
     let extra = HeaderMap::from_iter([(
         HeaderName::from_static("mcp-param-city"),
         HeaderValue::from_static("Bonn"),
     )]);
     let message = Message::parse(text).unwrap();
-    let _claim = conn.request_with_headers(&message, Vec::new(), sink, extra).await.unwrap();
+    let begun = conn.request_with_headers(&message, Vec::new(), extra).await;
+    let (_claim, mut queue) = begun.unwrap();
     let progress =
         r#"{"method":"notifications/progress","params":{"progressToken":"p","progress":0.10}}"#;
     assert_eq!(next(&mut queue).await, (progress.to_owned(), false));
@@ -199,9 +199,8 @@ async fn a_session_that_the_server_forgot_ends_all_that_waits() {
         }
         assert_eq!(conn.over().await, "its session has ended");
         assert!(conn.is_over());
-        let (sink, _queue) = mpsc::channel(1);
         let message = Message::parse(r#"{"id":3,"method":"x"}"#).unwrap();
-        assert_eq!(conn.request(&message, Vec::new(), sink).await.unwrap_err(), Refusal::Gone);
+        assert_eq!(conn.request(&message, Vec::new()).await.unwrap_err(), Refusal::Gone);
         assert_eq!(conn.notify(Bytes::from_static(b"{}")).await, Err(Gone));
         let posts = upstream.heard().iter().filter(|heard| heard.body.contains("forgot")).count();
         assert_eq!(posts, 1, "nothing is replayed");
@@ -317,6 +316,68 @@ async fn a_legacy_server_speaks_unasked_and_asks_over_the_stream_of_its_request(
     first.send(event(r#"{"id":2,"result":{}}"#)).await.unwrap();
     assert_eq!(next(&mut b).await, (r#"{"id":"b","result":{}}"#.to_owned(), true));
     assert_eq!(next(&mut a).await, (r#"{"id":"a","result":{}}"#.to_owned(), true));
+}
+
+/// A message that is large.
+fn large(message: &str) -> String {
+    let padding = "x".repeat(64 * 1024);
+    event(&message.replace("PADDING", &padding))
+}
+
+#[tokio::test]
+async fn the_stream_of_a_request_waits_for_its_reader_and_holds_up_no_other() {
+    let prepared = Prepared::default();
+    let script = prepared.clone();
+    let upstream = Upstream::start(move |heard| {
+        modern(heard).unwrap_or_else(|| match heard.body.contains("quick") {
+            true => result(heard, "{}"),
+            false => script.next(),
+        })
+    })
+    .await;
+    let conn = dial(&upstream).await;
+    let stream = prepared.stream();
+    let slow = r#"{"id":"a","method":"slow","params":{"_meta":{"progressToken":"t"}}}"#;
+    let (_slow, mut unread) = ask(&conn, slow).await;
+    let progress =
+        r#"{"method":"notifications/progress","params":{"progressToken":2,"message":"PADDING"}}"#;
+    let talk = async {
+        for _ in 0..400 {
+            stream.send(large(progress)).await.unwrap();
+        }
+        stream.send(event(r#"{"id":2,"result":{}}"#)).await.unwrap();
+    };
+    let read = async {
+        let (_quick, mut queue) = ask(&conn, r#"{"id":"b","method":"quick"}"#).await;
+        assert_eq!(next(&mut queue).await, (r#"{"id":"b","result":{}}"#.to_owned(), true));
+        let mut count = 0;
+        while !next(&mut unread).await.1 {
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(tokio::join!(talk, read).1, 400);
+}
+
+#[tokio::test]
+async fn a_question_for_a_listener_that_does_not_read_is_answered() {
+    let unasked = Prepared::default();
+    let stream = unasked.stream();
+    let upstream = Upstream::start(move |heard| match heard.method.as_str() {
+        "GET" => unasked.next(),
+        _ if heard.body.contains(r#""error""#) => Answer::empty(202),
+        _ => legacy(heard).unwrap_or_else(|| result(heard, "{}")),
+    })
+    .await;
+    let conn = dial(&upstream).await;
+    let _listener = conn.listen().unwrap();
+    for _ in 0..80 {
+        stream.send(large(r#"{"method":"notifications/x","params":"PADDING"}"#)).await.unwrap();
+    }
+    let question = r#"{"id":"q","method":"sampling/createMessage","params":"PADDING"}"#;
+    stream.send(large(question)).await.unwrap();
+    let told = upstream.until(|heard| heard.body.contains(r#""error""#)).await.body;
+    assert!(told.starts_with(r#"{"jsonrpc":"2.0","id":"q","error":{"code":-32603"#), "{told}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::super::testing::{LIMITS, ask, id_of, next, nursery, opening, remote};
 use super::super::{Conn, Gone as ConnGone};
 use super::*;
-use crate::gateway::remote::testing::{Answer, Heard, Upstream};
+use crate::gateway::upstream::fake::{Answer, Heard, Upstream};
 use crate::mcp::era::Era;
 
 /// A server of the old transport: it answers over its stream by what is posted.

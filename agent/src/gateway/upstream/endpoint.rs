@@ -4,27 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, Uri};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use mcpm_shared::token::Token;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
 use super::super::GatewayError;
 use super::super::body::BoxError;
+use super::super::error::Remedy;
 use crate::model::Vars;
+use crate::oauth::{Bearer, Credentials, TokenError, missing_scope};
 
 const CONNECT: Duration = Duration::from_secs(15);
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// How many connections rest.
 const POOL_SIZE: usize = 8;
-
-type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A URL, the configured headers, and connections to it.
 #[derive(Debug)]
@@ -32,7 +32,9 @@ pub(in crate::gateway) struct Endpoint {
     server: String,
     url: Uri,
     headers: HeaderMap,
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    /// The tokens of a login, unless the configured headers say who we are.
+    bearer: Option<Bearer>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 impl Endpoint {
@@ -44,6 +46,7 @@ impl Endpoint {
         server: &str,
         url: &str,
         headers: &Vars,
+        credentials: Option<&Credentials>,
     ) -> Result<Self, GatewayError> {
         let wrong = |reason: &str| GatewayError::Url {
             server: server.to_owned(),
@@ -59,7 +62,9 @@ impl Endpoint {
         }
         let client = client(parsed.scheme_str() == Some("https"))?;
         let headers = configured(server, headers)?;
-        Ok(Self { server: server.to_owned(), url: parsed, headers, client })
+        let credentials = credentials.filter(|_| !headers.contains_key(AUTHORIZATION));
+        let bearer = credentials.map(|credentials| credentials.bearer(server, url));
+        Ok(Self { server: server.to_owned(), url: parsed, headers, bearer, client })
     }
 
     /// Returns the server's name.
@@ -72,11 +77,6 @@ impl Endpoint {
         &self.url
     }
 
-    /// Returns the path of the URL, which is fit to be shown.
-    pub(in crate::gateway) fn path(&self) -> &str {
-        self.url.path()
-    }
-
     /// Tells whether the URL looks like one of the old HTTP+SSE transport.
     pub(in crate::gateway) fn is_legacy_sse(&self) -> bool {
         self.url.path().trim_end_matches('/').ends_with("/sse")
@@ -87,10 +87,26 @@ impl Endpoint {
         GatewayError::Unreachable { server: self.server.clone(), source: error.into() }
     }
 
+    /// Returns the error of a server that took what we sent for nothing, with 401 or 403.
+    pub(in crate::gateway) fn refusal(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> GatewayError {
+        let missing = missing_scope(headers).filter(|_| status == StatusCode::FORBIDDEN);
+        let remedy = match (&self.bearer, missing) {
+            (None, _) => Remedy::Headers,
+            (Some(bearer), Some(missing)) => Remedy::Scope(bearer.scopes_with(&missing)),
+            (Some(bearer), None) if bearer.is_logged_in() => Remedy::LoginAgain,
+            (Some(_), None) => Remedy::Login,
+        };
+        GatewayError::Unauthorized { server: self.server.clone(), status: status.as_u16(), remedy }
+    }
+
     /// Sends a request of ours.
     ///
     /// # Errors
-    /// The server was not reached.
+    /// The server was not reached, or the login to it has ended.
     pub(in crate::gateway) async fn call(
         &self,
         method: Method,
@@ -103,7 +119,7 @@ impl Endpoint {
     /// Sends a request of ours to another URL of the same server.
     ///
     /// # Errors
-    /// The server was not reached.
+    /// The server was not reached, or the login to it has ended.
     pub(in crate::gateway) async fn call_at(
         &self,
         url: Uri,
@@ -117,32 +133,44 @@ impl Endpoint {
         if !body.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        self.send_to(url, method, headers, body).await
+        let Some((bearer, token)) = self.token().await? else {
+            return self.send(url, method, headers, body).await;
+        };
+        let (to, by, what) = (url.clone(), method.clone(), body.clone());
+        let answer = self.send(to, by, with_token(headers.clone(), &token), what).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        // The server has looked at nothing but the token, so this is not a second try.
+        match bearer.instead_of(&token).await.map_err(|error| self.no_token(error))? {
+            Some(token) => self.send(url, method, with_token(headers, &token), body).await,
+            None => Ok(answer),
+        }
     }
 
-    /// Sends a request with any body; the configured headers are added.
-    ///
-    /// # Errors
-    /// The server was not reached.
-    pub(in crate::gateway) async fn send(
-        &self,
-        method: Method,
-        mut headers: HeaderMap,
-        body: Body,
-    ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
-        headers.extend(self.headers.clone());
-        self.send_to(self.url.clone(), method, headers, body).await
+    /// Returns the token for a request, when somebody is logged in.
+    async fn token(&self) -> Result<Option<(&Bearer, Token)>, GatewayError> {
+        let Some(bearer) = &self.bearer else { return Ok(None) };
+        let token = bearer.token().await.map_err(|error| self.no_token(error))?;
+        Ok(token.map(|token| (bearer, token)))
     }
 
-    async fn send_to(
+    fn no_token(&self, error: TokenError) -> GatewayError {
+        let server = self.server.clone();
+        match error {
+            TokenError::Failed(source) => GatewayError::Login { server, source },
+            _ => GatewayError::Unauthorized { server, status: 401, remedy: Remedy::LoginAgain },
+        }
+    }
+
+    async fn send(
         &self,
         url: Uri,
         method: Method,
         headers: HeaderMap,
-        body: Body,
+        body: Bytes,
     ) -> Result<Response<hyper::body::Incoming>, GatewayError> {
-        let mut request = Request::new(body);
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = url;
         *request.headers_mut() = headers;
@@ -151,7 +179,16 @@ impl Endpoint {
     }
 }
 
-fn client(tls: bool) -> Result<Client<HttpsConnector<HttpConnector>, Body>, GatewayError> {
+fn with_token(mut headers: HeaderMap, token: &Token) -> HeaderMap {
+    // A token that is not fit for a header was not taken for one.
+    if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose())) {
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    headers
+}
+
+fn client(tls: bool) -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, GatewayError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -190,3 +227,13 @@ fn configured(server: &str, headers: &Vars) -> Result<HeaderMap, GatewayError> {
     }
     Ok(map)
 }
+
+/// Tells whether a body is a stream of events.
+pub(super) fn is_events(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("text/event-stream")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! What is known of a server without asking it: in each era what it said of itself and its lists,
+//! and which eras it speaks.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::kinds::List;
+use super::session::raw;
+use super::welcome;
+use crate::catalog::{Entry, Identity, Lists, Side};
+use crate::gateway::upstream::Facts;
+use crate::mcp::era::Era;
+
+/// Items of a list as the server wrote them.
+pub(super) type Items = Arc<Vec<Box<RawValue>>>;
+
+/// What is known of a server.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// In the legacy era and in the modern one; a server may speak both.
+    said: [Said; 2],
+    /// Whether it speaks an era, as far as that was tried.
+    speaks: [Option<bool>; 2],
+    /// Its last list was late: what is known is served at once until it answers again.
+    pub(super) slow: bool,
+    /// Tells conversations of the modern era that what clients want to hear of has changed.
+    pub(super) resubscribe: Arc<tokio::sync::Notify>,
+}
+
+/// What a server said in one era.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) facts: Option<Arc<Facts>>,
+    pub(super) lists: [Option<Items>; 4],
+    /// Which lists a client got that the server has not confirmed in this run.
+    pub(super) unconfirmed: [bool; 4],
+    /// Pages of lists that are on their way to a client.
+    pub(super) pages: [Option<Pages>; 4],
+}
+
+/// The first pages of a list.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// The cursor of the next one, as the server wrote it.
+    pub(super) next: String,
+    pub(super) items: Vec<Box<RawValue>>,
+}
+
+const fn at(era: Era) -> usize {
+    match era {
+        Era::Legacy => 0,
+        Era::Modern => 1,
+    }
+}
+
+const fn other(era: Era) -> Era {
+    match era {
+        Era::Legacy => Era::Modern,
+        Era::Modern => Era::Legacy,
+    }
+}
+
+impl Known {
+    /// Takes up what an earlier run wrote down.
+    pub(super) fn of(entry: Entry) -> Self {
+        let Entry { legacy, modern, only, .. } = entry;
+        let mut known = Self::default();
+        for (era, side) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
+            let Some(Side { opened, lists }) = side else { continue };
+            let Lists { tools, prompts, resources, templates } = lists;
+            let lists = [tools, prompts, resources, templates].map(|list| list.map(Arc::new));
+            let facts = Some(Arc::new(welcome::facts(era, &opened)));
+            known.said[at(era)] = Said { facts, lists, ..Said::default() };
+            known.speaks[at(era)] = Some(true);
+        }
+        if let Some(only) = only {
+            known.speaks[at(other(only))] = Some(false);
+        }
+        known
+    }
+
+    /// Returns what is to be written down for the next run; `None` when that is nothing.
+    pub(super) fn entry(&self, identity: &Identity) -> Option<Entry> {
+        let side = |era: Era| {
+            let Said { facts, lists, .. } = self.said(era);
+            let opened = String::from_utf8_lossy(&facts.as_ref()?.opened).into_owned();
+            let list = |list: List| lists[list.at()].as_deref().cloned();
+            Some(Side {
+                opened: RawValue::from_string(opened).ok()?,
+                lists: Lists {
+                    tools: list(List::Tools),
+                    prompts: list(List::Prompts),
+                    resources: list(List::Resources),
+                    templates: list(List::Templates),
+                },
+            })
+        };
+        let only = |era: Era| (self.speaks[at(other(era))] == Some(false)).then_some(era);
+        let (legacy, modern) = (side(Era::Legacy), side(Era::Modern));
+        let anything = legacy.is_some() || modern.is_some();
+        anything.then(|| Entry {
+            identity: identity.clone(),
+            legacy,
+            modern,
+            only: only(Era::Legacy).or_else(|| only(Era::Modern)),
+            saved_at: 0,
+        })
+    }
+
+    pub(super) fn said(&self, era: Era) -> &Said {
+        &self.said[at(era)]
+    }
+
+    pub(super) fn said_mut(&mut self, era: Era) -> &mut Said {
+        &mut self.said[at(era)]
+    }
+
+    /// Returns the era in which the server talks with clients of this one, when that is known: its
+    /// own where the server speaks that.
+    pub(super) fn hop(&self, client: Era) -> Option<Era> {
+        let speaks = |era: Era| self.speaks[at(era)];
+        match (speaks(client), speaks(other(client))) {
+            (Some(true), _) => Some(client),
+            (Some(false), Some(true)) => Some(other(client)),
+            _ => None,
+        }
+    }
+
+    /// Returns the era to open a conversation in first, and whether the server is known to speak
+    /// it.
+    pub(super) fn first(&self, client: Era) -> (Era, bool) {
+        let speaks = |era: Era| self.speaks[at(era)];
+        match (speaks(client), speaks(other(client))) {
+            (Some(true), _) => (client, true),
+            (Some(false), its) => (other(client), its == Some(true)),
+            (None, _) => (client, false),
+        }
+    }
+
+    /// Notes that a conversation was opened which was first tried in an era.
+    pub(super) fn opened(&mut self, tried: Era, facts: Facts) {
+        let era = facts.era;
+        self.speaks[at(era)] = Some(true);
+        if era != tried {
+            self.speaks[at(tried)] = Some(false);
+        }
+        self.said_mut(era).facts = Some(Arc::new(facts));
+    }
+
+    /// Returns what the server said of itself to clients of this era, or else to others.
+    pub(super) fn facts(&self, client: Era) -> Option<Arc<Facts>> {
+        let era = self.hop(client).unwrap_or(client);
+        self.said(era).facts.clone().or_else(|| self.said(other(era)).facts.clone())
+    }
+
+    /// Returns a list as one of its conversations knows it.
+    pub(super) fn any_list(&self, list: List) -> Option<Items> {
+        let mut said = self.said.iter();
+        said.find_map(|said| said.lists[list.at()].clone())
+    }
+
+    /// Tells whether the server offers a list, as far as is known.
+    pub(super) fn offers(&self, list: List) -> bool {
+        let mut facts = self.said.iter().filter_map(|said| said.facts.as_deref()).peekable();
+        facts.peek().is_none() || facts.any(|facts| offers(facts, list))
+    }
+}
+
+/// Tells whether a server offers a list.
+pub(super) fn offers(facts: &Facts, list: List) -> bool {
+    crate::mcp::object::Object::of(&facts.capabilities)
+        .is_none_or(|all| all.contains(list.capability()))
+}
+
+/// Makes the raw text that facts hold.
+pub(super) fn opened(facts: &Facts) -> Box<RawValue> {
+    raw(String::from_utf8_lossy(&facts.opened).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(era: Era) -> Facts {
+        welcome::facts(era, &raw("{}".to_owned()))
+    }
+
+    #[test]
+    fn a_server_of_both_eras_talks_with_each_client_in_its_own() {
+        let mut known = Known::default();
+        assert_eq!(known.hop(Era::Legacy), None);
+        assert_eq!(known.first(Era::Modern), (Era::Modern, false));
+        known.opened(Era::Legacy, facts(Era::Legacy));
+        assert_eq!(known.hop(Era::Modern), None, "it has not been tried");
+        assert_eq!(known.first(Era::Modern), (Era::Modern, false));
+        known.opened(Era::Modern, facts(Era::Modern));
+        assert_eq!(known.hop(Era::Modern), Some(Era::Modern));
+        assert_eq!(known.hop(Era::Legacy), Some(Era::Legacy));
+    }
+
+    #[test]
+    fn a_server_of_one_era_is_asked_in_that_from_then_on_and_in_the_next_run() {
+        let mut known = Known::default();
+        known.opened(Era::Modern, facts(Era::Legacy));
+        let identity = Identity::of(&crate::model::Server::stdio("x", "x", [""; 0]));
+        for known in [Known::of(known.entry(&identity).unwrap()), known] {
+            assert_eq!(known.hop(Era::Modern), Some(Era::Legacy));
+            assert_eq!(known.first(Era::Modern), (Era::Legacy, true));
+            assert!(known.facts(Era::Modern).is_some());
+        }
+    }
+}
