@@ -3,12 +3,15 @@
 //! `cargo xtask peers` installs the peers; a suite whose peers are missing says so and passes, unless `MCPM_PEERS` (set
 //! by `cargo xtask test`) says that they were installed.
 
+mod clients;
 mod failures;
 mod profiles;
+mod published;
 mod restarts;
 mod sdk;
 mod sdks;
 mod stage;
 mod stops;
 mod tokens;
+mod tours;
 mod visit;

@@ -3,14 +3,15 @@
 //   node client.mjs SCENARIO [OPTIONS as JSON]
 //
 // Environment: PEER_SDK (`v1`, or `v2`, or `v2-auto` which probes for the modern era first), PEER_NODE (the folder
-// that holds node_modules), PEER_URL, PEER_TOKEN (a bearer token, may be absent).
+// that holds node_modules), and either PEER_URL with PEER_TOKEN (a bearer token, may be absent) or PEER_COMMAND (a
+// program with its arguments, as JSON, that speaks MCP over stdio).
 // One JSON object a line on stdout; the last one is `done` or `error`, and the exit code says the same.
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-const { PEER_SDK = "v1", PEER_NODE, PEER_URL, PEER_TOKEN } = process.env;
+const { PEER_SDK = "v1", PEER_NODE, PEER_URL, PEER_TOKEN, PEER_COMMAND } = process.env;
 const [scenario, rawOptions = "{}"] = process.argv.slice(2);
 const options = JSON.parse(rawOptions);
 const require = createRequire(join(PEER_NODE, "anchor.js"));
@@ -22,19 +23,26 @@ function sdk() {
   if (PEER_SDK === "v1") {
     const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
     const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
-    return { Client, StreamableHTTPClientTransport, call: (c, p, o) => c.callTool(p, undefined, o), settings: {} };
+    const { StdioClientTransport } = require("@modelcontextprotocol/sdk/client/stdio.js");
+    const call = (c, p, o) => c.callTool(p, undefined, o);
+    return { Client, StreamableHTTPClientTransport, StdioClientTransport, call, settings: {} };
   }
   const { Client, StreamableHTTPClientTransport } = require("@modelcontextprotocol/client");
+  const { StdioClientTransport } = require("@modelcontextprotocol/client/stdio");
   const settings = PEER_SDK === "v2-auto" ? { versionNegotiation: { mode: "auto" } } : {};
-  return { Client, StreamableHTTPClientTransport, call: (c, p, o) => c.callTool(p, o), settings };
+  const call = (c, p, o) => c.callTool(p, o);
+  return { Client, StreamableHTTPClientTransport, StdioClientTransport, call, settings };
 }
 
-const { Client, StreamableHTTPClientTransport, call, settings } = sdk();
+const { Client, StreamableHTTPClientTransport, StdioClientTransport, call, settings } = sdk();
 
-async function connect() {
-  const client = new Client({ name: `peer-${PEER_SDK}`, version: "1.0.0" }, settings);
+function transportOf() {
+  if (PEER_COMMAND) {
+    const [command, ...args] = JSON.parse(PEER_COMMAND);
+    return new StdioClientTransport({ command, args, env: process.env });
+  }
   const headers = PEER_TOKEN ? { Authorization: `Bearer ${PEER_TOKEN}` } : {};
-  const transport = new StreamableHTTPClientTransport(new URL(PEER_URL), {
+  return new StreamableHTTPClientTransport(new URL(PEER_URL), {
     requestInit: { headers },
     fetch: async (url, init) => {
       const response = await fetch(url, init);
@@ -42,6 +50,11 @@ async function connect() {
       return response;
     },
   });
+}
+
+async function connect() {
+  const client = new Client({ name: `peer-${PEER_SDK}`, version: "1.0.0" }, settings);
+  const transport = transportOf();
   await client.connect(transport);
   return {
     client,
@@ -86,6 +99,15 @@ async function manyInARow(peer, { tool, count, prefix = "" }) {
   say("result", { calls: count, ms: Date.now() - started });
 }
 
+async function tour(peer, { calls }) {
+  const { tools } = await peer.client.listTools();
+  say("tools", { names: tools.map((tool) => tool.name) });
+  for (const { tool, args } of calls) {
+    const result = await peer.call(tool, args);
+    say("answer", { tool, text: text(result), failed: result.isError ?? false });
+  }
+}
+
 async function onDemand(peer) {
   for await (const line of createInterface({ input: process.stdin })) {
     const { tool, args } = JSON.parse(line);
@@ -120,6 +142,7 @@ const scenarios = {
     await second.close();
   },
   interactive: (peer) => onDemand(peer),
+  tour: (peer) => tour(peer, options),
 };
 
 try {

@@ -1,10 +1,11 @@
-"""One scenario with the official Python SDK client, driven by the Rust peer suite.
+"""One scenario with the official Python SDK client or FastMCP's, driven by the Rust peer suite.
 
     python client.py SCENARIO [OPTIONS as JSON]
 
-Environment: PEER_SDK (`python` probes for the modern era first, `python-legacy` does not), PEER_URL, PEER_TOKEN
-(a bearer token, may be absent). One JSON object a line on stdout; the last one is `done` or `error`, and the exit
-code says the same.
+Environment: PEER_SDK (`python` and `fastmcp` probe for the modern era first, `python-legacy` and `fastmcp-legacy` do
+not; FastMCP's know the scenario `tour` only), and either PEER_URL with PEER_TOKEN (a bearer token, may be absent) or
+PEER_COMMAND (a program with its arguments, as JSON, that speaks MCP over stdio). One JSON object a line on stdout; the
+last one is `done` or `error`, and the exit code says the same.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import time
 from contextlib import AsyncExitStack
 
 import httpx2
-from mcp import Client
+from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -31,15 +32,37 @@ async def note_status(response: httpx2.Response) -> None:
     STATUSES.append(response.status_code)
 
 
-async def connect(stack: AsyncExitStack) -> Client:
+async def transport_of(stack: AsyncExitStack):
+    if command := os.environ.get("PEER_COMMAND"):
+        program, *args = json.loads(command)
+        return StdioServerParameters(command=program, args=args, env=dict(os.environ))
     token = os.environ.get("PEER_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else None
     http = create_mcp_http_client(headers=headers)
     http.event_hooks = {"response": [note_status]}
     await stack.enter_async_context(http)
-    transport = streamable_http_client(os.environ["PEER_URL"], http_client=http)
-    mode = "legacy" if os.environ.get("PEER_SDK") == "python-legacy" else "auto"
-    return await stack.enter_async_context(Client(transport, mode=mode, read_timeout_seconds=120))
+    return streamable_http_client(os.environ["PEER_URL"], http_client=http)
+
+
+def fastmcp_client(mode: str):
+    import fastmcp
+    from fastmcp.client.transports import StdioTransport
+
+    if command := os.environ.get("PEER_COMMAND"):
+        program, *args = json.loads(command)
+        transport = StdioTransport(program, args, env=dict(os.environ))
+        return fastmcp.Client(transport, mode=mode, timeout=120)
+    return fastmcp.Client(os.environ["PEER_URL"], auth=os.environ.get("PEER_TOKEN") or None, mode=mode, timeout=120)
+
+
+async def connect(stack: AsyncExitStack):
+    kind = os.environ.get("PEER_SDK", "python")
+    mode = "legacy" if kind.endswith("-legacy") else "auto"
+    if kind.startswith("fastmcp"):
+        client = fastmcp_client(mode)
+    else:
+        client = Client(await transport_of(stack), mode=mode, read_timeout_seconds=120)
+    return await stack.enter_async_context(client)
 
 
 def text(result) -> str:
@@ -104,6 +127,16 @@ async def pair(client, stack, options):
     )
 
 
+async def tour(client, _stack, options):
+    tools = await client.list_tools()
+    say("tools", names=[tool.name for tool in getattr(tools, "tools", tools)])
+    # FastMCP raises what the server calls an error, unless told otherwise.
+    extra = {"raise_on_error": False} if os.environ["PEER_SDK"].startswith("fastmcp") else {}
+    for call in options["calls"]:
+        result = await client.call_tool(call["tool"], call["args"], **extra)
+        say("answer", tool=call["tool"], text=text(result), failed=bool(result.is_error))
+
+
 async def interactive(client, _stack, _options):
     while line := await asyncio.to_thread(sys.stdin.readline):
         call = json.loads(line)
@@ -113,7 +146,7 @@ async def interactive(client, _stack, _options):
             say("failed", message=str(error), status=STATUSES[-1])
 
 
-SCENARIOS = {f.__name__: f for f in (basic, progress, cancel, bulk, many, pair, interactive)}
+SCENARIOS = {f.__name__: f for f in (basic, progress, cancel, bulk, many, pair, interactive, tour)}
 
 
 async def main() -> None:

@@ -1,11 +1,12 @@
-//! The official SDKs as scripts in `tests/peers`, one process a scenario.
+//! The official SDKs, and `FastMCP`'s client, as scripts in `tests/peers`, one process a scenario.
 
 use std::path::PathBuf;
 
 use harness::process::{Program, command, peers_folder};
 use serde_json::Value;
+use tokio::process::Command;
 
-/// One official client, in one way of opening a connection.
+/// One client, in one way of opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sdk {
     /// TypeScript 1.x: the legacy era.
@@ -18,6 +19,10 @@ pub(super) enum Sdk {
     Python,
     /// Python 2.x asked to use the legacy era.
     PythonLegacy,
+    /// `FastMCP`'s as it comes: looks for the modern era first. It knows the scenario `tour` only.
+    FastMcp,
+    /// `FastMCP`'s asked to use the legacy era.
+    FastMcpLegacy,
 }
 
 impl Sdk {
@@ -28,16 +33,18 @@ impl Sdk {
             Self::TypeScript2Auto => "v2-auto",
             Self::Python => "python",
             Self::PythonLegacy => "python-legacy",
+            Self::FastMcp => "fastmcp",
+            Self::FastMcpLegacy => "fastmcp-legacy",
         }
     }
 
     fn is_python(self) -> bool {
-        matches!(self, Self::Python | Self::PythonLegacy)
+        matches!(self, Self::Python | Self::PythonLegacy | Self::FastMcp | Self::FastMcpLegacy)
     }
 
     /// Whether it uses the modern era where the server has it.
     pub(super) fn is_modern(self) -> bool {
-        matches!(self, Self::Python | Self::TypeScript2Auto)
+        matches!(self, Self::Python | Self::FastMcp | Self::TypeScript2Auto)
     }
 
     /// Whether it and server-everything (which needs Node.js) can be run.
@@ -53,6 +60,13 @@ impl Sdk {
         token: Option<&str>,
         options: &Value,
     ) -> Program {
+        let mut command = self.command(scenario, options);
+        command.env("PEER_URL", url).env("PEER_TOKEN", token.unwrap_or_default());
+        Program::start(command)
+    }
+
+    /// The client script with a scenario; whom it talks to is still to be said.
+    pub(super) fn command(self, scenario: &str, options: &Value) -> Command {
         let (program, script) = match self.is_python() {
             true => (python(), script("client.py")),
             false => (node(), script("client.mjs")),
@@ -60,8 +74,7 @@ impl Sdk {
         let mut command = command(program);
         command.arg(script).arg(scenario).arg(options.to_string());
         command.env("PEER_SDK", self.name()).env("PEER_NODE", peers_folder().join("node"));
-        command.env("PEER_URL", url).env("PEER_TOKEN", token.unwrap_or_default());
-        Program::start(command)
+        command
     }
 
     /// Runs a scenario that succeeds and returns its events.
@@ -95,16 +108,22 @@ impl Sdk {
 pub(super) struct Events(pub(super) Vec<Value>);
 
 impl Events {
-    fn parse(stdout: &str) -> Self {
+    /// Reads what it wrote.
+    pub(super) fn parse(stdout: &str) -> Self {
         Self(stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
 
     /// The only event of this kind.
     pub(super) fn one(&self, event: &str) -> Value {
-        let mut found = self.0.iter().filter(|value| value["event"] == event);
+        let mut found = self.all(event);
         let one = found.next().unwrap_or_else(|| panic!("no `{event}` in {self:?}")).clone();
         assert!(found.next().is_none(), "several `{event}` in {self:?}");
         one
+    }
+
+    /// All events of this kind, in order.
+    pub(super) fn all(&self, event: &str) -> impl Iterator<Item = &Value> {
+        self.0.iter().filter(move |value| value["event"] == event)
     }
 
     /// The events of one of two clients.
@@ -165,7 +184,17 @@ pub(super) fn script(name: &str) -> PathBuf {
 
 /// The entry point of server-everything.
 pub(super) fn everything() -> PathBuf {
-    peers_folder().join("node/node_modules/@modelcontextprotocol/server-everything/dist/index.js")
+    published_npm("everything")
+}
+
+/// The entry point of one of the servers that the MCP project publishes on npm.
+pub(super) fn published_npm(server: &str) -> PathBuf {
+    npm(&format!("@modelcontextprotocol/server-{server}/dist/index.js"))
+}
+
+/// A file of the installed npm packages.
+pub(super) fn npm(file: &str) -> PathBuf {
+    peers_folder().join("node/node_modules").join(file)
 }
 
 /// Makes a test of each SDK from a function over them.

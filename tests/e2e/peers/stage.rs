@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::clients::Door;
+
 /// How long something may take to become true. Generous, for a busy machine; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
@@ -37,12 +39,13 @@ pub(super) async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Optio
 pub(super) struct Stage {
     folder: TempDir,
     servers: Map<String, Value>,
+    profiles: Map<String, Value>,
 }
 
 impl Stage {
     /// Makes an empty one.
     pub(super) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), servers: Map::new() }
+        Self { folder: tempfile::tempdir().unwrap(), servers: Map::new(), profiles: Map::new() }
     }
 
     /// Adds a server that is a command, with the environment that the peers want.
@@ -65,24 +68,26 @@ impl Stage {
         let entry =
             json!({ "command": program, "args": args, "env": env, "profile_tags": profiles });
         self.add_entry(name, entry);
-        if !profiles.is_empty() {
-            let known: Map<String, Value> =
-                profiles.iter().map(|profile| ((*profile).to_owned(), json!({}))).collect();
-            let text = serde_json::to_string(&known).unwrap();
-            std::fs::write(self.config().join("profiles_metadata.json"), text).unwrap();
-        }
     }
 
-    /// Adds any entry to `servers.json`, as Python `mcpm` writes it.
+    /// Adds any entry to `servers.json`, as Python `mcpm` writes it, and makes the profiles that it names.
     pub(super) fn add_entry(&mut self, name: &str, mut entry: Value) {
         entry["name"] = name.into();
-        if entry["profile_tags"].is_null() {
-            entry["profile_tags"] = json!([]);
+        match entry["profile_tags"].as_array() {
+            Some(profiles) => {
+                let profiles = profiles.iter().filter_map(Value::as_str);
+                self.profiles.extend(profiles.map(|profile| (profile.to_owned(), json!({}))));
+            }
+            None => entry["profile_tags"] = json!([]),
         }
         self.servers.insert(name.to_owned(), entry);
         let text = serde_json::to_string_pretty(&self.servers).unwrap();
         std::fs::create_dir_all(self.config()).unwrap();
         std::fs::write(self.config().join("servers.json"), text).unwrap();
+        if !self.profiles.is_empty() {
+            let text = serde_json::to_string(&self.profiles).unwrap();
+            std::fs::write(self.config().join("profiles_metadata.json"), text).unwrap();
+        }
     }
 
     /// The folder of `mcpm`'s files.
@@ -112,6 +117,25 @@ impl Stage {
         // What knows of the folder is found again by it, whatever its parents do.
         command.args(args).env("HOME", self.folder.path()).env("MCPM_CONFIG_DIR", self.config());
         command
+    }
+
+    /// `mcpm` with arguments, in this world, for programs that start it themselves and may not pass on what they were
+    /// started with.
+    pub(super) fn mcpm_line(&self, args: &[&str]) -> Vec<String> {
+        let config = self.config();
+        let place = [built("mcpm").display().to_string(), "--config-dir".to_owned()];
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        place.into_iter().chain([config.display().to_string()]).chain(args).collect()
+    }
+
+    /// Starts `mcpm run` or `mcpm profile run` over HTTP.
+    pub(super) async fn serve(&self, args: &[&str]) -> Serving {
+        let args = [args, &["--http", "--port", "0"]].concat();
+        let mut program = Program::start(self.command("mcpm", &args));
+        let url = program
+            .line("its URL", |line| line.starts_with("http://").then(|| line.trim().to_owned()))
+            .await;
+        Serving { program, url }
     }
 
     /// Runs `mcpm` to its end.
@@ -206,6 +230,27 @@ impl Relay {
     }
 }
 
+/// An agent process that serves HTTP on this machine.
+#[derive(Debug)]
+pub(super) struct Serving {
+    program: Program,
+    url: String,
+}
+
+impl Serving {
+    /// The way in.
+    pub(super) fn door(&self) -> Door {
+        Door::Url { url: self.url.clone(), token: None }
+    }
+
+    /// Stops it as Ctrl-C does and expects the code that shells expect.
+    pub(super) async fn stop(mut self) {
+        self.program.signal("INT");
+        let ended = self.program.ended().await;
+        assert_eq!(ended.code, Some(130), "{}", ended.stderr);
+    }
+}
+
 /// An agent process with a share that is up.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -224,6 +269,11 @@ impl Share {
         let up = program.event("up").await;
         let text = |key: &str| up[key].as_str().map(str::to_owned);
         Self { program, url: text("url").unwrap(), token: text("token"), up }
+    }
+
+    /// The way in.
+    pub(super) fn door(&self) -> Door {
+        Door::Url { url: self.url.clone(), token: self.token.clone() }
     }
 
     /// Stops it as Ctrl-C does and expects a clean end.

@@ -1,6 +1,7 @@
 //! Every way of ending an agent, and that no process is left after it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use harness::process::Program;
 use serde_json::json;
@@ -81,6 +82,32 @@ async fn run_ends_with_its_stdin() {
     program.hang_up();
     let ended = program.ended().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    stage.nothing_is_left().await;
+}
+
+/// A subscription has no end of its own: it must not count as work that is left.
+#[tokio::test]
+async fn run_ends_with_its_stdin_while_the_client_is_subscribed() {
+    if !node_ready() {
+        return;
+    }
+    let mut stage = Stage::new();
+    stage.add("own", &node(), &[script("server.mjs").to_str().unwrap()]);
+    let mut program = Program::start(stage.command("mcpm", &["run", "own"]));
+    let listen = json!({ "jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {
+        "notifications": { "toolsListChanged": true },
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": { "name": "visitor", "version": "1" },
+            "io.modelcontextprotocol/clientCapabilities": {},
+        },
+    } });
+    program.say(&listen.to_string()).await;
+    program.line("the subscription", |line| line.contains("acknowledged").then_some(())).await;
+    program.hang_up();
+    // Official clients wait two seconds before they send SIGTERM; a busy machine gets some more.
+    let ended = tokio::time::timeout(Duration::from_secs(8), program.ended()).await;
+    assert_eq!(ended.expect("it ends by itself").code, Some(0), "{}", program.transcript());
     stage.nothing_is_left().await;
 }
 

@@ -8,14 +8,29 @@ use crate::peers;
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
 
-/// Builds, installs the contenders and runs the tunnel bench; its table goes to standard output.
+/// Builds, installs the contenders and runs one bench, the tunnel's unless another is named; its tables go to standard
+/// output.
 pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
+    let (bench, args) = match args {
+        ["gateway", rest @ ..] => ("gateway-bench", rest),
+        ["tunnel", rest @ ..] => ("tunnel-bench", rest),
+        rest => ("tunnel-bench", rest),
+    };
     let build = ["build", "--release", "-p", "mcpm", "-p", "mcpm-relay", "--bins"];
     step::run(tree, "release bins", tree.cargo(&build))?;
-    let (rathole, nginx) = (rathole(tree), nginx(tree));
-    let mut bench = tree.cargo(&["run", "--quiet", "--release", "-p", "mcpm-bench", "--"]);
+    let peers = if bench == "gateway-bench" {
+        let peers::Gateways { fastmcp, mcp_proxy, supergateway } = peers::gateways(tree)?;
+        vec![("--fastmcp", fastmcp), ("--mcp-proxy", mcp_proxy), ("--supergateway", supergateway)]
+    } else {
+        vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))]
+    };
+    let run = ["run", "--quiet", "--release", "-p", "mcpm-bench", "--bin", bench, "--"];
+    let mut bench = tree.cargo(&run);
     bench.arg("--bins").arg(tree.target.join("release"));
-    bench.arg("--rathole").arg(rathole).arg("--nginx").arg(nginx).args(args);
+    for (flag, program) in peers {
+        bench.arg(flag).arg(program);
+    }
+    bench.args(args);
     let status = bench.status().map_err(|error| Failed::new("start the bench", error))?;
     if status.success() { Ok(()) } else { Err(Failed(format!("the bench ended with {status}"))) }
 }

@@ -24,7 +24,8 @@ usage: cargo xtask CHORE
   peers [--fresh]        install the npm and PyPI packages that the peer suites use
   conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only] [--bins DIR]
                          run the MCP conformance suite against an upstream, alone and behind mcpm
-  bench [--quick]        measure the tunnel beside its peers (release build)
+  bench [tunnel|gateway] [--quick] [--only NAME]
+                         measure the tunnel (or the gateway) beside its peers (release build)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
 

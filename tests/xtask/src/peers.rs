@@ -15,24 +15,8 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
     let folder = tree.peers();
     fs::create_dir_all(&folder)
         .map_err(|e| Failed::new(format!("make {}", folder.display()), e))?;
-    let node = Kind {
-        name: "node",
-        language: "TypeScript",
-        manifest: "tests/peers/package.json",
-        programs: &["node", "npm"],
-        debian: &["nodejs", "npm"],
-        install: install_node,
-    };
-    let python = Kind {
-        name: "python",
-        language: "Python",
-        manifest: "tests/peers/requirements.txt",
-        programs: &["python3"],
-        debian: &["python3", "python3-venv"],
-        install: install_python,
-    };
     let mut ready = Vec::new();
-    for kind in [node, python] {
+    for kind in [NODE, PYTHON] {
         match kind.ensure(tree, fresh) {
             Ok(()) => ready.push(kind.name),
             Err(Failed(why)) => {
@@ -50,9 +34,7 @@ pub(crate) fn conformance(tree: &Tree) -> Result<(PathBuf, PathBuf), Failed> {
         name: "conformance",
         language: "conformance",
         manifest: "tests/conformance/package.json",
-        programs: &["node", "npm"],
-        debian: &["nodejs", "npm"],
-        install: install_conformance,
+        ..NODE
     };
     let folder = tree.peers().join(kind.name);
     fs::create_dir_all(tree.peers()).map_err(|e| Failed::new("make the folder of peers", e))?;
@@ -61,6 +43,58 @@ pub(crate) fn conformance(tree: &Tree) -> Result<(PathBuf, PathBuf), Failed> {
     let node = if own.exists() { own } else { PathBuf::from("node") };
     Ok((folder.join("node_modules"), node))
 }
+
+/// Where the programs are that the gateway bench compares us with. Those that could not be installed are not there.
+pub(crate) struct Gateways {
+    /// The Python that has `fastmcp`.
+    pub(crate) fastmcp: PathBuf,
+    pub(crate) mcp_proxy: PathBuf,
+    pub(crate) supergateway: PathBuf,
+}
+
+/// Installs the peers of the gateway bench.
+pub(crate) fn gateways(tree: &Tree) -> Result<Gateways, Failed> {
+    // It wants an older SDK than FastMCP, so it has a folder of its own.
+    let mcp_proxy = Kind { name: "mcp-proxy", manifest: "tests/peers/mcp-proxy.txt", ..PYTHON };
+    let supergateway = Kind {
+        name: "supergateway",
+        manifest: "tests/peers/supergateway.json",
+        install: install_node,
+        ..NODE
+    };
+    let folder = |kind: &Kind| tree.peers().join(kind.name);
+    let found = Gateways {
+        fastmcp: folder(&PYTHON).join("bin/python"),
+        mcp_proxy: folder(&mcp_proxy).join("bin/mcp-proxy"),
+        supergateway: folder(&supergateway).join("node_modules/.bin/supergateway"),
+    };
+    fs::create_dir_all(tree.peers()).map_err(|e| Failed::new("make the folder of peers", e))?;
+    for kind in [PYTHON, mcp_proxy, supergateway] {
+        if let Err(Failed(why)) = kind.ensure(tree, false) {
+            let first = why.lines().next().unwrap_or_default();
+            println!("peers: {first}: the rows of {} are left out", kind.name);
+        }
+    }
+    Ok(found)
+}
+
+const NODE: Kind = Kind {
+    name: "node",
+    language: "TypeScript",
+    manifest: "tests/peers/package.json",
+    programs: &["node", "npm"],
+    debian: &["nodejs", "npm"],
+    install: install_node_22,
+};
+
+const PYTHON: Kind = Kind {
+    name: "python",
+    language: "Python",
+    manifest: "tests/peers/requirements.txt",
+    programs: &["python3"],
+    debian: &["python3", "python3-venv"],
+    install: install_python,
+};
 
 /// One ecosystem that peers come from.
 struct Kind {
@@ -105,15 +139,15 @@ fn install_node(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
     npm(tree, &format!("peers {}", kind.name), folder, &[])
 }
 
-/// The suite wants Node.js 22; npm has that too, where the system's is older.
-fn install_conformance(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
+/// The conformance suite and MCP Inspector want Node.js 22.19; npm has that too, where the system's is older.
+fn install_node_22(kind: &Kind, tree: &Tree, folder: &Path) -> Result<(), Failed> {
     install_node(kind, tree, folder)?;
     let version = Command::new("node").arg("--version").stdin(Stdio::null()).output();
     let version = version.map(|output| output.stdout).unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
-    let major =
-        version.trim_start_matches('v').split('.').next().and_then(|v| v.parse::<u32>().ok());
-    if major.is_some_and(|major| major >= 22) {
+    let numbers = version.trim_start_matches('v').split('.');
+    let numbers: Vec<u32> = numbers.map_while(|number| number.parse().ok()).take(2).collect();
+    if numbers >= vec![22, 19] {
         return Ok(());
     }
     npm(tree, "peers node 22", folder, &["--no-save", "node@22"])
