@@ -70,13 +70,18 @@ pub fn same_list(a: Option<&[Box<RawValue>]>, b: Option<&[Box<RawValue>]>) -> bo
 pub struct Side {
     /// The result of `initialize` or `server/discover`, as the server wrote it.
     pub opened: Box<RawValue>,
+    /// The revision that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// Its lists.
     pub lists: Lists,
 }
 
 impl Side {
     fn same(&self, other: &Self) -> bool {
-        same_value(&self.opened, &other.opened) && self.lists.same(&other.lists)
+        self.asked == other.asked
+            && same_value(&self.opened, &other.opened)
+            && self.lists.same(&other.lists)
     }
 }
 

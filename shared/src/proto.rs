@@ -38,7 +38,8 @@ pub const MAX_STREAMS: usize = 4096;
 pub const MAX_CONNECTIONS: u8 = 8;
 /// How much the receive windows of one connection may grow beyond yamux's 256 KiB a stream, in
 /// bytes: enough for one stream of 100 MB/s at 60 ms, too little to hurt a relay with many agents.
-pub const WINDOW_BUDGET: usize = 6 * 1024 * 1024;
+/// yamux gives a window back by halves, so that a stream has three quarters of it on average.
+pub const WINDOW_BUDGET: usize = 8 * 1024 * 1024;
 
 /// How often an agent pings on each connection.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);

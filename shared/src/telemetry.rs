@@ -3,7 +3,9 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +26,10 @@ pub struct TelemetryError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Installs the subscriber with a filter in the form of `tracing` directives (`info,mcpm=debug`).
+/// Installs the subscriber with a filter of targets and levels (`info,mcpm=debug`).
+///
+/// Filters by span or field, which `tracing` has too, are not read: they bring an engine of regular
+/// expressions into every program that starts.
 ///
 /// Crates that would print message bodies or frames at `debug` stay at `warn` unless named.
 ///
@@ -36,11 +41,14 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     let directives = format!(
         "rmcp=warn,yamux=warn,hyper=warn,h2=warn,sqlx=warn,rustls_platform_verifier=off,{filter}"
     );
-    let parsed = EnvFilter::try_new(directives).map_err(|error| fail(error.into()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(fail)
+    let targets: Targets = directives
+        .parse()
+        .map_err(|error: tracing_subscriber::filter::ParseError| fail(error.into()))?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(targets));
+    subscriber.try_init().map_err(|error| fail(error.into()))
 }

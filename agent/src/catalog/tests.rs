@@ -30,6 +30,7 @@ fn entry(server: &str) -> Entry {
         legacy: None,
         modern: Some(Side {
             opened: raw(r#"{"capabilities" : {"tools":{}},"n":12345678901234567890123}"#),
+            asked: Some("2025-11-25".to_owned()),
             lists: Lists {
                 tools: Some(vec![raw(r#"{"name": "a", "x":1e400}"#), raw(r#"{"name":"b"}"#)]),
                 prompts: Some(Vec::new()),
@@ -87,7 +88,7 @@ fn the_file_has_a_shape_that_the_next_release_reads() {
     let start = concat!(
         r#"{"version":2,"server":"s","modern":{"#,
         r#""opened":{"capabilities" : {"tools":{}},"n":12345678901234567890123},"#,
-        r#""lists":{"tools":[{"name": "a", "x":1e400},{"name":"b"}],"prompts":[]}},"only":"modern","saved_at":"#
+        r#""asked":"2025-11-25","lists":{"tools":[{"name": "a", "x":1e400},{"name":"b"}],"prompts":[]}},"only":"modern","saved_at":"#
     );
     assert!(text.starts_with(start), "{text}");
 }

@@ -63,7 +63,7 @@ impl Spec {
         Err(GatewayError::Spawn {
             server: self.server.clone(),
             command: self.command.clone(),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such command"),
         })
     }
 

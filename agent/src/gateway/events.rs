@@ -15,6 +15,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mcpm_shared::scope::Scope;
@@ -150,12 +151,15 @@ struct Inner {
 pub(super) struct Log {
     inner: Mutex<Inner>,
     primes: AtomicBool,
+    /// How long a request goes on that nobody listens to.
+    patience: Duration,
     scope: Scope,
 }
 
 impl Log {
-    /// Makes the log of a new session; what goes on without a client runs in `scope`.
-    pub(super) fn new(budget: Budget, scope: Scope) -> Arc<Self> {
+    /// Makes the log of a new session; what goes on without a client runs in `scope`, and for as
+    /// long as a session may be `idle`.
+    pub(super) fn new(budget: Budget, idle: Duration, scope: Scope) -> Arc<Self> {
         let inner = Inner {
             ring: Ring::new(budget),
             streams: HashMap::new(),
@@ -164,7 +168,8 @@ impl Log {
             listener: None,
             waiting: VecDeque::new(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), primes: AtomicBool::new(false), scope })
+        let (inner, primes) = (Mutex::new(inner), AtomicBool::new(false));
+        Arc::new(Self { inner, primes, patience: idle.min(TTL), scope })
     }
 
     /// Notes the protocol version that was agreed on.
@@ -232,6 +237,7 @@ impl Log {
     /// Keeps a request going whose client went away before it was told of a stream.
     pub(super) fn adopt(self: &Arc<Self>, source: Source) {
         let Source { mut queue, claims, mut left } = source;
+        let patience = self.patience;
         self.scope.spawn_until_cancelled(async move {
             let ended = async {
                 while left > 0 {
@@ -239,7 +245,7 @@ impl Log {
                     left -= usize::from(packet.last);
                 }
             };
-            drop(timeout(TTL, ended).await);
+            drop(timeout(patience, ended).await);
             drop(claims);
         });
     }
@@ -278,7 +284,7 @@ impl Log {
         let log = self.clone();
         self.scope.spawn_until_cancelled(async move {
             let recorded = poll_fn(|cx| log.lock().poll_recorded(stream, reader, cx));
-            if timeout(TTL, recorded).await.is_err() {
+            if timeout(log.patience, recorded).await.is_err() {
                 let forgotten = log.lock().forget(stream, reader);
                 // Not under the lock: it tells the server that nobody waits any more.
                 drop(forgotten);

@@ -10,6 +10,7 @@ mod entry;
 mod filter;
 mod kinds;
 mod known;
+mod lanes;
 mod ledger;
 mod listen;
 mod lists;
@@ -26,6 +27,7 @@ mod seat;
 mod session;
 pub(super) mod stdio;
 mod tasks;
+mod turn;
 mod warm;
 mod watch;
 mod welcome;
@@ -286,11 +288,9 @@ impl Hub {
         // What it was not asked yet, it may not understand.
         let era = Some(first).filter(|era| sure || *era == Era::Legacy);
         let opened = Conn::open(&member.target, opening, era, &self.nursery, &limits).await;
-        let conn = opened.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot use a server");
-            Failure { reason: error.brief(), cause: Some(Arc::new(error)) }
-        })?;
-        member.known().opened(first, conn.facts().clone());
+        let conn = opened
+            .map_err(|error| Failure { reason: error.brief(), cause: Some(Arc::new(error)) })?;
+        member.known().opened(first, &opening.version, conn.facts().clone());
         member.rehome(slot, conn.facts().era);
         self.save(member);
         self.scope().spawn_until_cancelled(watch::run(
@@ -302,15 +302,19 @@ impl Hub {
         Ok(conn)
     }
 
-    /// Writes down what is known of a server.
-    fn save(&self, member: &Member) {
+    /// Writes down what is known of a server: one write at a time, of what is known when it begins.
+    fn save(&self, member: &Arc<Member>) {
         let Some(catalog) = self.options.catalog.clone() else { return };
-        let entry = member.known().entry(&self.identities[member.index]);
-        let Some(entry) = entry else { return };
+        let (member, identity) = (member.clone(), self.identities[member.index].clone());
         let saving = self.saving.clone();
         saving.send_modify(|saving| *saving += 1);
         self.scope().spawn(async move {
-            let saved = tokio::task::spawn_blocking(move || catalog.save(&entry)).await;
+            let saved = tokio::task::spawn_blocking(move || {
+                let _turn = lock(&member.saving);
+                let entry = member.known().entry(&identity);
+                entry.map_or(Ok(false), |entry| catalog.save(&entry))
+            });
+            let saved = saved.await;
             saving.send_modify(|saving| *saving -= 1);
             if let Ok(Err(error)) = saved {
                 tracing::debug!(error = &error as &dyn std::error::Error, "catalogue not saved");
@@ -318,17 +322,23 @@ impl Hub {
         });
     }
 
+    /// Returns all clients. Dropping one may take the lock, so it is not held any more.
+    fn all(&self) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Returns the clients that a conversation serves and that see the server.
     fn clients(&self, key: &SlotKey, member: &Member) -> Vec<Arc<Session>> {
-        let sessions = lock(&self.sessions);
-        let all = sessions.values().filter_map(Weak::upgrade);
+        let all = self.all();
         let sees = |session: &Arc<Session>| session.view.has(member.index).is_some();
-        all.filter(|session| sees(session) && session.is_served_by(key, member)).collect()
+        all.into_iter()
+            .filter(|session| sees(session) && session.is_served_by(key, member))
+            .collect()
     }
 
     /// Returns the resources that clients of a conversation are subscribed to.
     fn wanted(&self, key: &SlotKey, member: &Member) -> HashSet<String> {
-        let sessions: Vec<_> = lock(&self.sessions).values().filter_map(Weak::upgrade).collect();
+        let sessions = self.all();
         let mut wanted = HashSet::new();
         for session in sessions.iter().filter(|session| session.is_served_by(key, member)) {
             wanted.extend(session.subscribed().iter().cloned());
@@ -353,7 +363,7 @@ impl Hub {
         self.scope().spawn_until_cancelled(async move {
             tokio::time::sleep(GATHER).await;
             let changes = std::mem::take(&mut *lock(&hub.changes));
-            let sessions: Vec<_> = lock(&hub.sessions).values().filter_map(Weak::upgrade).collect();
+            let sessions = hub.all();
             for session in sessions {
                 let mut told = HashSet::new();
                 for (index, list) in &changes {
@@ -365,41 +375,9 @@ impl Hub {
         });
     }
 
-    /// Gives up subscriptions that nobody holds any more.
-    fn release(self: &Arc<Self>, session: &Arc<Session>, uris: &[String]) {
-        for member in &session.view.members {
-            let slot = member.slot(session.slot_key(member));
-            let Some(conn) = slot.current() else { continue };
-            if conn.facts().era == Era::Modern {
-                self.resubscribe(member);
-                continue;
-            }
-            let wanted = self.wanted(&slot.key(), member);
-            let mut gone: Vec<String> = uris.to_vec();
-            gone.retain(|uri| !wanted.contains(uri));
-            self.scope().spawn_until_cancelled(async move {
-                for uri in gone {
-                    let mut params = crate::mcp::object::Object::new();
-                    params.set_str("uri", &uri);
-                    drop(lists::ask(&conn, "resources/unsubscribe", params).await);
-                }
-            });
-        }
-    }
-
     /// Has the conversations with a server of the modern era subscribe anew.
     fn resubscribe(&self, member: &Member) {
         member.known().resubscribe.notify_waiters();
-    }
-
-    /// Asks servers for as much log as their clients want.
-    async fn set_levels(self: &Arc<Self>, session: &Arc<Session>) {
-        for member in &session.view.members {
-            let slot = member.slot(session.slot_key(member));
-            if let Some(conn) = slot.current() {
-                watch::set_level(self, member, &slot.key(), &conn).await;
-            }
-        }
     }
 
     fn parking(&self) -> &Parking {
@@ -444,9 +422,9 @@ impl Hub {
             member.sweep(self.options.idle, now);
         }
         self.parking.sweep(now);
-        let sessions: Vec<_> = lock(&self.sessions).values().filter_map(Weak::upgrade).collect();
+        let sessions = self.all();
         for session in sessions {
-            session.questions.tidy();
+            session.tidy(now);
         }
         if let Some(idle) = self.options.idle {
             let stale = |session: &Arc<Session>| {
@@ -462,8 +440,7 @@ impl Hub {
 
     /// Returns how many legacy sessions are open.
     pub(super) fn count(&self) -> usize {
-        let sessions = lock(&self.sessions);
-        sessions.values().filter_map(Weak::upgrade).filter(|s| s.era == Era::Legacy).count()
+        self.all().iter().filter(|session| session.era == Era::Legacy).count()
     }
 
     /// Waits until what was learned is written down.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::codec::FramedRead;
 
-pub(super) use self::inbox::{Full, Inbox, Packet, Receiver};
+pub(super) use self::inbox::{Budget, Full, Inbox, Packet, Receiver, channel as queue};
 pub(super) use self::table::{Arrival, Asker, Begun, Busy, Refusal, Table, refusal};
 use super::child::{Exit, Handle};
 use crate::mcp::era::Era;

@@ -98,8 +98,8 @@ impl Sessions {
     }
 
     /// Makes the event log of a session to come.
-    pub(super) fn log(&self, scope: Scope) -> Arc<Log> {
-        Log::new(self.budget.clone(), scope)
+    pub(super) fn log(&self, idle: Duration, scope: Scope) -> Arc<Log> {
+        Log::new(self.budget.clone(), idle, scope)
     }
 
     /// Adds a session that is still being opened; its id is not known to anybody yet.
@@ -241,7 +241,7 @@ mod tests {
 
     fn opened(sessions: &Arc<Sessions>, principal: &Principal) -> (String, Arc<Puppet>) {
         let talk = Arc::new(Puppet::default());
-        let way = Way::Streams(sessions.log(Scope::new()));
+        let way = Way::Streams(sessions.log(Duration::from_secs(600), Scope::new()));
         let session = sessions.open(principal, talk.clone(), way).done().unwrap();
         (session.id.clone(), talk)
     }
@@ -262,7 +262,7 @@ mod tests {
     async fn an_opening_that_is_given_up_leaves_nothing() {
         let sessions = Arc::new(Sessions::default());
         let talk = Arc::new(Puppet::default());
-        let way = Way::Streams(sessions.log(Scope::new()));
+        let way = Way::Streams(sessions.log(Duration::from_secs(600), Scope::new()));
         drop(sessions.open(&Principal::Anonymous, talk.clone(), way));
         assert!(talk.is_over());
         assert!(sessions.lock().legacy.is_empty());

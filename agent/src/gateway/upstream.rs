@@ -13,7 +13,8 @@ mod http;
 mod opening;
 mod sse;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::http::HeaderMap;
@@ -131,6 +132,23 @@ pub(super) struct Facts {
 pub(super) struct Conn {
     facts: Facts,
     wire: Wire,
+    /// Whether a client has had the server do anything: from then on what it lists may be its own.
+    used: AtomicBool,
+    /// What it last listed since.
+    lists: Mutex<[Option<Listed>; 4]>,
+    /// The first pages of lists that are on their way to a client.
+    pages: Mutex<[Option<Pages>; 4]>,
+}
+
+/// The items of a list, as the server wrote them.
+pub(super) type Listed = Arc<Vec<Box<RawValue>>>;
+
+/// The first pages of a list.
+#[derive(Debug)]
+pub(super) struct Pages {
+    /// The cursor of the next one, as the server wrote it.
+    pub(super) next: String,
+    pub(super) items: Vec<Box<RawValue>>,
 }
 
 #[derive(Debug)]
@@ -163,7 +181,24 @@ impl Conn {
                 http::open(endpoint, opening, known, &nursery.scope, limits).await?
             }
         };
-        Ok(Arc::new(Self { facts, wire }))
+        let (used, lists, pages) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { facts, wire, used, lists, pages }))
+    }
+
+    /// Tells whether a client has had the server do anything but list what it has.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what the server lists now in this conversation; returns what it listed before.
+    pub(super) fn relist(&self, list: usize, items: Listed) -> Option<Listed> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists[list].replace(items)
+    }
+
+    /// Returns the pages of lists that are on their way to a client.
+    pub(super) fn pages(&self) -> MutexGuard<'_, [Option<Pages>; 4]> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what the upstream said of itself.
@@ -182,8 +217,9 @@ impl Conn {
         self: &Arc<Self>,
         message: &Message<'_>,
         edits: Vec<Edit>,
+        client: u64,
     ) -> Result<(Claim, Receiver), Refusal> {
-        self.request_with_headers(message, edits, HeaderMap::new()).await
+        self.request_with_headers(message, edits, HeaderMap::new(), client).await
     }
 
     /// Begins a request of our own: nothing comes of it but its answer.
@@ -206,12 +242,16 @@ impl Conn {
         message: &Message<'_>,
         edits: Vec<Edit>,
         headers: HeaderMap,
+        client: u64,
     ) -> Result<(Claim, Receiver), Refusal> {
+        if !message.method().ends_with("/list") {
+            self.used.store(true, Ordering::Relaxed);
+        }
         let text = if edits.is_empty() { Vec::new() } else { message.rewrite(edits) };
         let edited = std::str::from_utf8(&text).ok().filter(|text| !text.is_empty());
         // An edit that spoils the message would be a fault of ours; the message itself is sound.
         let edited = edited.and_then(|text| Message::parse(text).ok());
-        self.begin(edited.as_ref().unwrap_or(message), headers, Asker::Client).await
+        self.begin(edited.as_ref().unwrap_or(message), headers, Asker::Client(client)).await
     }
 
     async fn begin(

@@ -70,6 +70,8 @@ struct Inner<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.read.is_empty() {
+            // What was read out lets go of its buffer, for the next message to take it.
+            self.read = Bytes::new();
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(message)) => {
                     self.activity.touch();

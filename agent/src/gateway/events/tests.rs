@@ -6,7 +6,7 @@ use super::*;
 use crate::gateway::talk::testing::Puppet;
 
 fn log(version: &str) -> Arc<Log> {
-    let log = Log::new(Budget::default(), Scope::new());
+    let log = Log::new(Budget::default(), Duration::from_secs(600), Scope::new());
     log.set_version(version);
     log
 }

@@ -34,7 +34,8 @@ impl Face<'_> {
             Ok(talk) => talk,
             Err(answer) => return *answer,
         };
-        let log = self.sessions.log(self.gateway.nursery.scope.clone());
+        let gateway = self.gateway;
+        let log = self.sessions.log(gateway.options.idle, gateway.nursery.scope.clone());
         let opening = self.sessions.open(self.principal, talk.clone(), Way::Streams(log.clone()));
         let Some(messages) = first_answer(&*talk, message).await else {
             let text = format!("server `{}` stopped before it answered", self.server());

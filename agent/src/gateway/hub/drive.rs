@@ -11,12 +11,12 @@ use super::kinds::List;
 use super::member::{Member, Unavailable};
 use super::route::{self, Astray, Route};
 use super::session::{Session, TakenBack, quoted};
-use super::{filter, listen, lists, modern, older, welcome};
+use super::{filter, listen, lists, modern, older, watch, welcome};
 use crate::gateway::link::{Claim, INBOX, Packet, Refusal};
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
 use crate::mcp::message::{
-    Edit, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Kind, METHOD_NOT_FOUND,
+    Edit, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, Incoming, Key, Kind, METHOD_NOT_FOUND,
     Message, error_response, string,
 };
 use crate::mcp::{bridge, object};
@@ -30,6 +30,8 @@ pub(super) struct Drive<'a> {
     pub(super) sink: &'a mpsc::Sender<Packet>,
     /// How the client took the request back, if it did.
     pub(super) taken_back: TakenBack,
+    /// Under what the client knows the request, where its ids are unique: free again with the answer.
+    pub(super) key: Option<Key>,
     /// What the client was answered.
     pub(super) answered: OnceLock<Bytes>,
     /// Why no server could be had for it.
@@ -75,7 +77,7 @@ impl<'a> Drive<'a> {
         taken_back: TakenBack,
     ) -> Self {
         let (answered, trouble) = (OnceLock::new(), OnceLock::new());
-        Self { session, text, sink, taken_back, answered, trouble }
+        Self { session, text, sink, taken_back, key: None, answered, trouble }
     }
 }
 
@@ -102,6 +104,9 @@ impl Drive<'_> {
             ("resources/subscribe", Era::Legacy) => listen::subscribe(self, request).await,
             ("resources/unsubscribe", Era::Legacy) => listen::unsubscribe(self, request).await,
             ("subscriptions/listen", Era::Modern) => listen::listen(self, request).await,
+            ("initialize", Era::Legacy) => {
+                self.fail(request, INVALID_REQUEST, "the session is open already").await;
+            }
             // The modern era has removed these; a legacy server behind would answer them.
             (
                 "initialize"
@@ -174,17 +179,17 @@ impl Drive<'_> {
         edits: Vec<Edit>,
     ) {
         let headers = self.headers(member, conn, request);
-        let (claim, mut packets) = match conn.request_with_headers(request, edits, headers).await {
-            Ok(begun) => begun,
-            Err(refusal) => return self.refused(request, member, refusal).await,
-        };
+        let (claim, mut packets) =
+            match conn.request_with_headers(request, edits, headers, self.session.number).await {
+                Ok(begun) => begun,
+                Err(refusal) => return self.refused(request, member, refusal).await,
+            };
         let _asked = self.asked(claim);
         while let Some(packet) = packets.recv().await {
             if packet.last {
                 route::learn(self.session, member, &packet.message);
                 if let Some(list) = List::of_method(request.method()) {
-                    let (hub, era) = (&self.session.hub, conn.facts().era);
-                    lists::learn(hub, member, era, request, list, &packet.message);
+                    lists::learn(&self.session.hub, member, conn, request, list, &packet.message);
                 }
                 return self.send(packet).await;
             }
@@ -280,7 +285,7 @@ impl Drive<'_> {
             return self.fail(request, INVALID_PARAMS, "`level` is not a level of logging").await;
         };
         self.session.set_level(&level);
-        self.session.hub.set_levels(self.session).await;
+        watch::set_levels(self.session);
         self.reply(request, "{}").await;
     }
 
@@ -300,6 +305,10 @@ impl Drive<'_> {
     pub(super) async fn send(&self, packet: Packet) {
         if packet.last {
             drop(self.answered.set(packet.message.clone()));
+            // A client may use the id again as soon as it has the answer.
+            if let Some(key) = &self.key {
+                self.session.finished(key, &self.taken_back);
+            }
         }
         // Whoever reads no more has given the request up, which ends us.
         drop(self.sink.send(packet).await);
@@ -308,6 +317,7 @@ impl Drive<'_> {
     /// Tells that a server cannot be had. A model can make something of a tool's failure, but
     /// nothing of an error of the protocol.
     pub(super) async fn unavailable(&self, request: &Message<'_>, why: &Unavailable) {
+        why.log();
         let text = why.to_string();
         drop(self.trouble.set(text.clone()));
         if request.method() != "tools/call" {

@@ -9,11 +9,11 @@ use super::kinds::List;
 use super::session::raw;
 use super::welcome;
 use crate::catalog::{Entry, Identity, Lists, Side};
-use crate::gateway::upstream::Facts;
+use crate::gateway::upstream::{Facts, Listed};
 use crate::mcp::era::Era;
 
 /// Items of a list as the server wrote them.
-pub(super) type Items = Arc<Vec<Box<RawValue>>>;
+pub(super) type Items = Listed;
 
 /// What is known of a server.
 #[derive(Debug, Default)]
@@ -32,19 +32,11 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) facts: Option<Arc<Facts>>,
+    /// The revision that was asked for when it said so.
+    asked: Option<String>,
     pub(super) lists: [Option<Items>; 4],
     /// Which lists a client got that the server has not confirmed in this run.
     pub(super) unconfirmed: [bool; 4],
-    /// Pages of lists that are on their way to a client.
-    pub(super) pages: [Option<Pages>; 4],
-}
-
-/// The first pages of a list.
-#[derive(Debug)]
-pub(super) struct Pages {
-    /// The cursor of the next one, as the server wrote it.
-    pub(super) next: String,
-    pub(super) items: Vec<Box<RawValue>>,
 }
 
 const fn at(era: Era) -> usize {
@@ -67,11 +59,11 @@ impl Known {
         let Entry { legacy, modern, only, .. } = entry;
         let mut known = Self::default();
         for (era, side) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
-            let Some(Side { opened, lists }) = side else { continue };
+            let Some(Side { opened, asked, lists }) = side else { continue };
             let Lists { tools, prompts, resources, templates } = lists;
             let lists = [tools, prompts, resources, templates].map(|list| list.map(Arc::new));
             let facts = Some(Arc::new(welcome::facts(era, &opened)));
-            known.said[at(era)] = Said { facts, lists, ..Said::default() };
+            known.said[at(era)] = Said { facts, asked, lists, ..Said::default() };
             known.speaks[at(era)] = Some(true);
         }
         if let Some(only) = only {
@@ -83,11 +75,12 @@ impl Known {
     /// Returns what is to be written down for the next run; `None` when that is nothing.
     pub(super) fn entry(&self, identity: &Identity) -> Option<Entry> {
         let side = |era: Era| {
-            let Said { facts, lists, .. } = self.said(era);
+            let Said { facts, asked, lists, .. } = self.said(era);
             let opened = String::from_utf8_lossy(&facts.as_ref()?.opened).into_owned();
             let list = |list: List| lists[list.at()].as_deref().cloned();
             Some(Side {
                 opened: RawValue::from_string(opened).ok()?,
+                asked: asked.clone(),
                 lists: Lists {
                     tools: list(List::Tools),
                     prompts: list(List::Prompts),
@@ -138,14 +131,16 @@ impl Known {
         }
     }
 
-    /// Notes that a conversation was opened which was first tried in an era.
-    pub(super) fn opened(&mut self, tried: Era, facts: Facts) {
+    /// Notes that a conversation was opened, which was first tried in an era and asked for a
+    /// revision.
+    pub(super) fn opened(&mut self, tried: Era, asked: &str, facts: Facts) {
         let era = facts.era;
         self.speaks[at(era)] = Some(true);
         if era != tried {
             self.speaks[at(tried)] = Some(false);
         }
-        self.said_mut(era).facts = Some(Arc::new(facts));
+        let said = self.said_mut(era);
+        (said.facts, said.asked) = (Some(Arc::new(facts)), Some(asked.to_owned()));
     }
 
     /// Returns what the server said of itself to clients of this era, or else to others.
@@ -167,6 +162,16 @@ impl Known {
     }
 }
 
+impl Said {
+    /// Returns what the server said, unless it might say more to a client of this revision.
+    pub(super) fn facts_for(&self, version: &str) -> Option<Arc<Facts>> {
+        let facts = self.facts.as_ref()?;
+        let asked = self.asked.as_deref().unwrap_or_default();
+        let enough = facts.version.as_str() >= version || asked >= version;
+        enough.then(|| facts.clone())
+    }
+}
+
 /// Tells whether a server offers a list.
 pub(super) fn offers(facts: &Facts, list: List) -> bool {
     crate::mcp::object::Object::of(&facts.capabilities)
@@ -181,6 +186,7 @@ pub(super) fn opened(facts: &Facts) -> Box<RawValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mcp::era::LATEST_LEGACY;
 
     fn facts(era: Era) -> Facts {
         welcome::facts(era, &raw("{}".to_owned()))
@@ -191,18 +197,33 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(known.hop(Era::Legacy), None);
         assert_eq!(known.first(Era::Modern), (Era::Modern, false));
-        known.opened(Era::Legacy, facts(Era::Legacy));
+        known.opened(Era::Legacy, LATEST_LEGACY, facts(Era::Legacy));
         assert_eq!(known.hop(Era::Modern), None, "it has not been tried");
         assert_eq!(known.first(Era::Modern), (Era::Modern, false));
-        known.opened(Era::Modern, facts(Era::Modern));
+        known.opened(Era::Modern, LATEST_LEGACY, facts(Era::Modern));
         assert_eq!(known.hop(Era::Modern), Some(Era::Modern));
         assert_eq!(known.hop(Era::Legacy), Some(Era::Legacy));
     }
 
     #[test]
+    fn what_a_server_said_to_an_older_client_is_not_said_to_a_newer_one() {
+        let old = raw(r#"{"protocolVersion":"2024-11-05"}"#.to_owned());
+        let mut said = Said {
+            facts: Some(Arc::new(welcome::facts(Era::Legacy, &old))),
+            asked: Some("2024-11-05".to_owned()),
+            ..Said::default()
+        };
+        assert!(said.facts_for("2024-11-05").is_some());
+        assert!(said.facts_for(LATEST_LEGACY).is_none());
+        // It was asked for more and had no more.
+        said.asked = Some(LATEST_LEGACY.to_owned());
+        assert!(said.facts_for(LATEST_LEGACY).is_some());
+    }
+
+    #[test]
     fn a_server_of_one_era_is_asked_in_that_from_then_on_and_in_the_next_run() {
         let mut known = Known::default();
-        known.opened(Era::Modern, facts(Era::Legacy));
+        known.opened(Era::Modern, LATEST_LEGACY, facts(Era::Legacy));
         let identity = Identity::of(&crate::model::Server::stdio("x", "x", [""; 0]));
         for known in [Known::of(known.entry(&identity).unwrap()), known] {
             assert_eq!(known.hop(Era::Modern), Some(Era::Legacy));

@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::Hub;
 use super::drive::{Drive, id_of};
 use super::kinds::List;
 use super::lists::text_member;
 use super::member::Member;
 use super::outlet::{Filter, mark};
-use super::route::owners;
+use super::route::{owners, owns};
 use super::session::Session;
 use crate::gateway::link::Packet;
 use crate::gateway::upstream::{Conn, Facts};
@@ -38,28 +39,25 @@ pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
     let Some(member) = owner(session, &uri) else {
         return drive.fail(request, INVALID_PARAMS, &format!("unknown resource: {uri}")).await;
     };
+    let conn = match drive.conn(&member).await {
+        Ok(conn) => conn,
+        Err(unavailable) => return drive.unavailable(request, &unavailable).await,
+    };
+    let modern = conn.facts().era == Era::Modern;
+    if modern && !Offer::of(conn.facts()).resources {
+        return drive.unknown_method(request).await;
+    }
+    // Noted only now: a conversation begins by asking for what is noted already.
     if !session.subscribe(&uri) {
         return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
     }
-    match drive.conn(&member).await {
-        Ok(conn) if conn.facts().era == Era::Modern && !Offer::of(conn.facts()).resources => {
-            session.subscribed().remove(&uri);
-            drive.unknown_method(request).await;
-        }
-        // A server of the modern era hears of it when its own subscription is made anew.
-        Ok(conn) if conn.facts().era == Era::Modern => {
-            session.hub.resubscribe(&member);
-            drive.reply(request, "{}").await;
-        }
-        Ok(_) => {
-            if drive_failed(drive, &member, request).await {
-                session.subscribed().remove(&uri);
-            }
-        }
-        Err(unavailable) => {
-            session.subscribed().remove(&uri);
-            drive.unavailable(request, &unavailable).await;
-        }
+    if modern {
+        // It hears of it when its own subscription is made anew.
+        session.hub.resubscribe(&member);
+        return drive.reply(request, "{}").await;
+    }
+    if drive_failed(drive, &member, request).await {
+        session.subscribed().remove(&uri);
     }
 }
 
@@ -72,6 +70,7 @@ async fn drive_failed(drive: &Drive<'_>, member: &Arc<Member>, request: &Message
             if packet.last {
                 return Some(packet);
             }
+            drive.send(packet).await;
         }
         None
     };
@@ -119,15 +118,25 @@ pub(super) async fn listen(drive: &Drive<'_>, request: &Message<'_>) {
     let Some(first) = mark(text.as_bytes(), id) else { return };
     drive.send(Packet { message: first, last: false }).await;
     let uris: Vec<String> = filter.uris.iter().cloned().collect();
-    let Some(number) = session.outlet.subscribe(id, filter, drive.sink.clone()) else {
+    let Some((number, mut told)) = session.outlet.subscribe(id, filter) else {
         return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
     };
     let _ends = Subscription { session, number, uris: &uris };
-    for uri in &uris {
-        begin(session, drive, uri).await;
-    }
+    let begin = async {
+        for uri in &uris {
+            begin(session, drive, uri).await;
+        }
+    };
+    let forward = async {
+        while let Some(packet) = told.recv().await {
+            drive.send(packet).await;
+        }
+    };
     // Its end is the client's: by closing the stream or cancelling the request.
-    drive.sink.closed().await;
+    tokio::select! {
+        () = drive.sink.closed() => {}
+        _ = async { tokio::join!(begin, forward) } => {}
+    }
 }
 
 /// Has a server tell of a resource.
@@ -156,6 +165,34 @@ impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         self.session.outlet.unsubscribe(self.number);
         self.session.hub.release(self.session, self.uris);
+    }
+}
+
+impl Hub {
+    /// Gives up subscriptions of a client that nobody else holds.
+    pub(super) fn release(self: &Arc<Self>, session: &Session, uris: &[String]) {
+        if uris.is_empty() {
+            return;
+        }
+        for member in &session.view.members {
+            let slot = member.slot(session.slot_key(member));
+            let Some(conn) = slot.current() else { continue };
+            if conn.facts().era == Era::Modern {
+                self.resubscribe(member);
+                continue;
+            }
+            let wanted = self.wanted(&slot.key(), member);
+            let its = |uri: &str| session.view.single().is_some() || owns(self, member, uri);
+            let mut gone: Vec<String> = uris.to_vec();
+            gone.retain(|uri| !wanted.contains(uri) && its(uri));
+            self.scope().spawn_until_cancelled(async move {
+                for uri in gone {
+                    let mut params = Object::new();
+                    params.set_str("uri", &uri);
+                    drop(super::lists::ask(&conn, "resources/unsubscribe", params).await);
+                }
+            });
+        }
     }
 }
 

@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::drive::Drive;
 use super::kinds::List;
-use super::known::{self, Items, Pages};
-use super::member::Member;
+use super::known::{self, Items};
+use super::member::{Isolation, Member, Unavailable};
 use super::session::{Session, raw};
 use crate::catalog::same_list;
-use crate::gateway::upstream::Conn;
+use crate::gateway::upstream::{Conn, Pages};
 use crate::mcp::era::Era;
 use crate::mcp::message::{INVALID_PARAMS, Incoming, Message, string};
 use crate::mcp::{bridge, lists, object};
@@ -47,8 +47,14 @@ pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List)
     let cursor = cursor_of(request);
     if let Some(only) = session.view.single().filter(|_| !session.hub.hides(list)) {
         let living = only.slot(session.slot_key(only)).current();
+        let (unlisted, hop) = {
+            let known = only.known();
+            (known.offers(list) && known.any_list(list).is_none(), known.hop(session.era))
+        };
+        let era = living.as_ref().map(|conn| conn.facts().era).or(hop);
         // It pages itself, and says what we need not understand.
-        if cursor.is_some() || living.is_some_and(|conn| conn.facts().era == session.era) {
+        let itself = era == Some(session.era) && (living.is_some() || unlisted);
+        if cursor.is_some() || itself {
             return drive.to(only, request, Vec::new()).await;
         }
     }
@@ -58,6 +64,12 @@ pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List)
     }
     let all = session.view.members.iter().map(|member| items(session, member, list));
     let parts: Vec<Part> = join_all(all).await.into_iter().flatten().collect();
+    if let (Some(only), []) = (session.view.single(), parts.as_slice())
+        && offers(only, list)
+    {
+        // That it cannot say is not that it has nothing.
+        return drive.to(only, request, Vec::new()).await;
+    }
     let result = merge(session, &parts, list);
     drive.reply(request, &result).await;
 }
@@ -150,7 +162,7 @@ pub(super) async fn items(
             Some(conn) => conn,
             None => {
                 let opening = || session.opening(&slot.key());
-                slot.conn(&session.hub, member, opening).await.ok()?
+                slot.conn(&session.hub, member, opening).await.inspect_err(Unavailable::log).ok()?
             }
         };
         // What offers nothing was not known before it was started.
@@ -191,7 +203,7 @@ fn retry(session: &Arc<Session>, member: &Arc<Member>, list: List) {
         if let Some(conn) = before {
             drop(fetch(&hub, &member, conn, list, true));
         } else {
-            drop(slot.conn(&hub, &member, || opening).await);
+            drop(slot.conn(&hub, &member, || opening).await.inspect_err(Unavailable::log));
         }
     });
 }
@@ -210,17 +222,45 @@ pub(super) fn fetch(
     hub.scope().clone().spawn_until_cancelled(async move {
         let items = drain(&conn, list).await.map(Arc::new);
         if let Some(items) = &items {
-            let (changed, unconfirmed) = replace(&hub, &member, conn.facts().era, list, items);
-            if changed && (tell || unconfirmed) {
-                hub.tell_changed(&member, list);
-            }
+            note(&hub, &member, &conn, list, items, tell);
         }
         drop(done.send(items));
     });
     fetched
 }
 
-/// Notes a list as the server has it now; tells whether clients see another one than before, and
+/// Notes a list as the server has it now, and tells the clients when they see another one than
+/// before: all that see the server, if `tell` says so or one of them was given what was known; where
+/// the conversation is of one client who has had the server do something, only that one. What it
+/// lists then may be its own.
+fn note(
+    hub: &Arc<Hub>,
+    member: &Arc<Member>,
+    conn: &Arc<Conn>,
+    list: List,
+    items: &Items,
+    tell: bool,
+) {
+    member.known().slow = false;
+    if member.isolation != Isolation::Shared && conn.is_used() {
+        let before = conn.relist(list.at(), items.clone());
+        let known = || member.known().said(conn.facts().era).lists[list.at()].clone();
+        hub.note(member, items, list);
+        if let Some(key) = member.key_of(conn)
+            && tell
+            && differ(hub, member, list, before.or_else(known).as_ref(), items)
+        {
+            hub.clients(&key, member).iter().for_each(|session| session.tell_changed(list));
+        }
+        return;
+    }
+    let (changed, unconfirmed) = replace(hub, member, conn.facts().era, list, items);
+    if changed && (tell || unconfirmed) {
+        hub.tell_changed(member, list);
+    }
+}
+
+/// Keeps a list as the server has it now; tells whether clients see another one than before, and
 /// whether a client got that without the server having confirmed it.
 pub(super) fn replace(
     hub: &Arc<Hub>,
@@ -231,29 +271,30 @@ pub(super) fn replace(
 ) -> (bool, bool) {
     let (before, unconfirmed) = {
         let mut known = member.known();
-        known.slow = false;
         let said = known.said_mut(era);
         let before = said.lists[list.at()].replace(items.clone());
         (before, std::mem::take(&mut said.unconfirmed[list.at()]))
     };
-    let differ = |before: Option<&Items>, after: &Items| {
-        !same_list(before.map(|before| before.as_slice()), Some(after.as_slice()))
-    };
-    if !differ(before.as_ref(), items) {
+    if same_list(before.as_deref().map(Vec::as_slice), Some(items.as_slice())) {
         return (false, unconfirmed);
     }
     hub.note(member, items, list);
     hub.save(member);
-    // What clients do not see need not be told.
-    let before = before.map(|before| hub.shown(member, list, &before));
-    (differ(before.as_ref(), &hub.shown(member, list, items)), unconfirmed)
+    (differ(hub, member, list, before.as_ref(), items), unconfirmed)
+}
+
+/// Tells whether clients see a difference between two states of a list.
+fn differ(hub: &Hub, member: &Member, list: List, before: Option<&Items>, after: &Items) -> bool {
+    let shown = |items: &Items| hub.shown(member, list, items);
+    let before = before.map(shown);
+    !same_list(before.as_deref().map(Vec::as_slice), Some(shown(after).as_slice()))
 }
 
 /// Learns from a page of a list that passed by as the server wrote it.
 pub(super) fn learn(
     hub: &Arc<Hub>,
     member: &Arc<Member>,
-    era: Era,
+    conn: &Arc<Conn>,
     request: &Message<'_>,
     list: List,
     answer: &[u8],
@@ -264,8 +305,8 @@ pub(super) fn learn(
     let cursor = cursor_of(request).map(RawValue::get);
     let next = lists::next_cursor(result).map(|next| next.get().to_owned());
     let items = {
-        let mut known = member.known();
-        let pages = &mut known.said_mut(era).pages[list.at()];
+        let mut pages = conn.pages();
+        let pages = &mut pages[list.at()];
         let before = pages.take().filter(|before| Some(before.next.as_str()) == cursor);
         let mut items = match (before, cursor) {
             (Some(before), _) => before.items,
@@ -279,10 +320,7 @@ pub(super) fn learn(
         }
         Arc::new(items)
     };
-    let (changed, unconfirmed) = replace(hub, member, era, list, &items);
-    if changed && unconfirmed {
-        hub.tell_changed(member, list);
-    }
+    note(hub, member, conn, list, &items, false);
 }
 
 /// Collects all pages of a list.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Hub;
 use super::known::Known;
+use super::turn::Turn;
 use crate::gateway::GatewayError;
 use crate::gateway::upstream::{Conn, Opening, Target};
 use crate::mcp::era::Era;
@@ -50,6 +51,8 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) target: Target,
     pub(super) isolation: Isolation,
+    /// Held while what is known is written down.
+    pub(super) saving: Mutex<()>,
     known: Mutex<Known>,
     slots: Mutex<HashMap<SlotKey, Arc<Slot>>>,
 }
@@ -63,7 +66,8 @@ impl Member {
         known: Known,
     ) -> Self {
         let (known, slots) = (Mutex::new(known), Mutex::default());
-        Self { index, name: name.to_owned(), target, isolation, known, slots }
+        let (name, saving) = (name.to_owned(), Mutex::default());
+        Self { index, name, target, isolation, saving, known, slots }
     }
 
     /// Returns what is known of the server.
@@ -78,6 +82,21 @@ impl Member {
     /// Returns the place of a conversation, which may be empty.
     pub(super) fn slot(&self, key: SlotKey) -> Arc<Slot> {
         self.slots().entry(key.clone()).or_insert_with(|| Arc::new(Slot::new(key))).clone()
+    }
+
+    /// Returns the era of the shared conversation that lives or starts.
+    pub(super) fn shared_era(&self) -> Option<Era> {
+        let slots = self.slots();
+        let taken =
+            |era: &Era| slots.get(&SlotKey::Shared(*era)).is_some_and(|slot| !slot.is_vacant());
+        [Era::Legacy, Era::Modern].into_iter().find(taken)
+    }
+
+    /// Returns whose a conversation is.
+    pub(super) fn key_of(&self, conn: &Arc<Conn>) -> Option<SlotKey> {
+        let slots = self.slots();
+        let its = |slot: &Arc<Slot>| slot.current().is_some_and(|its| Arc::ptr_eq(&its, conn));
+        slots.iter().find(|(_, slot)| its(slot)).map(|(key, _)| key.clone())
     }
 
     /// Notes the era of a shared conversation, which a server may have chosen otherwise than it was
@@ -118,7 +137,8 @@ impl Member {
                 tracing::debug!(server = %self.name, "an idle server is stopped");
                 conn.stop();
             }
-            !slot.is_vacant()
+            // Somebody who holds a place may be about to take it.
+            !slot.is_vacant() || Arc::strong_count(slot) > 1
         });
     }
 
@@ -160,6 +180,15 @@ pub(super) struct Failure {
     pub(super) cause: Option<Arc<GatewayError>>,
 }
 
+impl Unavailable {
+    /// Tells the owner, for whom the client's answer says too little.
+    pub(super) fn log(&self) {
+        if let Some(cause) = &self.cause {
+            tracing::error!(error = &**cause as &dyn std::error::Error, "cannot use a server");
+        }
+    }
+}
+
 impl Failure {
     fn of(self, member: &Member) -> Unavailable {
         let Self { reason, cause } = self;
@@ -180,6 +209,8 @@ type Started = Result<Arc<Conn>, Unavailable>;
 pub(super) struct Slot {
     key: Mutex<SlotKey>,
     state: Mutex<State>,
+    /// Telling it the level of logs.
+    pub(super) levels: Turn,
 }
 
 #[derive(Debug, Default)]
@@ -208,7 +239,7 @@ enum Phase {
 
 impl Slot {
     fn new(key: SlotKey) -> Self {
-        Self { key: Mutex::new(key), state: Mutex::default() }
+        Self { key: Mutex::new(key), state: Mutex::default(), levels: Turn::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -283,7 +314,8 @@ impl Slot {
             Phase::Up { conn, .. } if !conn.is_over() => return Entry::Done(Ok(conn.clone())),
             Phase::Starting(started) => return Entry::Wait(started.clone()),
             Phase::Resting { until, failure } if Instant::now() < *until => {
-                let mut failure = failure.clone();
+                // Its owner was told when it failed.
+                let mut failure = Failure { cause: None, ..failure.clone() };
                 if state.failures >= LOOP {
                     failure.reason = format!("it keeps failing ({})", failure.reason);
                 }
@@ -319,9 +351,13 @@ impl Slot {
     }
 
     /// Notes that the conversation ended by itself: soon after its start, that is a failure too.
-    pub(super) fn died(&self, reason: &str) {
+    pub(super) fn died(&self, gone: &Arc<Conn>, reason: &str) {
         let mut state = self.state();
-        let Phase::Up { since, .. } = &state.phase else { return };
+        let Phase::Up { since, conn } = &state.phase else { return };
+        // While its process took its time to end another one may have come.
+        if !Arc::ptr_eq(conn, gone) {
+            return;
+        }
         if since.elapsed() >= STABLE {
             state.failures = 0;
             state.phase = Phase::Empty;

@@ -76,7 +76,7 @@ async fn begin(
     let text = Message::parse(edited).map(|message| bridge::legacy_request(&message));
     let text = text.unwrap_or_else(|_| request.text().to_owned());
     let message = Message::parse(&text).unwrap_or_else(|_| request.clone());
-    let (claim, packets) = conn.request(&message, Vec::new()).await?;
+    let (claim, packets) = conn.request(&message, Vec::new(), drive.session.number).await?;
     let asked_for = drive.asked(claim);
     Ok(Waiting { conn: conn.clone(), asked_for, packets, questions: Vec::new(), asked: 0 })
 }

@@ -80,7 +80,8 @@ async fn round(
     // It bears the server's own name of the tool already.
     let own = || message.peek().name.and_then(string).map(Cow::into_owned);
     let headers = drive.session.hub.mirrored.headers(member, conn, own, &message);
-    let begun = conn.request_with_headers(&message, Vec::new(), headers).await;
+    let begun =
+        conn.request_with_headers(&message, Vec::new(), headers, drive.session.number).await;
     let (claim, mut packets) = match begun {
         Ok(begun) => begun,
         Err(refusal) => {

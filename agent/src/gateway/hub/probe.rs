@@ -17,6 +17,9 @@ use crate::mcp::object::Object;
 /// How long a server may take to list what it has.
 const LISTS: Duration = Duration::from_secs(10);
 
+/// How long it may take to end.
+const GONE: Duration = Duration::from_secs(5);
+
 /// Who a server says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -46,7 +49,7 @@ impl Hub {
         let (opening, limits) = (Client::ourselves().opening(Era::Legacy), self.limits());
         let conn = Conn::open(&only.target, &opening, era, &self.nursery, &limits).await?;
         let facts = conn.facts().clone();
-        only.known().opened(first, facts.clone());
+        only.known().opened(first, &opening.version, facts.clone());
         // So that clients are answered before a server of theirs runs.
         let offered = List::ALL.into_iter().filter(|list| known::offers(&facts, *list));
         let lists = offered.map(|list| lists::fetch(self, only, conn.clone(), list, false));
@@ -55,6 +58,8 @@ impl Hub {
         }
         self.save(only);
         conn.stop();
+        // Two processes at a time might want the same thing.
+        drop(tokio::time::timeout(GONE, conn.over()).await);
         let info = facts.server_info.as_deref().and_then(Object::of).unwrap_or_default();
         let text = |key: &str| info.get_str(key).map(Cow::into_owned).unwrap_or_default();
         Ok(Probe { server_name: text("name"), version: text("version"), era: facts.era })

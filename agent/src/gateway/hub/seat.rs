@@ -73,6 +73,7 @@ impl Seat {
                         (text.into_bytes(), Some(session))
                     }
                     Err(error) => {
+                        error.log();
                         let text = error.to_string();
                         (error_response(Some(id), INTERNAL_ERROR, &text, None), None)
                     }
@@ -84,16 +85,9 @@ impl Seat {
                 session
             });
             if let (Some(Some(session)), Some(early)) = (opened.await, early) {
-                let Ok(mut said) = session.listen() else { return };
+                let Ok(said) = session.outlet.listen(Some(&early)) else { return };
                 drop(session);
-                let forward = async {
-                    while let Some(packet) = said.recv().await {
-                        if early.send(packet).await.is_err() {
-                            return;
-                        }
-                    }
-                };
-                ended.run_until_cancelled(forward).await;
+                ended.run_until_cancelled(said.pass_to(early)).await;
             }
         });
         Claim::new(cancel.drop_guard())
@@ -131,7 +125,7 @@ impl Conversation for Seat {
 
     fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
         if let Some(session) = self.session.get() {
-            return session.listen();
+            return session.stream();
         }
         let (sink, receiver) = mpsc::channel(INBOX);
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);

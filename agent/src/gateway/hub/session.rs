@@ -1,6 +1,7 @@
 //! One client in front of a hub: a legacy session, or the modern requests of one principal.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -12,13 +13,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::drive::{self, Drive};
 use super::kinds::List;
+use super::lanes::Lanes;
 use super::ledger::Ledger;
-use super::member::{Isolation, Member, SlotKey};
-use super::outlet::Outlet;
+use super::member::{Isolation, Member, SlotKey, Unavailable};
+use super::outlet::{Outlet, Said};
 use super::questions::Questions;
 use super::{Hub, filter};
 use crate::gateway::link::{Busy, Packet, Refusal};
-use crate::gateway::upstream::Opening;
+use crate::gateway::upstream::{Conn, Opening};
 use crate::mcp::era::{Era, LATEST_LEGACY};
 use crate::mcp::message::{Key, Kind, Message};
 
@@ -103,6 +105,7 @@ pub(in crate::gateway) struct Session {
     pub(super) usage: Option<Ledger>,
     pub(super) outlet: Outlet,
     pub(super) questions: Questions,
+    pub(super) lanes: Lanes,
     level: Mutex<Option<String>>,
     subscribed: Mutex<HashSet<String>>,
     calls: Mutex<HashMap<Key, Running>>,
@@ -114,8 +117,7 @@ pub(in crate::gateway) struct Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.over.cancel();
-        self.hub.forget(self.number, &self.view);
+        self.leave();
     }
 }
 
@@ -141,6 +143,7 @@ impl Session {
             unique,
             outlet: Outlet::default(),
             questions: Questions::default(),
+            lanes: Lanes::default(),
             level: Mutex::default(),
             subscribed: Mutex::default(),
             calls: Mutex::default(),
@@ -201,11 +204,12 @@ impl Session {
         let text = Bytes::copy_from_slice(message.text().as_bytes());
         let (session, stop) = (self.clone(), cancel.clone());
         let mut call = Box::pin(async move {
-            let drive = Drive::new(&session, &text, &sink, taken_back);
+            let drive = Drive {
+                key: session.unique.then(|| key.clone()),
+                ..Drive::new(&session, &text, &sink, taken_back.clone())
+            };
             stop.run_until_cancelled(drive::run(drive)).await;
-            if session.unique {
-                session.calls().remove(&key);
-            }
+            session.finished(&key, &taken_back);
             if !listens {
                 session.flying.send_modify(|flying| *flying -= 1);
             }
@@ -214,7 +218,9 @@ impl Session {
         // Where its server runs the request is on the wire after the first step: requests go out
         // in the order of their arrival.
         let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
-        if call.as_mut().poll(&mut nobody).is_pending() {
+        // The budget of whoever reads requests must not decide over their order.
+        let first = pin!(tokio::task::coop::unconstrained(call.as_mut())).poll(&mut nobody);
+        if first.is_pending() {
             self.hub.scope().spawn_until_cancelled(call);
         }
         Ok(cancel.drop_guard())
@@ -227,7 +233,11 @@ impl Session {
             return tracing::debug!(method = message.method(), "a message is dropped");
         }
         match message.kind() {
-            Kind::Response => self.questions.answered(message).await,
+            Kind::Response => {
+                if let Some((conn, line)) = self.questions.answered(message) {
+                    self.deliver(&conn, line).await;
+                }
+            }
             Kind::Notification => self.told(message).await,
             Kind::Request => {}
         }
@@ -247,10 +257,17 @@ impl Session {
                 Some(only) => {
                     // What is not understood may matter to the server, so it is started for it.
                     let slot = only.slot(self.slot_key(only));
-                    drop(slot.conn(&self.hub, only, || self.opening(&slot.key())).await);
+                    let started = slot.conn(&self.hub, only, || self.opening(&slot.key())).await;
+                    drop(started.inspect_err(Unavailable::log));
                     self.pass_on(message, std::slice::from_ref(only)).await;
                 }
-                None => tracing::debug!(method = message.method(), "notification dropped"),
+                None => match self.questions.of_progress(message) {
+                    Some(conn) => {
+                        let line = Bytes::copy_from_slice(message.text().as_bytes());
+                        self.deliver(&conn, line).await;
+                    }
+                    None => tracing::debug!(method = message.method(), "notification dropped"),
+                },
             },
         }
     }
@@ -261,8 +278,33 @@ impl Session {
                 && conn.facts().era == self.era
             {
                 let line = Bytes::copy_from_slice(message.text().as_bytes());
-                drop(conn.notify(line).await);
+                self.deliver(&conn, line).await;
             }
+        }
+    }
+
+    /// Sends a server what is no request. A client of one server waits until that reads; one of
+    /// several must not wait for one of them.
+    async fn deliver(&self, conn: &Arc<Conn>, line: Bytes) {
+        if self.view.single().is_some() {
+            drop(conn.notify(line).await);
+        } else {
+            self.lanes.send(self.hub.scope(), conn, line);
+        }
+    }
+
+    /// Gives up questions that the client leaves without an answer.
+    pub(super) fn tidy(&self, now: Instant) {
+        for (conn, line) in self.questions.tidy(now) {
+            self.lanes.send(self.hub.scope(), &conn, line);
+        }
+    }
+
+    /// Forgets a request, by its id and what is its alone: the id may be another one's by now.
+    pub(super) fn finished(&self, id: &Key, its: &TakenBack) {
+        let mut calls = self.calls();
+        if calls.get(id).is_some_and(|running| Arc::ptr_eq(&running.taken_back, its)) {
+            calls.remove(id);
         }
     }
 
@@ -278,9 +320,9 @@ impl Session {
     ///
     /// # Errors
     /// One is open already.
-    pub(in crate::gateway) fn listen(&self) -> Result<mpsc::Receiver<Packet>, Busy> {
+    pub(in crate::gateway) fn listen(&self) -> Result<Said, Busy> {
         self.touch();
-        self.outlet.listen()
+        self.outlet.listen(None)
     }
 
     pub(in crate::gateway) fn is_over(&self) -> bool {
@@ -308,14 +350,25 @@ impl Session {
 
     /// Ends the session and its own conversations.
     pub(in crate::gateway) fn stop(&self) {
+        self.leave();
+    }
+
+    fn leave(&self) {
         self.over.cancel();
         self.hub.forget(self.number, &self.view);
+        let uris: Vec<String> = std::mem::take(&mut *self.subscribed()).into_iter().collect();
+        self.hub.release(self, &uris);
     }
 
     /// Returns which conversation with a server is this client's.
     pub(super) fn slot_key(&self, member: &Member) -> SlotKey {
         match (member.isolation, self.era) {
-            (Isolation::Shared, era) => SlotKey::Shared(member.known().hop(era).unwrap_or(era)),
+            (Isolation::Shared, era) => {
+                // There is one process, whatever else it could speak.
+                let living = member.shared_era();
+                let era = living.or_else(|| member.known().hop(era)).unwrap_or(era);
+                SlotKey::Shared(era)
+            }
             (Isolation::Session, Era::Legacy) => SlotKey::Session(self.number),
             (Isolation::Session, Era::Modern) | (Isolation::Principal, _) => {
                 SlotKey::Principal(self.principal.clone(), self.era)
@@ -364,7 +417,7 @@ impl Session {
     pub(super) fn tell_changed(&self, list: List) {
         let method = list.changed();
         let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
-        self.outlet.changed(list, &text.into());
+        self.say_changed(list, &text.into());
     }
 }
 

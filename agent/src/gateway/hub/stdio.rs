@@ -45,7 +45,8 @@ pub(in crate::gateway) async fn serve(
         only.target.check()?;
     }
     let failed = OnceLock::new();
-    let client = Client { hub, view, out, legacy: None, modern: None, failed: &failed };
+    let client =
+        Client { hub, view, out, legacy: None, modern: None, failed: &failed, deaf: false };
     let stopped = hub.scope().cancelled();
     let read = async {
         tokio::select! {
@@ -96,13 +97,26 @@ struct Client<'a> {
     /// Why the only server could not be had by a client that opened its session: there is nothing
     /// more to do then.
     failed: &'a OnceLock<Arc<GatewayError>>,
+    /// It does not read what we say.
+    deaf: bool,
+}
+
+impl Drop for Client<'_> {
+    /// Whoever serves the client may stop at any moment.
+    fn drop(&mut self) {
+        for session in [&self.legacy, &self.modern].into_iter().flatten() {
+            session.stop();
+        }
+    }
 }
 
 impl Client<'_> {
+    /// Reads until the end of the input, and waits for what is under way.
     async fn read(mut self, stdin: impl AsyncRead + Unpin) -> Result<(), GatewayError> {
         let codec = LineCodec::new(self.hub.options.max_line);
         let mut lines = FramedRead::with_capacity(stdin, codec, BUFFER);
         while self.failed.get().is_none()
+            && !self.deaf
             && let Some(line) = lines.next().await
         {
             match line.map_err(GatewayError::Stdio)? {
@@ -118,9 +132,6 @@ impl Client<'_> {
             }
         };
         drop(timeout(DRAIN, idle).await);
-        for session in [&self.legacy, &self.modern].into_iter().flatten() {
-            session.stop();
-        }
         Ok(())
     }
 
@@ -138,9 +149,10 @@ impl Client<'_> {
         }
     }
 
-    async fn say(&self, text: Vec<u8>) {
-        // Nobody reads any more: the end of the input is near.
-        drop(self.out.send(Packet { message: text.into(), last: true }).await);
+    async fn say(&mut self, text: Vec<u8>) {
+        let packet = Packet { message: text.into(), last: true };
+        // A client that asks and does not read is gone, whatever its end of the pipe says.
+        self.deaf = !matches!(timeout(DRAIN, self.out.send(packet)).await, Ok(Ok(())));
     }
 
     async fn message(&mut self, message: &Message<'_>) {
@@ -169,7 +181,7 @@ impl Client<'_> {
     }
 
     /// Some clients ping, or ask for the era, before they open.
-    async fn unopened(&self, message: &Message<'_>) {
+    async fn unopened(&mut self, message: &Message<'_>) {
         let id = Some(id_of(message));
         if message.method() == "ping" {
             let text = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{}}}}"#, id_of(message));

@@ -11,7 +11,9 @@ use crate::mcp::era::MODERN;
 
 mod filter;
 mod ledger;
+mod lives;
 mod remote;
+mod told;
 mod warm;
 
 /// A legacy server in shell: tools `one` and `ask`, the latter with a question to the user.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Hub;
-use super::member::{Isolation, Member, SlotKey};
+use super::member::{Isolation, Member, SlotKey, Unavailable};
 use super::session::{Session, shared_client};
 use crate::gateway::upstream::Opening;
 use crate::mcp::era::Era;
@@ -38,8 +38,7 @@ impl Hub {
         let slot = member.slot(key);
         let (hub, member) = (self.clone(), member.clone());
         self.scope().spawn_until_cancelled(async move {
-            // What goes wrong was logged where it did, and the next call will tell.
-            drop(slot.conn(&hub, &member, || opening).await);
+            drop(slot.conn(&hub, &member, || opening).await.inspect_err(Unavailable::log));
         });
     }
 }

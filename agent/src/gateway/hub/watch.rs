@@ -1,58 +1,89 @@
 //! What a server says that belongs to no request, and its end.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::Hub;
 use super::kinds::List;
 use super::listen::{Offer, our_listen, unmark};
 use super::lists;
 use super::member::{Member, Slot, SlotKey};
 use super::session::Session;
+use super::turn::{Turn, set_off};
+use super::{GATHER, Hub};
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, Level};
 use crate::mcp::era::Era;
 use crate::mcp::message::{Incoming, Key, Kind, METHOD_NOT_FOUND, Message, error_response};
 use crate::mcp::object::Object;
 
-/// Follows one conversation until it ends.
-pub(super) async fn run(hub: Weak<Hub>, slot: Arc<Slot>, member: Arc<Member>, conn: Arc<Conn>) {
-    // Held weakly from here on: a conversation that nobody holds must end.
+/// How often a list is asked for whose server says again and again that it changed.
+const PACE: Duration = Duration::from_secs(1);
+
+/// What is asked for anew, one list at a time.
+type Fresh = Arc<[Turn; 4]>;
+
+/// Follows one conversation until it ends: by itself, by being stopped, or with the hub's scope.
+/// The hub is held weakly, for it holds the conversation.
+pub(super) fn run(
+    hub: Weak<Hub>,
+    slot: Arc<Slot>,
+    member: Arc<Member>,
+    conn: Arc<Conn>,
+) -> impl Future<Output = ()> + Send + use<> {
+    // Before anybody has the conversation: who subscribes over it asks the server itself.
+    let before = hub.upgrade().map(|hub| hub.wanted(&slot.key(), &member)).unwrap_or_default();
     let listener = conn.listen();
-    let over = {
-        let conn = conn.clone();
-        async move { conn.over().await }
-    };
-    if let Some(hub) = hub.upgrade() {
-        begin(&hub, &slot, &member, &conn).await;
+    async move {
+        let opened = async {
+            if let Some(hub) = hub.upgrade() {
+                begin(&hub, &slot, &member, &conn, before).await;
+            }
+        };
+        let follow = async {
+            let Ok(mut said) = listener else { return };
+            let fresh = Fresh::default();
+            while let Some(packet) = said.recv().await {
+                let Some(hub) = hub.upgrade() else { return };
+                heard(&hub, &slot, &member, &conn, &fresh, &packet.message).await;
+            }
+        };
+        let subscribe = async {
+            if conn.facts().era == Era::Modern && !Offer::of(conn.facts()).is_nothing() {
+                stay_subscribed(&hub, &slot, &member, &conn).await;
+            }
+        };
+        // What a server says is heard even if it does not answer what it is asked first.
+        let work = async { tokio::join!(opened, follow, subscribe) };
+        let reason = tokio::select! {
+            reason = conn.over() => reason,
+            _ = work => conn.over().await,
+        };
+        tracing::debug!(server = %member.name, reason, "a conversation ended");
+        slot.died(&conn, &reason);
     }
-    let follow = async {
-        let Ok(mut said) = listener else { return };
-        while let Some(packet) = said.recv().await {
-            let Some(hub) = hub.upgrade() else { return };
-            heard(&hub, &slot, &member, &conn, &packet.message).await;
-        }
-    };
-    let subscribe = async {
-        if conn.facts().era == Era::Modern && !Offer::of(conn.facts()).is_nothing() {
-            stay_subscribed(&hub, &slot, &member, &conn).await;
-        }
-    };
-    let reason = tokio::select! {
-        reason = over => reason,
-        _ = async { tokio::join!(follow, subscribe) } => conn.over().await,
-    };
-    tracing::debug!(server = %member.name, reason, "a conversation ended");
-    slot.died(&reason);
 }
 
 /// What a new conversation needs: the level of logs, subscriptions of before, and a look at what
 /// was answered for it.
-async fn begin(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>) {
-    set_level(hub, member, &slot.key(), conn).await;
+async fn begin(
+    hub: &Arc<Hub>,
+    slot: &Arc<Slot>,
+    member: &Arc<Member>,
+    conn: &Arc<Conn>,
+    wanted: HashSet<String>,
+) {
+    set_level(hub, member, slot, conn);
+    for list in List::ALL {
+        if member.known().said(conn.facts().era).unconfirmed[list.at()] {
+            drop(lists::fetch(hub, member, conn.clone(), list, true));
+        }
+    }
     if conn.facts().era == Era::Legacy {
-        for uri in hub.wanted(&slot.key(), member) {
+        for uri in wanted {
             if super::route::owns(hub, member, &uri) {
                 let mut params = Object::new();
                 params.set_str("uri", &uri);
@@ -60,28 +91,73 @@ async fn begin(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
             }
         }
     }
-    for list in List::ALL {
-        if member.known().said(conn.facts().era).unconfirmed[list.at()] {
-            drop(lists::fetch(hub, member, conn.clone(), list, true));
+}
+
+/// Asks servers for as much log as their clients want. Nobody waits for their answers.
+pub(super) fn set_levels(session: &Session) {
+    for member in &session.view.members {
+        let slot = member.slot(session.slot_key(member));
+        if let Some(conn) = slot.current() {
+            set_level(&session.hub, member, &slot, &conn);
         }
     }
 }
 
-/// Asks a legacy server for as much log as the most curious of its clients wants.
-pub(super) async fn set_level(hub: &Arc<Hub>, member: &Member, key: &SlotKey, conn: &Arc<Conn>) {
+/// Asks a legacy server for as much log as the most curious of its clients wants. Where it was
+/// asked before and has not answered yet, it is asked for the latest level then.
+fn set_level(hub: &Arc<Hub>, member: &Arc<Member>, slot: &Arc<Slot>, conn: &Arc<Conn>) {
     let facts = conn.facts();
     let logs = Object::of(&facts.capabilities).is_some_and(|all| all.contains("logging"));
-    if facts.era != Era::Legacy || !logs {
+    if facts.era != Era::Legacy || !logs || !slot.levels.ask() {
         return;
     }
-    let levels = hub.clients(key, member).into_iter().filter_map(|session| session.level());
-    let Some(level) = levels.filter_map(|level| Level::parse(&level)).min() else { return };
-    let mut params = Object::new();
-    params.set_str("level", level.as_str());
-    drop(lists::ask(conn, "logging/setLevel", params).await);
+    let (weak, member, slot, conn) =
+        (Arc::downgrade(hub), member.clone(), slot.clone(), conn.clone());
+    set_off(hub.scope(), async move {
+        while slot.levels.next() {
+            let Some(clients) = weak.upgrade().map(|hub| hub.clients(&slot.key(), &member)) else {
+                return;
+            };
+            let levels = clients.into_iter().filter_map(|session| session.level());
+            let level = levels.filter_map(|level| Level::parse(&level)).min();
+            let Some(level) = level else { continue };
+            let mut params = Object::new();
+            params.set_str("level", level.as_str());
+            // The conversation may be a new one by now.
+            let conn = slot.current().unwrap_or_else(|| conn.clone());
+            drop(lists::ask(&conn, "logging/setLevel", params).await);
+        }
+    });
 }
 
-async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>, text: &Bytes) {
+/// Asks for a list that changed: after what comes together has come, one request at a time, and
+/// not more often than the server can be up to.
+fn refresh(hub: &Arc<Hub>, member: &Arc<Member>, conn: &Arc<Conn>, fresh: &Fresh, list: List) {
+    if !fresh[list.at()].ask() {
+        return;
+    }
+    let weak = Arc::downgrade(hub);
+    let (member, conn, fresh) = (member.clone(), conn.clone(), fresh.clone());
+    hub.scope().spawn_until_cancelled(async move {
+        tokio::time::sleep(GATHER).await;
+        while fresh[list.at()].next() {
+            let next = Instant::now() + PACE;
+            let Some(hub) = weak.upgrade().filter(|_| !conn.is_over()) else { return };
+            drop(lists::fetch(&hub, &member, conn.clone(), list, true).await);
+            drop(hub);
+            tokio::time::sleep_until(next).await;
+        }
+    });
+}
+
+async fn heard(
+    hub: &Arc<Hub>,
+    slot: &Slot,
+    member: &Arc<Member>,
+    conn: &Arc<Conn>,
+    fresh: &Fresh,
+    text: &Bytes,
+) {
     let Ok(Incoming::One(message)) = Incoming::parse(text) else { return };
     if message.kind() == Kind::Request {
         return question(hub, slot, member, conn, &message).await;
@@ -93,7 +169,7 @@ async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
     {
         // Clients hear what the server says; they list anew if they care, and we learn from that.
         for session in hub.clients(&slot.key(), member) {
-            session.outlet.changed(*list, text);
+            session.say_changed(*list, text);
         }
         return;
     }
@@ -101,7 +177,7 @@ async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
         for list in changed {
             let seen = member.known().said(conn.facts().era).lists[list.at()].is_some();
             if seen || hub.hides(list) {
-                drop(lists::fetch(hub, member, conn.clone(), list, true));
+                refresh(hub, member, conn, fresh, list);
             } else {
                 hub.tell_changed(member, list);
             }
@@ -114,20 +190,20 @@ async fn heard(hub: &Arc<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Con
         "notifications/message" => {
             for session in clients {
                 if let Some(text) = session.log(member, &message) {
-                    session.outlet.say(text);
+                    session.say(text);
                 }
             }
         }
         "notifications/cancelled" => {
             for session in clients {
                 if let Some(text) = session.withdrawn(conn, &message) {
-                    session.outlet.say(text);
+                    session.say(text);
                 }
             }
         }
         _ => {
             for session in clients.iter().filter(|session| session.era == conn.facts().era) {
-                session.outlet.say(text.clone());
+                session.say(text.clone());
             }
         }
     }
@@ -138,7 +214,7 @@ fn updated(clients: &[Arc<Session>], message: &Message<'_>, text: &Bytes) {
     for session in clients {
         let subscribed = session.subscribed().contains(&uri);
         if subscribed {
-            session.outlet.say(text.clone());
+            session.say(text.clone());
         }
         session.outlet.updated(&uri, text);
     }
@@ -155,7 +231,7 @@ async fn question(
     let clients = hub.clients(&slot.key(), member);
     if let ([session], SlotKey::Session(_)) = (clients.as_slice(), &slot.key()) {
         if let Some(text) = session.ask(conn, message).await {
-            session.outlet.say(text);
+            session.say(text);
         }
         return;
     }
@@ -166,6 +242,7 @@ async fn question(
 
 /// Keeps a subscription open at a server of the modern era, for what its clients want.
 async fn stay_subscribed(hub: &Weak<Hub>, slot: &Slot, member: &Arc<Member>, conn: &Arc<Conn>) {
+    let fresh = Fresh::default();
     loop {
         let anew = member.known().resubscribe.clone();
         let changed = anew.notified();
@@ -189,7 +266,7 @@ async fn stay_subscribed(hub: &Weak<Hub>, slot: &Slot, member: &Arc<Member>, con
             let Some(hub) = hub.upgrade() else { return };
             let Ok(Incoming::One(message)) = Incoming::parse(&packet.message) else { continue };
             if let Some(text) = unmark(&message) {
-                heard(&hub, slot, member, conn, &text.into()).await;
+                heard(&hub, slot, member, conn, &fresh, &text.into()).await;
             }
         }
     }

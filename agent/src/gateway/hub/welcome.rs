@@ -109,7 +109,10 @@ async fn facts_of_one(
     }
     let known = {
         let known = member.known();
-        known.hop(session.era).and_then(|era| known.said(era).facts.clone())
+        known.hop(session.era).and_then(|era| match session.era {
+            Era::Legacy => known.said(era).facts_for(&session.client.version),
+            Era::Modern => known.said(era).facts.clone(),
+        })
     };
     if let Some(facts) = known {
         return Ok(facts);

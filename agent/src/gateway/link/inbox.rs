@@ -35,7 +35,7 @@ impl Packet {
 
 /// What all queues of one conversation share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Budget(Arc<Pool>);
+pub(in crate::gateway) struct Budget(Arc<Pool>);
 
 #[derive(Debug, Default)]
 struct Pool {
@@ -69,7 +69,7 @@ pub(in crate::gateway) struct Full {
 }
 
 /// Makes a queue of a conversation.
-pub(super) fn channel(budget: &Budget) -> (Inbox, Receiver) {
+pub(in crate::gateway) fn channel(budget: &Budget) -> (Inbox, Receiver) {
     let state = Mutex::new(State { senders: 1, ..State::default() });
     let shared = Arc::new(Shared { state, arrived: Notify::new(), budget: budget.clone() });
     (Inbox(shared.clone()), Receiver(shared))
@@ -122,7 +122,8 @@ impl Shared {
     fn take(&self) -> Poll<Option<Packet>> {
         let mut state = self.state();
         let Some(packet) = state.packets.pop_front() else {
-            return if state.senders == 0 { Poll::Ready(None) } else { Poll::Pending };
+            let over = state.senders == 0 || state.closed;
+            return if over { Poll::Ready(None) } else { Poll::Pending };
         };
         state.size -= packet.size();
         drop(state);
@@ -180,6 +181,18 @@ impl Inbox {
             };
             room.await;
         }
+    }
+
+    /// Ends the queue for its reader, and takes what that has not read.
+    pub(in crate::gateway) fn close(&self) -> VecDeque<Packet> {
+        let mut state = self.0.state();
+        state.closed = true;
+        let size = std::mem::take(&mut state.size);
+        let left = std::mem::take(&mut state.packets);
+        drop(state);
+        self.0.budget.give_back(size);
+        self.0.arrived.notify_one();
+        left
     }
 
     /// Tells whether the reader has left.

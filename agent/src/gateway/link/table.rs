@@ -18,8 +18,8 @@ const MAX_CALLS: usize = 1024;
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Asker {
-    /// A client, to whom more may come than the answer.
-    Client,
+    /// The client with this number, to whom more may come than the answer.
+    Client(u64),
     /// We do: nothing but its answer is for us.
     Ourselves,
 }
@@ -52,8 +52,8 @@ enum Purpose {
     Listening,
     /// We want to know something.
     Inquiry,
-    /// A client wants something: what else the server says may be about it.
-    Call,
+    /// This client wants something: what else the server says may be about it.
+    Call(u64),
 }
 
 impl Purpose {
@@ -62,7 +62,7 @@ impl Purpose {
             ("initialize" | "server/discover", _) => Self::Opening,
             ("subscriptions/listen", _) => Self::Listening,
             (_, Asker::Ourselves) => Self::Inquiry,
-            (_, Asker::Client) => Self::Call,
+            (_, Asker::Client(client)) => Self::Call(client),
         }
     }
 }

@@ -61,7 +61,7 @@ fn linked_with(era: Era, sole: bool, max_line: usize) -> (Arc<Link>, Server) {
 
 /// Makes a request; keep the claim for as long as the answer is wanted.
 async fn ask(link: &Arc<Link>, text: &str) -> (Claim, Receiver) {
-    link.request(&Message::parse(text).unwrap(), Asker::Client).await.unwrap()
+    link.request(&Message::parse(text).unwrap(), Asker::Client(1)).await.unwrap()
 }
 
 async fn next(queue: &mut Receiver) -> (String, bool) {
@@ -179,7 +179,7 @@ async fn a_server_that_dies_leaves_no_request_unanswered() {
     assert!(text.contains("signal: 9"));
     assert!(link.is_over());
     let request = Message::parse(r#"{"id":3,"method":"x"}"#).unwrap();
-    assert_eq!(link.request(&request, Asker::Client).await.unwrap_err(), Refusal::Gone);
+    assert_eq!(link.request(&request, Asker::Client(1)).await.unwrap_err(), Refusal::Gone);
 }
 
 #[tokio::test]

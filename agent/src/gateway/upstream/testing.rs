@@ -32,7 +32,7 @@ pub(super) fn remote(url: &str) -> Target {
 
 pub(super) async fn ask(conn: &Arc<Conn>, text: &str) -> (Claim, Receiver) {
     let message = Message::parse(text).unwrap();
-    conn.request(&message, Vec::new()).await.unwrap()
+    conn.request(&message, Vec::new(), 1).await.unwrap()
 }
 
 pub(super) async fn next(queue: &mut Receiver) -> (String, bool) {

@@ -131,3 +131,15 @@ async fn who_waits_for_room_is_woken_by_another_queue_and_by_the_end_of_its_read
     assert!(first_queue.recv().await.is_some());
     assert!(first_queue.recv().await.is_some());
 }
+
+#[tokio::test]
+async fn who_fills_a_queue_can_end_it_and_take_back_what_was_not_read() {
+    let budget = Budget::default();
+    let (inbox, mut queue) = channel(&budget);
+    inbox.push(packet(100, false)).unwrap();
+    inbox.push(packet(101, false)).unwrap();
+    assert_eq!(queue.recv().await, Some(packet(100, false)));
+    assert_eq!(inbox.close(), [packet(101, false)]);
+    assert_eq!((queue.recv().await, used(&budget)), (None, 0));
+    assert!(inbox.push(packet(100, true)).is_err());
+}

@@ -151,13 +151,22 @@ impl Table {
         give(sink.or_else(|| self.unasked()), message)
     }
 
-    /// A question goes with the latest request, the best guess where there is one stream for all.
+    /// A question goes with the latest request of the only client that has any. Where there is one
+    /// stream for several clients nobody can tell whom it is for, and it is for one of them alone.
     fn asked(&mut self, message: &Message<'_>) -> Arrival {
         if message.method() == "ping" {
             return pong(message);
         }
         let Some(id) = message.id() else { return Arrival::Noise };
         let latest = self.running().max_by_key(|(_, call)| call.number);
+        if let Some((_, latest)) = latest
+            && self.running().any(|(_, call)| call.purpose != latest.purpose)
+        {
+            let text = "requests of several clients are in flight: it is not clear whom to ask";
+            let answer =
+                message::error_response(Some(id.get()), message::INTERNAL_ERROR, text, None);
+            return Arrival::Answer(answer);
+        }
         let latest = latest.map(|(key, call)| (key.clone(), call.sink.clone()));
         let sink = match latest {
             Some((key, sink)) => {
@@ -182,7 +191,7 @@ impl Table {
 
     /// Returns the requests of clients that read what comes.
     fn running(&self) -> impl Iterator<Item = (&Key, &Call)> {
-        let runs = |call: &Call| call.purpose == Purpose::Call && !call.sink.is_closed();
+        let runs = |call: &Call| matches!(call.purpose, Purpose::Call(_)) && !call.sink.is_closed();
         self.calls.iter().filter(move |(_, call)| runs(call))
     }
 
@@ -200,7 +209,7 @@ impl Table {
 impl Call {
     /// Tells whether anything but its answer can be for it.
     fn may_hear(&self) -> bool {
-        matches!(self.purpose, Purpose::Call | Purpose::Listening)
+        matches!(self.purpose, Purpose::Call(_) | Purpose::Listening)
     }
 
     fn hand(&self, message: &Message<'_>, edit: Option<Edit>) -> Arrival {

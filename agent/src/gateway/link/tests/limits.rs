@@ -136,7 +136,7 @@ async fn a_request_that_was_given_up_before_there_was_room_for_it_was_never_made
     let big = Message::parse(&big).unwrap();
     let mut claims = Vec::new();
     loop {
-        let request = timeout(Duration::from_millis(50), link.request(&big, Asker::Client));
+        let request = timeout(Duration::from_millis(50), link.request(&big, Asker::Client(1)));
         match request.await {
             Ok(begun) => claims.push(begun.unwrap()),
             Err(_) => break,

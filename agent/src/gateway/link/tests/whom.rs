@@ -88,6 +88,24 @@ async fn one_client_alone_hears_everything_but_changes_of_lists_in_the_order_it_
 }
 
 #[tokio::test]
+async fn a_question_that_may_be_for_one_of_several_clients_is_for_none() {
+    let (link, mut server) = linked(Era::Legacy);
+    let _unasked = link.listen().unwrap();
+    let call = Message::parse(r#"{"id":1,"method":"x"}"#).unwrap();
+    let (_a, mut ann) = link.request(&call, Asker::Client(1)).await.unwrap();
+    let (bob, _bobs) = link.request(&call, Asker::Client(2)).await.unwrap();
+    for _ in 0..2 {
+        server.heard().await;
+    }
+    server.say(QUESTION).await;
+    let refusal = server.heard().await;
+    assert!(refusal.contains("it is not clear whom to ask"), "{refusal}");
+    drop(bob);
+    server.say(QUESTION).await;
+    assert_eq!(next(&mut ann).await, same(QUESTION));
+}
+
+#[tokio::test]
 async fn a_request_of_our_own_takes_nothing_but_its_answer() {
     for sole in [false, true] {
         let (link, mut server) = linked_with(Era::Legacy, sole, 1_000_000);

@@ -86,7 +86,7 @@ async fn a_modern_server_is_found_at_once_and_gets_its_headers() {
         HeaderValue::from_static("Bonn"),
     )]);
     let message = Message::parse(text).unwrap();
-    let begun = conn.request_with_headers(&message, Vec::new(), extra).await;
+    let begun = conn.request_with_headers(&message, Vec::new(), extra, 1).await;
     let (_claim, mut queue) = begun.unwrap();
     let progress =
         r#"{"method":"notifications/progress","params":{"progressToken":"p","progress":0.10}}"#;
@@ -200,7 +200,7 @@ async fn a_session_that_the_server_forgot_ends_all_that_waits() {
         assert_eq!(conn.over().await, "its session has ended");
         assert!(conn.is_over());
         let message = Message::parse(r#"{"id":3,"method":"x"}"#).unwrap();
-        assert_eq!(conn.request(&message, Vec::new()).await.unwrap_err(), Refusal::Gone);
+        assert_eq!(conn.request(&message, Vec::new(), 1).await.unwrap_err(), Refusal::Gone);
         assert_eq!(conn.notify(Bytes::from_static(b"{}")).await, Err(Gone));
         let posts = upstream.heard().iter().filter(|heard| heard.body.contains("forgot")).count();
         assert_eq!(posts, 1, "nothing is replayed");
