@@ -4,6 +4,7 @@
 //! a bad network. After it a connection is three tasks: the mux, the control reader and the control
 //! writer; when one ends, all end.
 
+mod ahead;
 pub mod control;
 pub mod lane;
 pub mod session;
@@ -35,7 +36,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use self::session::Session;
+use self::ahead::{Ahead, SMALL};
+use self::session::{Outbox, Session};
 use self::share::rate_address;
 use self::table::Table;
 use crate::admission::{Admission, Admitted, Refused, unix_now};
@@ -118,7 +120,7 @@ struct Connected {
     opener: Opener,
     reader: ReadHalf<MuxStream>,
     streams: Streams,
-    outbox: mpsc::Sender<RelayMessage>,
+    outbox: Outbox,
     activity: Activity,
     scope: Scope,
     peer: IpAddr,
@@ -250,8 +252,11 @@ impl Tunnels {
         let _counted = Tracked::new(&self.metrics.connections);
         let scope = self.scope.child();
         let _ends_all = scope.guard();
+        // Most agents rest at any moment: each has a small buffer, and only one that says much reads
+        // into a large one.
+        let config = mux::websocket_config().read_buffer_size(SMALL);
         let socket =
-            WebSocketStream::from_raw_socket(io, Role::Server, Some(mux::websocket_config())).await;
+            WebSocketStream::from_raw_socket(Ahead::new(io), Role::Server, Some(config)).await;
         let activity = Activity::default();
         let (opener, mut streams, driver) =
             mux::connect(socket, Side::Relay, activity.clone(), scope.token().clone());
@@ -295,7 +300,7 @@ impl Tunnels {
             return tracing::debug!(session.id = %session.id, "too many connections");
         }
         let welcome = RelayMessage::Welcome(self.welcome(&session));
-        if connected.outbox.send(welcome).await.is_ok() {
+        if connected.outbox.send(Box::new(welcome)).await.is_ok() {
             self.converse(connected, &mut joined).await;
         }
     }
@@ -380,7 +385,8 @@ impl Tunnels {
                 () = &mut stop => return,
             };
             match message {
-                Ok(message) => speaker.handle(message).await,
+                // Boxed: a session says little, and should not keep room for what it may say.
+                Ok(message) => Box::pin(speaker.handle(message)).await,
                 Err(error) => {
                     tracing::debug!(%error, "control stream ended");
                     break;
@@ -459,7 +465,7 @@ async fn quiet(opener: &Opener) {
 /// Writes messages until `speaking` is cancelled, and then those that wait already.
 async fn write_control(
     mut writer: impl AsyncWrite + Unpin,
-    mut messages: mpsc::Receiver<RelayMessage>,
+    mut messages: mpsc::Receiver<Box<RelayMessage>>,
     speaking: CancellationToken,
 ) {
     loop {
@@ -468,7 +474,7 @@ async fn write_control(
             None => messages.try_recv().ok(),
         };
         let Some(message) = message else { return };
-        let written = tokio::time::timeout(DEAD_AFTER, wire::write(&mut writer, &message)).await;
+        let written = tokio::time::timeout(DEAD_AFTER, wire::write(&mut writer, &*message)).await;
         if !matches!(written, Ok(Ok(()))) {
             return;
         }

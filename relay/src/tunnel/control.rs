@@ -8,10 +8,9 @@ use mcpm_shared::proto::control::{
     AgentMessage, Beat, Claim, Claimed, Refused, RelayMessage, Release, Unsupported, Update,
 };
 use mcpm_shared::proto::{Refusal, ShareMode, code};
-use tokio::sync::mpsc;
 
 use super::Tunnels;
-use super::session::Session;
+use super::session::{Outbox, Session};
 use super::share::{Share, ShareFacts, rate_address};
 use super::table::Installed;
 use crate::admission::unix_now;
@@ -25,7 +24,7 @@ pub(super) struct Speaker<'a> {
     pub(super) tunnels: &'a Tunnels,
     pub(super) session: &'a Arc<Session>,
     pub(super) peer: IpAddr,
-    pub(super) outbox: mpsc::Sender<RelayMessage>,
+    pub(super) outbox: Outbox,
     /// Whether this is the session's first connection: only that one claims.
     pub(super) primary: bool,
 }
@@ -46,7 +45,7 @@ impl Speaker<'_> {
 
     async fn say(&self, message: RelayMessage) {
         // The writer's end is noticed by whoever drives the connection.
-        let _sent = self.outbox.send(message).await;
+        let _sent = self.outbox.send(Box::new(message)).await;
     }
 
     async fn refuse(&self, request: u32, refusal: Refusal) {

@@ -14,6 +14,10 @@ use tokio::sync::mpsc;
 use super::share::Share;
 use crate::admission::Admitted;
 
+/// Where what is said to an agent waits. A queue has room for 32 of its items from the start, in
+/// each of many sessions: they are small.
+pub type Outbox = mpsc::Sender<Box<RelayMessage>>;
+
 /// One agent's session.
 #[derive(Debug)]
 pub struct Session {
@@ -25,7 +29,7 @@ pub struct Session {
     pub peer: IpAddr,
     /// Ends every task of the session when it is cancelled.
     pub scope: Scope,
-    control: mpsc::Sender<RelayMessage>,
+    control: Outbox,
     connections: RwLock<Vec<(usize, Opener)>>,
     shares: Mutex<HashMap<u32, Arc<Share>>>,
     next_share: AtomicU32,
@@ -39,7 +43,7 @@ impl Session {
         id: String,
         admitted: Admitted,
         peer: IpAddr,
-        control: mpsc::Sender<RelayMessage>,
+        control: Outbox,
         scope: Scope,
     ) -> Self {
         Self {
@@ -152,7 +156,7 @@ impl Session {
     }
 
     fn tell(&self, message: RelayMessage) {
-        if let Err(error) = self.control.try_send(message) {
+        if let Err(error) = self.control.try_send(Box::new(message)) {
             tracing::debug!(session.id = %self.id, %error, "control message not sent");
         }
     }
