@@ -5,6 +5,8 @@
 mod access;
 mod edge;
 mod embed;
+mod fidelity;
+mod leaks;
 mod limits;
 mod peers;
 mod reconnect;

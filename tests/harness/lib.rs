@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a harness panics where a test fails")]
 
+pub mod home;
 pub mod process;
 
 use std::convert::Infallible;

@@ -151,9 +151,18 @@ impl Program {
     /// # Panics
     /// When the program has ended.
     pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name)).to_string();
+        let pid = self.id().to_string();
         let sent = std::process::Command::new("kill").args(["-s", signal, &pid]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -s {signal} {pid}");
+    }
+
+    /// The id of the process.
+    ///
+    /// # Panics
+    /// When the program has ended.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name))
     }
 
     /// Waits for the end, with stdin left as it is.

@@ -2,10 +2,13 @@
 //!
 //! It speaks all revisions up to 2026-07-28, over stdio or Streamable HTTP, and passes the suite by itself: whatever
 //! fails with mcpm in front of it, mcpm broke. `--legacy-only` makes it one of the many servers that know no 2026-07-28.
+//!
+//! `--echo` makes it another server altogether: one that notes what it gets and repeats what it is told (see `echo`).
 #![expect(clippy::print_stdout, reason = "the address is the result of a program that serves HTTP")]
 
 mod calls;
 mod catalog;
+mod echo;
 mod fixture;
 mod jobs;
 mod legacy;
@@ -13,10 +16,13 @@ mod reads;
 mod rounds;
 mod web;
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use rmcp::ServiceExt;
 use rmcp::transport::stdio;
 
+use echo::Echo;
 use fixture::Fixture;
 use legacy::Legacy;
 
@@ -32,11 +38,27 @@ struct Args {
     /// Know no revision after 2025-11-25, as most servers
     #[arg(long)]
     legacy_only: bool,
+    /// Note every message and say what it asks to say, instead of the fixtures
+    #[arg(long, conflicts_with = "legacy_only")]
+    echo: bool,
+    /// File for the messages that come, byte for byte
+    #[arg(long, value_name = "FILE", requires = "echo")]
+    journal: Option<PathBuf>,
+    /// JSON file with what to say to requests that ask for nothing, by their method
+    #[arg(long, value_name = "FILE", requires = "echo")]
+    answers: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if args.echo {
+        let echo = Echo::open(args.journal.as_deref(), args.answers.as_deref())?;
+        let Some(port) = args.http else { return echo::stdio::serve(echo).await };
+        let (url, server) = echo::web::bind(port, echo).await?;
+        println!("{url}");
+        return server.await;
+    }
     let fixture = Fixture::new(args.legacy_only);
     match (args.http, args.legacy_only) {
         (Some(port), _) => {
