@@ -1,13 +1,14 @@
 //! The server behind every contender: as little HTTP/1.1 as the load generator needs.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
+use mcpm_bench::http1::{self, head, listen};
+use mcpm_bench::process::Process;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use crate::process::Process;
+use crate::certs::{self, Certs};
 
 /// Bytes of the answer to `/`.
 pub(crate) const SMALL: usize = 1024;
@@ -16,39 +17,40 @@ pub(crate) const SMALL: usize = 1024;
 pub(crate) struct Backend {
     /// Where it listens on loopback.
     pub(crate) port: u16,
+    /// Where it does so with TLS.
+    pub(crate) tls_port: u16,
     _process: Process,
 }
 
 /// Starts this program again as backend.
-pub(crate) async fn start() -> anyhow::Result<Backend> {
+pub(crate) async fn start(certs: &Certs) -> anyhow::Result<Backend> {
     let this = std::env::current_exe().context("find this program")?;
-    let mut process = Process::start("backend", &this, &["backend"])?;
-    let port = process.line(|line| line.parse().ok()).await?;
-    Ok(Backend { port, _process: process })
+    let args: [OsString; 3] = ["backend".into(), certs.leaf().into(), certs.key().into()];
+    let mut process = Process::start("backend", &this, &args)?;
+    let ports = |line: &str| {
+        let (plain, tls) = line.split_once(' ')?;
+        Some((plain.parse().ok()?, tls.parse().ok()?))
+    };
+    let (port, tls_port) = process.line(ports).await?;
+    Ok(Backend { port, tls_port, _process: process })
 }
 
 /// Answers `/` with 1 KB and `/bulk/N` with N bytes, until killed.
-pub(crate) async fn serve() -> anyhow::Result<()> {
-    // The usual queue of 128 overflows when a tunnel dials for 256 visitors at once; whoever it
-    // overflows for then waits a second for the retransmission, which is no tunnel's figure.
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let listener = socket.listen(4096)?;
-    println!("{}", listener.local_addr()?.port());
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                connections.spawn(connection(accepted?.0));
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
+pub(crate) async fn serve(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut file = || args.next().context("backend wants a certificate and its key");
+    let tls = certs::acceptor(Path::new(&file()?), Path::new(&file()?))?;
+    let (plain, secure) = (listen()?, listen()?);
+    println!("{} {}", plain.local_addr()?.port(), secure.local_addr()?.port());
+    let secured = |stream| {
+        let tls = tls.clone();
+        async move { connection(tls.accept(stream).await?).await }
+    };
+    tokio::try_join!(http1::serve(plain, connection), http1::serve(secure, secured))?;
+    Ok(())
 }
 
 /// Serves one connection; a peer that goes away is the normal end.
-async fn connection(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
     let small = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {SMALL}\r\n\r\n{}",
         "x".repeat(SMALL)
@@ -69,25 +71,12 @@ async fn connection(mut stream: TcpStream) -> std::io::Result<()> {
                 }
             }
         }
+        stream.flush().await?;
         if head.to_ascii_lowercase().contains("connection: close") {
             break;
         }
     }
     stream.shutdown().await
-}
-
-/// Reads up to the blank line; `None` at the end of the connection. Requests here have no body.
-async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<String>> {
-    loop {
-        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
-            let rest = buffer.split_off(end + 4);
-            let head = std::mem::replace(buffer, rest);
-            return Ok(Some(String::from_utf8_lossy(&head).into_owned()));
-        }
-        if stream.read_buf(buffer).await? == 0 {
-            return Ok(None);
-        }
-    }
 }
 
 fn bulk_size(head: &str) -> Option<usize> {

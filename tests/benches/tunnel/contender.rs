@@ -1,16 +1,25 @@
 //! Who is measured: the way each contender is configured and started.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+mod ours;
+mod peers;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
+use mcpm_bench::process::{Process, Weight, local};
 use tempfile::TempDir;
 
-use crate::Options;
+pub(crate) use self::ours::{Security, Way, http_share, relay};
+pub(crate) use self::peers::{Rathole, Transport};
 use crate::backend::Backend;
-use crate::load::{Load, Target, apply};
-use crate::process::{Process, Weight};
+use crate::certs::Certs;
+use crate::load::{Target, once};
+use crate::rows::Row;
+use crate::{Bench, Options};
+
+/// How often an agent is started at most until it knows what its servers offer.
+const PRIMING: usize = 5;
 
 /// One way from the load generator to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +34,14 @@ pub(crate) enum Contender {
     NginxRathole,
     /// `mcpm tunnel` through `mcpm-relay`.
     Mcpm,
+    /// A share whose answers the agent makes itself.
+    InProcess,
+    /// No tunnel, the backend speaks TLS: the limit.
+    DirectTls,
+    /// rathole over TLS; its visitors come without, for it is blind to what they say.
+    RatholeTls,
+    /// `mcpm tunnel` with TLS from the visitors to the relay and from the agent to the relay.
+    McpmTls,
 }
 
 /// A contender that is up.
@@ -33,24 +50,39 @@ pub(crate) struct Running {
     pub(crate) target: Target,
     relay: Vec<Process>,
     client: Vec<Process>,
+    /// Notes of the servers that should not be asked any more.
+    untouched: Option<(PathBuf, u64)>,
     _files: TempDir,
 }
 
-/// The contenders whose programs are there.
+/// The contenders of the rows that are wanted whose programs are there.
 pub(crate) fn available(options: &Options) -> Vec<Contender> {
+    use Contender::{
+        Direct, DirectTls, InProcess, Mcpm, McpmTls, NginxRathole, Rathole, RatholeTls,
+        RatholeWebSocket,
+    };
     let nginx = std::process::Command::new(&options.nginx).arg("-v").output().is_ok();
+    let openssl = std::process::Command::new("openssl").arg("version").output().is_ok();
     let rathole = options.rathole.exists();
-    let all = [
-        (Contender::Direct, true),
-        (Contender::Rathole, rathole),
-        (Contender::RatholeWebSocket, rathole),
-        (Contender::NginxRathole, rathole && nginx),
-        (Contender::Mcpm, true),
+    let all: [(Contender, bool, &[Row]); 9] = [
+        (Direct, true, &[Row::Tunnel]),
+        (Rathole, rathole, &[Row::Tunnel]),
+        (RatholeWebSocket, rathole, &[Row::Tunnel, Row::InProcess]),
+        (NginxRathole, rathole && nginx, &[Row::Tunnel]),
+        (Mcpm, true, &[Row::Tunnel]),
+        (InProcess, true, &[Row::InProcess]),
+        (DirectTls, true, &[Row::Tls]),
+        (RatholeTls, rathole && openssl, &[Row::Tls]),
+        (McpmTls, true, &[Row::Tls]),
     ];
     let wanted = |contender: &Contender| {
         options.only.as_ref().is_none_or(|only| contender.name().contains(only.as_str()))
     };
-    all.into_iter().filter(|(_, there)| *there).map(|(c, _)| c).filter(wanted).collect()
+    all.into_iter()
+        .filter(|(_, there, rows)| *there && rows.iter().any(|row| options.rows.contains(row)))
+        .map(|(contender, ..)| contender)
+        .filter(wanted)
+        .collect()
 }
 
 impl Contender {
@@ -62,43 +94,80 @@ impl Contender {
             Self::RatholeWebSocket => "rathole WebSocket (blind)",
             Self::NginxRathole => "nginx + rathole WebSocket",
             Self::Mcpm => "mcpm tunnel",
+            Self::InProcess => "mcpm, answered in process",
+            Self::DirectTls => "direct, TLS (limit)",
+            Self::RatholeTls => "rathole TLS (blind)",
+            Self::McpmTls => "mcpm tunnel, TLS",
         }
     }
 
     /// Starts its processes and waits until a request passes.
-    pub(crate) async fn start(
-        self,
-        options: &Options,
-        backend: &Backend,
-    ) -> anyhow::Result<Running> {
-        let files = tempfile::tempdir()?;
-        let mut running = Running {
-            target: Target { addr: local(backend.port), host: "bench.localhost".to_owned() },
-            relay: Vec::new(),
-            client: Vec::new(),
-            _files: files,
-        };
-        let folder = running._files.path().to_owned();
+    pub(crate) async fn start(self, bench: &Bench<'_>) -> anyhow::Result<Running> {
+        let Bench { options, backend, certs } = bench;
+        let mut running = Running::nothing(backend)?;
         match self {
             Self::Direct => {}
-            Self::Rathole => running.rathole(options, backend, &folder, "tcp")?,
-            Self::RatholeWebSocket => running.rathole(options, backend, &folder, "websocket")?,
-            Self::NginxRathole => {
-                running.rathole(options, backend, &folder, "websocket")?;
-                running.nginx(options, &folder)?;
+            Self::DirectTls => {
+                running.target.addr = local(backend.tls_port);
+                running.target.tls = Some(certs.visitor.clone());
             }
-            Self::Mcpm => running.mcpm(options, backend, &folder).await?,
+            Self::Rathole => running.rathole(options, backend, Transport::Tcp)?,
+            Self::RatholeWebSocket => running.rathole(options, backend, Transport::WebSocket)?,
+            Self::RatholeTls => {
+                running.rathole(options, backend, Transport::tls(certs)?)?;
+            }
+            Self::NginxRathole => {
+                running.rathole(options, backend, Transport::WebSocket)?;
+                running.nginx(options)?;
+            }
+            Self::Mcpm => running.tunnel(options, backend, None).await?,
+            Self::McpmTls => running.tunnel(options, backend, Some(certs)).await?,
+            Self::InProcess => running.in_process(options).await?,
         }
-        running.ready().await.with_context(|| format!("{} does not come up", self.name()))?;
+        let ready = ready(&running.target, Duration::from_millis(50)).await;
+        ready.with_context(|| format!("{} does not come up", self.name()))?;
         Ok(running)
     }
 }
 
 impl Running {
+    /// The way to the backend with nothing between.
+    fn nothing(backend: &Backend) -> anyhow::Result<Self> {
+        Ok(Self {
+            target: Target::plain(local(backend.port), "bench.localhost"),
+            relay: Vec::new(),
+            client: Vec::new(),
+            untouched: None,
+            _files: tempfile::tempdir()?,
+        })
+    }
+
+    fn folder(&self) -> PathBuf {
+        self._files.path().to_owned()
+    }
+
+    /// Whether it can be asked for bulk answers.
+    pub(crate) fn has_bulk(&self) -> bool {
+        self.untouched.is_none()
+    }
+
+    /// Checks that what should have been answered without the servers was.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let Some((notes, length)) = &self.untouched else { return Ok(()) };
+        let now = std::fs::metadata(notes)?.len();
+        ensure!(now == *length, "the servers were asked: {notes:?} has grown");
+        Ok(())
+    }
+
     /// What its relay side and its client side use; `None` where there is nothing between.
     pub(crate) fn weigh(&self) -> Option<(Weight, Weight)> {
+        // The servers behind a share are not ours.
+        let weigh = |process: &Process| match self.untouched {
+            Some(_) => process.weigh_alone(),
+            None => process.weigh(),
+        };
         let sum = |processes: &[Process]| {
-            processes.iter().map(Process::weigh).fold(Weight::default(), |a, b| Weight {
+            processes.iter().map(weigh).fold(Weight::default(), |a, b| Weight {
                 cpu_seconds: a.cpu_seconds + b.cpu_seconds,
                 megabytes: a.megabytes + b.megabytes,
                 peak_megabytes: a.peak_megabytes + b.peak_megabytes,
@@ -118,122 +187,77 @@ impl Running {
         &mut self,
         options: &Options,
         backend: &Backend,
-        folder: &Path,
-        transport: &str,
+        transport: Transport,
     ) -> anyhow::Result<()> {
-        let (control, visitors) = (free_port()?, free_port()?);
-        let shape = |side: &str| {
-            let websocket = format!("[{side}.transport.websocket]\ntls = false\n");
-            let extra = if transport == "websocket" { websocket } else { String::new() };
-            format!("[{side}.transport]\ntype = \"{transport}\"\n{extra}")
-        };
-        let server = format!(
-            "[server]\nbind_addr = \"127.0.0.1:{control}\"\ndefault_token = \"bench\"\n{}\
-             [server.services.bench]\nbind_addr = \"127.0.0.1:{visitors}\"\n",
-            shape("server")
-        );
-        let client = format!(
-            "[client]\nremote_addr = \"127.0.0.1:{control}\"\ndefault_token = \"bench\"\n{}\
-             [client.services.bench]\nlocal_addr = \"127.0.0.1:{}\"\n",
-            shape("client"),
-            backend.port
-        );
-        for (side, text) in [("server", server), ("client", client)] {
-            let file = folder.join(format!("{side}.toml"));
-            std::fs::write(&file, text)?;
-            let flag = format!("--{side}");
-            let args = [flag.as_ref(), file.as_os_str()];
-            let process = Process::start("rathole", &options.rathole, &args)?;
-            if side == "server" {
-                self.relay.push(process);
-            } else {
-                self.client.push(process);
-            }
-        }
-        self.target.addr = local(visitors);
+        let rathole = Rathole::plan(&self.folder(), backend.port, transport)?;
+        self.relay.push(rathole.server(options)?);
+        self.client.push(rathole.client(options, rathole.control)?);
+        self.target.addr = rathole.visitors;
         Ok(())
     }
 
-    /// Puts nginx before what is there, with connections kept alive on both sides.
-    fn nginx(&mut self, options: &Options, folder: &Path) -> anyhow::Result<()> {
-        let port = free_port()?;
-        let text = format!(
-            "daemon off;\nworker_processes auto;\npid {folder}/nginx.pid;\nerror_log stderr warn;\n\
-             events {{ worker_connections 4096; }}\n\
-             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  tcp_nodelay on;\n\
-             client_body_temp_path {folder}/body;\n  proxy_temp_path {folder}/proxy;\n\
-             fastcgi_temp_path {folder}/fastcgi;\n  uwsgi_temp_path {folder}/uwsgi;\n\
-             scgi_temp_path {folder}/scgi;\n\
-             upstream bench {{ server {upstream}; keepalive 512; keepalive_requests 1000000000; }}\n\
-             server {{\n    listen 127.0.0.1:{port} backlog=4096;\n    server_name bench.localhost;\n\
-             location / {{\n      proxy_pass http://bench;\n      proxy_http_version 1.1;\n\
-             proxy_set_header Connection \"\";\n      proxy_set_header Host $host;\n\
-             proxy_buffering off;\n    }}\n  }}\n}}\n",
-            folder = folder.display(),
-            upstream = self.target.addr,
-        );
-        let file = folder.join("nginx.conf");
-        std::fs::write(&file, text)?;
-        let flags = ["-e", "stderr", "-p"].map(Path::new);
-        let args = [&flags[..], &[folder, Path::new("-c"), &file]].concat();
-        self.relay.push(Process::start("nginx", &options.nginx, &args)?);
-        self.target.addr = local(port);
-        Ok(())
-    }
-
-    async fn mcpm(
-        &mut self,
-        options: &Options,
-        backend: &Backend,
-        folder: &Path,
-    ) -> anyhow::Result<()> {
-        // No limits: they would be measured instead of the path.
-        let relay = "serve --domain localhost --listen 127.0.0.1:0 --admin-listen none --auth open \
-                     --database memory: --http-mode --requests-per-second 0 \
-                     --handshakes-per-minute 0 --log warn";
-        let relay: Vec<&str> = relay.split_whitespace().collect();
-        let mut relay = Process::start("mcpm-relay", &options.bins.join("mcpm-relay"), &relay)?;
-        let addr: SocketAddr = relay
-            .line(|line| {
-                let rest = line.split_once("listening on http://")?.1;
-                rest.split_whitespace().next()?.parse().ok()
-            })
-            .await?;
-        let (port, config) = (backend.port.to_string(), folder.join("mcpm"));
-        let address = format!("http://{addr}");
-        let config = config.to_str().context("a folder that is text")?;
-        let agent = ["--config-dir", config, "tunnel", &port, "--address", &address];
-        let agent = [&agent[..], &["--no-auth", "--subdomain", "bench", "--json"]].concat();
-        let mut agent = Process::start("mcpm", &options.bins.join("mcpm"), &agent)?;
-        agent.line(|line| line.contains("\"up\"").then_some(())).await?;
-        self.relay.push(relay);
-        self.client.push(agent);
+    /// Puts nginx before what is there.
+    fn nginx(&mut self, options: &Options) -> anyhow::Result<()> {
+        let (process, addr) = peers::nginx(options, &self.folder(), self.target.addr)?;
+        self.relay.push(process);
         self.target.addr = addr;
         Ok(())
     }
 
-    /// Waits for the first answer; contenders do not all say when they are up.
-    async fn ready(&self) -> anyhow::Result<()> {
-        let once =
-            Load { connections: 1, duration: Duration::from_millis(1), close: true, bulk: None };
-        let mut last = None;
-        let mut tick = tokio::time::interval(Duration::from_millis(50));
-        for _ in 0..200 {
-            tick.tick().await;
-            match apply(&self.target, once).await {
-                Ok(_) => return Ok(()),
-                Err(error) => last = Some(error),
+    async fn tunnel(
+        &mut self,
+        options: &Options,
+        backend: &Backend,
+        certs: Option<&Certs>,
+    ) -> anyhow::Result<()> {
+        let security = certs.map_or(Security::None, Security::Files);
+        let (relay, addr) = relay(options, &self.folder(), security, &[]).await?;
+        let way = Way { addr, security };
+        let mut agent = http_share(options, &self.folder().join("mcpm"), backend.port, &way)?;
+        agent.line(|line| line.contains("\"up\"").then_some(())).await?;
+        self.relay.push(relay);
+        self.client.push(agent);
+        self.target.addr = addr;
+        self.target.tls = certs.map(|certs| certs.visitor.clone());
+        Ok(())
+    }
+
+    /// Shares two MCP servers as one. The first agent asks them for their tools; a later one knows
+    /// these from the first one's catalogue, and answers without the servers.
+    async fn in_process(&mut self, options: &Options) -> anyhow::Result<()> {
+        let folder = self.folder();
+        let (relay, addr) = relay(options, &folder, Security::None, &[]).await?;
+        self.relay.push(relay);
+        self.target.addr = addr;
+        self.target.small = ours::tools_list().into();
+        let (config, notes) = (folder.join("mcpm"), folder.join("notes"));
+        ours::profile(&config, &notes)?;
+        for _ in 0..PRIMING {
+            let before = std::fs::metadata(&notes)?.len();
+            let agent = ours::profile_share(options, &config, addr).await?;
+            ready(&self.target, Duration::from_millis(50)).await?;
+            if before > 0 && before == std::fs::metadata(&notes)?.len() {
+                self.client.push(agent);
+                self.untouched = Some((notes, before));
+                return Ok(());
             }
+            agent.stop().await;
         }
-        Err(last.context("no attempt was made")?)
+        bail!("the agent does not learn what the servers offer")
     }
 }
 
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
-/// A port that was free a moment ago, for programs that do not tell which one they took.
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Waits for the first answer, trying so often; contenders do not all say when they are up.
+pub(crate) async fn ready(target: &Target, every: Duration) -> anyhow::Result<()> {
+    let mut last = None;
+    let mut tick = tokio::time::interval(every);
+    let attempts = Duration::from_secs(10).as_micros() / every.as_micros();
+    for _ in 0..attempts {
+        tick.tick().await;
+        match once(target).await {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.context("no attempt was made")?)
 }

@@ -1,20 +1,47 @@
 //! The load generator: many connections on one thread, as little HTTP/1.1 as it takes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use mcpm_bench::http1::field;
+use mcpm_bench::outcome::{Outcome, gather};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::either::Either;
 
 /// Whom to ask, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Target {
     /// Where to connect to.
     pub(crate) addr: SocketAddr,
-    /// The value of `Host`.
+    /// The value of `Host`, and with TLS the name of the server.
     pub(crate) host: String,
+    /// Speaks TLS with each connection.
+    pub(crate) tls: Option<TlsConnector>,
+    /// What the small answer is the answer to.
+    pub(crate) small: Arc<Ask>,
+}
+
+/// A request, but for its `Host` and whether the connection is kept.
+pub(crate) struct Ask {
+    /// Method and path.
+    pub(crate) line: String,
+    /// Further header fields, each with its line end.
+    pub(crate) headers: String,
+    /// The body.
+    pub(crate) body: String,
+}
+
+impl Ask {
+    /// A request without a body.
+    pub(crate) fn get(path: &str) -> Self {
+        Self { line: format!("GET {path}"), headers: String::new(), body: String::new() }
+    }
 }
 
 /// One kind of load.
@@ -30,75 +57,28 @@ pub(crate) struct Load {
     pub(crate) bulk: Option<usize>,
 }
 
-/// What came of it.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    /// Seconds from each request's first byte to its answer's last, sorted.
-    latencies: Vec<f64>,
-    /// Bytes of bodies.
-    bytes: usize,
-    /// How long it took, to the last answer.
-    elapsed: Duration,
-}
-
-impl Outcome {
-    /// How many requests were answered.
-    pub(crate) fn requests(&self) -> usize {
-        self.latencies.len()
-    }
-
-    /// Requests per second.
-    pub(crate) fn rate(&self) -> f64 {
-        count(self.latencies.len()) / self.elapsed.as_secs_f64()
-    }
-
-    /// Megabytes (10⁶) per second.
-    pub(crate) fn megabytes(&self) -> f64 {
-        count(self.bytes) / 1e6 / self.elapsed.as_secs_f64()
-    }
-
-    /// The latency in milliseconds that `percent` of the requests did not exceed.
-    pub(crate) fn percentile_ms(&self, percent: usize) -> f64 {
-        let at = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
-        self.latencies.get(at).copied().unwrap_or(f64::NAN) * 1e3
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^52")]
-fn count(number: usize) -> f64 {
-    number as f64
-}
-
 /// Applies `load` and waits for the last answer.
 ///
 /// # Errors
 /// When one request fails: a contender that drops requests is not measured, it is broken.
 pub(crate) async fn apply(target: &Target, load: Load) -> anyhow::Result<Outcome> {
-    let started = Instant::now();
-    let mut connections = JoinSet::new();
-    for _ in 0..load.connections {
-        connections.spawn(connection(target.clone(), load, started + load.duration));
-    }
-    let mut total = Outcome::default();
-    let all = async {
-        while let Some(part) = connections.join_next().await {
-            let part = part.context("a connection's task")??;
-            total.latencies.extend(part.latencies);
-            total.bytes += part.bytes;
-        }
-        anyhow::Ok(())
-    };
-    let patience = load.duration + Duration::from_secs(30);
-    tokio::time::timeout(patience, all).await.with_context(|| format!("{load:?} hangs"))??;
-    total.elapsed = started.elapsed();
-    total.latencies.sort_by(f64::total_cmp);
-    Ok(total)
+    let deadline = Instant::now() + load.duration;
+    let connections = (0..load.connections).map(|_| connection(target.clone(), load, deadline));
+    gather(load.duration, connections).await.with_context(|| format!("{load:?}"))
+}
+
+/// Makes one request on a connection of its own, and returns the length of the answer's body.
+///
+/// # Errors
+/// When the answer is not a good one, which is how a contender looks that is not up yet.
+pub(crate) async fn once(target: &Target) -> anyhow::Result<usize> {
+    let mut stream = target.connect().await?;
+    stream.write_all(target.request(None, true).as_bytes()).await.context("send a request")?;
+    answer(&mut stream, &mut vec![0; 16 * 1024]).await
 }
 
 async fn connection(target: Target, load: Load, deadline: Instant) -> anyhow::Result<Outcome> {
-    let path = load.bulk.map_or_else(|| "/".to_owned(), |bytes| format!("/bulk/{bytes}"));
-    let close = if load.close { "connection: close\r\n" } else { "" };
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n{close}\r\n", target.host);
+    let request = target.request(load.bulk, load.close);
     let mut outcome = Outcome::default();
     let mut buffer = vec![0; 256 * 1024];
     let mut open = None;
@@ -106,7 +86,7 @@ async fn connection(target: Target, load: Load, deadline: Instant) -> anyhow::Re
         let begun = Instant::now();
         let mut stream = match open.take() {
             Some(stream) => stream,
-            None => connect(target.addr).await?,
+            None => target.connect().await?,
         };
         stream.write_all(request.as_bytes()).await.context("send a request")?;
         outcome.bytes += answer(&mut stream, &mut buffer).await?;
@@ -118,14 +98,35 @@ async fn connection(target: Target, load: Load, deadline: Instant) -> anyhow::Re
     Ok(outcome)
 }
 
-async fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await.with_context(|| format!("connect to {addr}"))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// A visitor's connection.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+impl Target {
+    /// Asks for the small answer of a server over plain HTTP.
+    pub(crate) fn plain(addr: SocketAddr, host: &str) -> Self {
+        Self { addr, host: host.to_owned(), tls: None, small: Arc::new(Ask::get("/")) }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Stream> {
+        let addr = self.addr;
+        let stream = TcpStream::connect(addr).await.with_context(|| format!("reach {addr}"))?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Either::Left(stream)) };
+        let name = ServerName::try_from(self.host.clone()).context("the host as TLS names it")?;
+        let stream = tls.connect(name, stream).await.context("the TLS handshake")?;
+        Ok(Either::Right(Box::new(stream)))
+    }
+
+    fn request(&self, bulk: Option<usize>, close: bool) -> String {
+        let close = if close { "connection: close\r\n" } else { "" };
+        let bulk = bulk.map(|bytes| Ask::get(&format!("/bulk/{bytes}")));
+        let Ask { line, headers, body } = bulk.as_ref().unwrap_or(&self.small);
+        format!("{line} HTTP/1.1\r\nhost: {}\r\n{headers}{close}\r\n{body}", self.host)
+    }
 }
 
 /// Reads one answer and returns the length of its body.
-async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<usize> {
+async fn answer(stream: &mut Stream, buffer: &mut [u8]) -> anyhow::Result<usize> {
     let mut filled = 0;
     let (head_len, body_len) = loop {
         let read = stream.read(&mut buffer[filled..]).await.context("read an answer")?;
@@ -151,9 +152,6 @@ fn content_length(head: &[u8]) -> anyhow::Result<usize> {
     if status != "200" {
         bail!("the answer is {head:?}");
     }
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-    });
+    let length = field(head, "content-length").and_then(|length| length.parse().ok());
     length.with_context(|| format!("an answer with a length, not {head:?}"))
 }

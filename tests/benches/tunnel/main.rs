@@ -6,16 +6,24 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose result is text")]
 
 mod backend;
+mod certs;
 mod contender;
 mod load;
 mod measure;
-mod process;
 mod report;
+mod rows;
+mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use mcpm_bench::table::Table;
+
+use crate::backend::Backend;
+use crate::certs::Certs;
+use crate::measure::Plan;
+use crate::rows::{Finding, Row};
 
 /// What the command line says.
 struct Options {
@@ -29,28 +37,32 @@ struct Options {
     quick: bool,
     /// Only contenders whose name holds this.
     only: Option<String>,
+    /// What is measured.
+    rows: Vec<Row>,
+}
+
+/// What all rows use.
+struct Bench<'a> {
+    options: &'a Options,
+    backend: &'a Backend,
+    certs: &'a Certs,
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    mcpm_bench::run(run())
 }
 
-fn run() -> anyhow::Result<()> {
-    // One thread: the generator and the backend are as small as they can be, so that what is
-    // between them gets the cores.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+async fn run() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench").peekable();
-    if args.peek().is_some_and(|arg| arg == "backend") {
-        return runtime.block_on(backend::serve());
+    let part = args.next_if(|arg| !arg.starts_with("--"));
+    match part.as_deref() {
+        None => bench(&parse(args)?).await,
+        Some("backend") => backend::serve(args).await,
+        Some("server") => server::serve(args),
+        Some("distance") => rows::distance::serve(args).await,
+        Some("addresses") => rows::idle::serve(args).await,
+        Some(other) => bail!("there is no part {other}"),
     }
-    let options = parse(args)?;
-    runtime.block_on(bench(&options))
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
@@ -60,6 +72,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
         nginx: PathBuf::from("nginx"),
         quick: false,
         only: None,
+        rows: Row::all(),
     };
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
@@ -68,9 +81,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--rathole" => options.rathole = value()?.into(),
             "--nginx" => options.nginx = value()?.into(),
             "--only" => options.only = Some(value()?),
+            "--rows" => options.rows = Row::parse(&value()?)?,
             "--quick" => options.quick = true,
             _ => bail!(
-                "unknown argument {arg}; there are --bins, --rathole, --nginx, --only, --quick"
+                "unknown argument {arg}; there are --bins, --rathole, --nginx, --only, --rows, \
+                 --quick"
             ),
         }
     }
@@ -78,20 +93,42 @@ fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
 }
 
 async fn bench(options: &Options) -> anyhow::Result<()> {
-    let backend = backend::start().await?;
-    let contenders = contender::available(options);
+    let certs = Certs::make()?;
+    let backend = backend::start(&certs).await?;
+    let bench = Bench { options, backend: &backend, certs: &certs };
     let plan = if options.quick { measure::QUICK } else { measure::FULL };
-    let mut table = report::Table::default();
+    let contenders = contender::available(options);
+    let mut table = Table::default();
     for repetition in 1..=plan.repetitions {
         for contender in &contenders {
             eprintln!("repetition {repetition} of {}: {}", plan.repetitions, contender.name());
-            let running = contender.start(options, &backend).await?;
+            let running = contender.start(&bench).await?;
             let figures = measure::measure(&plan, &running).await;
             running.stop().await;
             table.add(contender.name(), figures.with_context(|| contender.name().to_owned())?);
         }
     }
-    println!("{}", table.markdown());
-    println!("{}", table.verdicts());
+    if !contenders.is_empty() {
+        println!("{}", table.markdown());
+        println!("{}", report::verdicts(&table));
+    }
+    let findings = beside(&bench, &plan).await?;
+    if !findings.is_empty() {
+        println!("{}", report::findings(&findings));
+    }
     Ok(())
+}
+
+/// Measures the rows that are no contenders.
+async fn beside(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for row in &bench.options.rows {
+        findings.extend(match row {
+            Row::Tunnel | Row::InProcess | Row::Tls => continue,
+            Row::Connect => rows::connect::measure(bench, plan).await.context("connect")?,
+            Row::Rtt => rows::distance::measure(bench, plan).await.context("rtt")?,
+            Row::IdleServices => rows::idle::measure(bench, plan).await.context("idle-services")?,
+        });
+    }
+    Ok(findings)
 }

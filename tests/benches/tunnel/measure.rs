@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use mcpm_bench::outcome::count;
+use mcpm_bench::table::Column;
+
 use crate::contender::Running;
 use crate::load::{Load, apply};
 
@@ -10,13 +13,18 @@ use crate::load::{Load, apply};
 pub(crate) struct Plan {
     /// How often each contender has its turn.
     pub(crate) repetitions: usize,
-    seconds: u64,
+    /// How long one load lasts.
+    pub(crate) seconds: u64,
+    /// How often an agent is started.
+    pub(crate) starts: usize,
+    /// How many agents are connected to one relay.
+    pub(crate) agents: usize,
 }
 
 /// What `docs/performance.md` is made from.
-pub(crate) const FULL: Plan = Plan { repetitions: 3, seconds: 4 };
+pub(crate) const FULL: Plan = Plan { repetitions: 3, seconds: 4, starts: 21, agents: 10_000 };
 /// A look while working on something.
-pub(crate) const QUICK: Plan = Plan { repetitions: 1, seconds: 1 };
+pub(crate) const QUICK: Plan = Plan { repetitions: 1, seconds: 1, starts: 5, agents: 1000 };
 
 /// Bytes of one bulk answer: long enough that opening it does not count.
 const BULK: usize = 64 * 1024 * 1024;
@@ -38,9 +46,8 @@ pub(crate) enum Figure {
     PeakClient,
 }
 
-impl Figure {
-    /// All columns, in the order of the table.
-    pub(crate) const ALL: [(Self, &'static str); 12] = [
+impl Column for Figure {
+    const ALL: &'static [(Self, &'static str)] = &[
         (Self::C1P50, "c1 p50 ms"),
         (Self::C32Rate, "c32 req/s"),
         (Self::C256Rate, "c256 req/s"),
@@ -59,7 +66,7 @@ impl Figure {
 /// Measures one contender that is up.
 ///
 /// # Errors
-/// When a request fails.
+/// When a request fails, or something else answered than what is measured.
 pub(crate) async fn measure(plan: &Plan, running: &Running) -> anyhow::Result<Vec<(Figure, f64)>> {
     let duration = Duration::from_secs(plan.seconds);
     let load = |connections| Load { connections, duration, close: false, bulk: None };
@@ -80,8 +87,7 @@ pub(crate) async fn measure(plan: &Plan, running: &Running) -> anyhow::Result<Ve
     if let (Some(before), Some(after)) = (before, after) {
         let used =
             after.0.cpu_seconds + after.1.cpu_seconds - before.0.cpu_seconds - before.1.cpu_seconds;
-        #[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^52")]
-        figures.push((Figure::Cpu, used * 100_000.0 / c32.requests() as f64));
+        figures.push((Figure::Cpu, used * 100_000.0 / count(c32.requests())));
     }
     let c256 = apply(target, load(256)).await?;
     figures.push((Figure::C256Rate, c256.rate()));
@@ -89,12 +95,15 @@ pub(crate) async fn measure(plan: &Plan, running: &Running) -> anyhow::Result<Ve
     let close = Load { close: true, ..load(32) };
     figures.push((Figure::Close32Rate, apply(target, close).await?.rate()));
     for (figure, streams) in [(Figure::Bulk1, 1), (Figure::Bulk8, 8)] {
-        let bulk = Load { bulk: Some(BULK), ..load(streams) };
-        figures.push((figure, apply(target, bulk).await?.megabytes()));
+        if running.has_bulk() {
+            let bulk = Load { bulk: Some(BULK), ..load(streams) };
+            figures.push((figure, apply(target, bulk).await?.megabytes()));
+        }
     }
     if let Some((relay, client)) = running.weigh() {
         figures.push((Figure::PeakRelay, relay.peak_megabytes));
         figures.push((Figure::PeakClient, client.peak_megabytes));
     }
+    running.check()?;
     Ok(figures)
 }

@@ -1,17 +1,12 @@
-//! The table, and whether the budget is met.
+//! Whether the budgets are met.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use mcpm_bench::table::{Column as _, Table, shown};
 
 use crate::contender::Contender;
 use crate::measure::Figure;
-
-/// All figures of all repetitions.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    /// Rows in the order of their first turn.
-    rows: Vec<(&'static str, BTreeMap<Figure, Vec<f64>>)>,
-}
+use crate::rows::{Finding, Must};
 
 /// One promise: our figure against a factor of a peer's, or against a fixed bound.
 struct Budget {
@@ -19,115 +14,131 @@ struct Budget {
     bound: Bound,
 }
 
+#[derive(Clone, Copy)]
 enum Bound {
     AtMost(f64, Contender),
     AtLeast(f64, Contender),
-    Megabytes(f64),
+    Fixed(f64),
 }
 
-/// What `mcpm tunnel` must reach.
-const MUST: [Budget; 12] = {
-    use Bound::{AtLeast, AtMost, Megabytes};
-    use Contender::{NginxRathole, RatholeWebSocket};
+use Bound::{AtLeast, AtMost, Fixed};
+
+const fn must(figure: Figure, bound: Bound) -> Budget {
+    Budget { figure, bound }
+}
+
+/// What each of ours must reach.
+const MUST: [(Contender, &[Budget]); 3] = {
+    use Contender::{NginxRathole, RatholeTls, RatholeWebSocket};
     [
-        Budget { figure: Figure::C1P50, bound: AtMost(1.2, NginxRathole) },
-        Budget { figure: Figure::C32Rate, bound: AtLeast(1.0, NginxRathole) },
-        Budget { figure: Figure::C256Rate, bound: AtLeast(1.0, NginxRathole) },
-        Budget { figure: Figure::C256P99, bound: AtMost(1.0, RatholeWebSocket) },
-        Budget { figure: Figure::Close32Rate, bound: AtLeast(1.0, NginxRathole) },
-        Budget { figure: Figure::Cpu, bound: AtMost(1.0, NginxRathole) },
-        Budget { figure: Figure::Bulk1, bound: AtLeast(1.0, RatholeWebSocket) },
-        Budget { figure: Figure::Bulk8, bound: AtLeast(1.0, RatholeWebSocket) },
-        Budget { figure: Figure::IdleRelay, bound: Megabytes(12.0) },
-        Budget { figure: Figure::IdleClient, bound: Megabytes(12.0) },
-        Budget { figure: Figure::PeakRelay, bound: Megabytes(40.0) },
-        Budget { figure: Figure::PeakClient, bound: Megabytes(40.0) },
+        (
+            Contender::Mcpm,
+            &[
+                must(Figure::C1P50, AtMost(1.2, NginxRathole)),
+                must(Figure::C32Rate, AtLeast(1.0, NginxRathole)),
+                must(Figure::C256Rate, AtLeast(1.0, NginxRathole)),
+                must(Figure::C256P99, AtMost(1.0, RatholeWebSocket)),
+                must(Figure::Close32Rate, AtLeast(1.0, NginxRathole)),
+                must(Figure::Cpu, AtMost(1.0, NginxRathole)),
+                must(Figure::Bulk1, AtLeast(1.0, RatholeWebSocket)),
+                must(Figure::Bulk8, AtLeast(1.0, RatholeWebSocket)),
+                must(Figure::IdleRelay, Fixed(12.0)),
+                must(Figure::IdleClient, Fixed(12.0)),
+                must(Figure::PeakRelay, Fixed(40.0)),
+                must(Figure::PeakClient, Fixed(40.0)),
+            ],
+        ),
+        (
+            Contender::InProcess,
+            &[
+                must(Figure::C1P50, AtMost(1.2, RatholeWebSocket)),
+                must(Figure::C32Rate, AtLeast(1.0, RatholeWebSocket)),
+                must(Figure::C256Rate, AtLeast(1.2, RatholeWebSocket)),
+                must(Figure::C256P99, AtMost(1.0, RatholeWebSocket)),
+                must(Figure::Close32Rate, AtLeast(2.0, RatholeWebSocket)),
+                must(Figure::Cpu, AtMost(1.3, RatholeWebSocket)),
+                must(Figure::IdleRelay, Fixed(12.0)),
+                must(Figure::IdleClient, Fixed(12.0)),
+                must(Figure::PeakRelay, Fixed(40.0)),
+                must(Figure::PeakClient, Fixed(25.0)),
+            ],
+        ),
+        (
+            Contender::McpmTls,
+            &[
+                must(Figure::C32Rate, AtLeast(1.0, RatholeTls)),
+                must(Figure::C256Rate, AtLeast(1.0, RatholeTls)),
+                must(Figure::C256P99, Fixed(50.0)),
+                must(Figure::Close32Rate, AtLeast(10.0, RatholeTls)),
+            ],
+        ),
     ]
 };
 
-impl Table {
-    /// Takes one repetition of one contender.
-    pub(crate) fn add(&mut self, name: &'static str, figures: Vec<(Figure, f64)>) {
-        let at = self.rows.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-            self.rows.push((name, BTreeMap::new()));
-            self.rows.len() - 1
-        });
-        for (figure, value) in figures {
-            self.rows[at].1.entry(figure).or_default().push(value);
+/// Each of ours that was measured against its budgets, a row a promise.
+pub(crate) fn verdicts(table: &Table<Figure>) -> String {
+    let mut text = String::new();
+    for (ours, budgets) in &MUST {
+        if table.median(ours.name(), Figure::C1P50).is_none() {
+            continue;
         }
-    }
-
-    fn median(&self, name: &str, figure: Figure) -> Option<f64> {
-        let (_, row) = self.rows.iter().find(|(known, _)| *known == name)?;
-        let mut values = row.get(&figure)?.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    }
-
-    /// The medians, a row a contender.
-    pub(crate) fn markdown(&self) -> String {
-        let mut text = String::from("\n| contender |");
-        for (_, heading) in Figure::ALL {
-            write!(text, " {heading} |").expect("a string takes all");
-        }
-        text.push_str("\n|---|");
-        text.push_str(&"---|".repeat(Figure::ALL.len()));
-        for (name, _) in &self.rows {
-            write!(text, "\n| {name} |").expect("a string takes all");
-            for (figure, _) in Figure::ALL {
-                let cell = self.median(name, figure).map_or_else(|| "–".to_owned(), shown);
-                write!(text, " {cell} |").expect("a string takes all");
-            }
-        }
-        text
-    }
-
-    /// Ours against each budget, a row a promise.
-    pub(crate) fn verdicts(&self) -> String {
-        let mut text = String::from("\n| mcpm tunnel | is | must be | |\n|---|---|---|---|");
-        for Budget { figure, bound } in &MUST {
-            let heading = Figure::ALL.iter().find(|(known, _)| known == figure);
-            let heading = heading.map_or("", |(_, heading)| heading);
-            let Some(ours) = self.median(Contender::Mcpm.name(), *figure) else { continue };
-            let Some((limit, most, from)) = self.limit(*figure, bound) else {
-                write!(text, "\n| {heading} | {} | peer not measured | |", shown(ours))
-                    .expect("a string takes all");
-                continue;
+        let name = ours.name();
+        write!(text, "\n| {name} | is | must be | |\n|---|---|---|---|").expect("a string");
+        for Budget { figure, bound } in *budgets {
+            let Some(is) = table.median(name, *figure) else { continue };
+            let heading = figure.heading();
+            let line = match limit(table, *figure, *bound) {
+                Some((must, from)) => {
+                    let must_be = format!("{} ({from})", bounded(must));
+                    format!("{} | {must_be} | {}", shown(is), verdict(is, must))
+                }
+                None => format!("{} | peer not measured | ", shown(is)),
             };
-            let met = if most { ours <= limit } else { ours >= limit };
-            let sign = if most { "≤" } else { "≥" };
-            let verdict = if met { "reached" } else { "**missed**" };
-            let factor = ours / limit;
-            write!(
-                text,
-                "\n| {heading} | {} | {sign} {} ({from}) | {verdict}, {factor:.2} × |",
-                shown(ours),
-                shown(limit)
-            )
-            .expect("a string takes all");
+            write!(text, "\n| {heading} | {line} |").expect("a string");
         }
-        text
+        text.push('\n');
     }
+    text
+}
 
-    /// The bound in the unit of the figure, whether it is an upper one, and where it is from.
-    fn limit(&self, figure: Figure, bound: &Bound) -> Option<(f64, bool, String)> {
-        match bound {
-            Bound::Megabytes(most) => Some((*most, true, "fixed".to_owned())),
-            Bound::AtMost(factor, peer) | Bound::AtLeast(factor, peer) => {
-                let most = matches!(bound, Bound::AtMost(..));
-                let theirs = self.median(peer.name(), figure)?;
-                Some((theirs * factor, most, format!("{factor} × {}", peer.name())))
-            }
+/// The figures beside the tables, a row each.
+pub(crate) fn findings(findings: &[Finding]) -> String {
+    let mut text =
+        String::from("\n| beside the tables | is | must be | | |\n|---|---|---|---|---|");
+    for Finding { what, is, must, beside } in findings {
+        let (is, verdict, must) = (shown(*is), verdict(*is, *must), bounded(*must));
+        write!(text, "\n| {what} | {is} | {must} | {verdict} | {beside} |").expect("a string");
+    }
+    text
+}
+
+/// The bound in the unit of the figure, and where it is from.
+fn limit(table: &Table<Figure>, figure: Figure, bound: Bound) -> Option<(Must, String)> {
+    match bound {
+        Fixed(most) => Some((Must::AtMost(most), "fixed".to_owned())),
+        AtMost(factor, peer) | AtLeast(factor, peer) => {
+            let limit = table.median(peer.name(), figure)? * factor;
+            let must = match bound {
+                AtLeast(..) => Must::AtLeast(limit),
+                AtMost(..) | Fixed(_) => Must::AtMost(limit),
+            };
+            Some((must, format!("{factor} × {}", peer.name())))
         }
     }
 }
 
-/// As many digits as mean something.
-fn shown(value: f64) -> String {
-    match value {
-        v if v >= 1000.0 => format!("{:.0}", (v / 10.0).round() * 10.0),
-        v if v >= 10.0 => format!("{v:.0}"),
-        v if v >= 1.0 => format!("{v:.1}"),
-        v => format!("{v:.3}"),
+fn bounded(must: Must) -> String {
+    match must {
+        Must::AtMost(limit) => format!("≤ {}", shown(limit)),
+        Must::AtLeast(limit) => format!("≥ {}", shown(limit)),
     }
+}
+
+fn verdict(is: f64, must: Must) -> String {
+    let (met, limit) = match must {
+        Must::AtMost(limit) => (is <= limit, limit),
+        Must::AtLeast(limit) => (is >= limit, limit),
+    };
+    let word = if met { "reached" } else { "**missed**" };
+    format!("{word}, {:.2} ×", is / limit)
 }
