@@ -5,7 +5,9 @@
 //! writer; when one ends, all end.
 
 pub mod control;
+pub mod debts;
 pub mod lane;
+pub mod rules;
 pub mod session;
 pub mod share;
 pub mod table;
@@ -35,6 +37,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
+use self::debts::Debts;
+use self::rules::Rules;
 use self::session::Session;
 use self::share::rate_address;
 use self::table::Table;
@@ -69,6 +73,10 @@ pub struct Tunnels {
     pub admission: Arc<Admission>,
     /// Leases.
     pub store: Arc<dyn Store>,
+    /// What the store is still to be told.
+    pub debts: Debts,
+    /// Operators' rules over names.
+    pub rules: Rules,
     /// Live shares.
     pub table: Arc<Table>,
     /// Signs resume tickets.
@@ -139,6 +147,8 @@ impl Tunnels {
                 by_address: Keyed::per_minute(limits.claims_per_minute_per_address),
             },
             sessions: Mutex::default(),
+            debts: Debts::default(),
+            rules: Rules::default(),
             config,
             admission,
             store,
@@ -560,4 +570,4 @@ fn known_code(text: &str) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
