@@ -1,7 +1,9 @@
 //! What operators' machines ask: is it alive, is it ready, how is it doing.
 //!
-//! Served on a listener of its own, by default on loopback; it needs no credential and tells no
-//! names. The API and the dashboard of operators are not here yet.
+//! Served on a listener of its own, by default on loopback; that much needs no credential and tells
+//! no names. The API for operators ([`api`]) does both.
+
+pub mod api;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +15,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
+use self::api::Api;
 use crate::metrics::{self, Metrics};
 use crate::store::Store;
 
 /// How long `/readyz` waits for the store: below the usual second of a probe.
-const STORE_TIMEOUT: Duration = Duration::from_millis(800);
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Where a relay is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,18 @@ pub enum Phase {
     Draining,
 }
 
+impl Phase {
+    /// Returns the phase in a word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// What the admin listener answers from.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -39,18 +54,27 @@ pub struct Admin {
     pub store: Arc<dyn Store>,
     /// Where the relay is in its life.
     pub phase: watch::Receiver<Phase>,
+    /// The API for operators, where there is a token for it.
+    pub api: Option<Api>,
 }
 
 /// Returns the routes of the admin listener.
 pub fn router(admin: Admin) -> Router {
-    Router::new()
+    let api = admin.api.clone().map(api::router);
+    let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
-        .with_state(admin)
+        .with_state(admin);
+    match api {
+        Some(api) => router.nest(api::BASE, api),
+        None => router,
+    }
 }
 
-/// 200 when visitors can be served, else 503 and why.
+/// 200 when visitors can be served, else 503 and why. Without its database a relay still serves the
+/// shares that are up: were it not ready then, a balancer would take away all nodes at once, and
+/// live shares with them. So it says that it is degraded, and is ready.
 async fn readyz(State(admin): State<Admin>) -> Response {
     let phase = *admin.phase.borrow();
     let unready = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -61,11 +85,11 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     }
     match tokio::time::timeout(STORE_TIMEOUT, admin.store.ping()).await {
         Ok(Ok(())) => "ready\n".into_response(),
-        Ok(Err(error)) => {
+        Ok(Err(error)) if !error.is_unreachable() => {
             tracing::error!(error = &error as &dyn std::error::Error, "store failed");
-            unready("the database fails\n")
+            "degraded: the database fails\n".into_response()
         }
-        Err(_) => unready("the database does not answer\n"),
+        Ok(Err(_)) | Err(_) => "degraded: the database does not answer\n".into_response(),
     }
 }
 
@@ -92,7 +116,7 @@ mod tests {
     }
 
     fn admin(phase: watch::Receiver<Phase>) -> Admin {
-        Admin { metrics: Metrics::new(), store: Arc::new(MemoryStore::new()), phase }
+        Admin { metrics: Metrics::new(), store: Arc::new(MemoryStore::new()), phase, api: None }
     }
 
     #[tokio::test]
@@ -110,6 +134,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_relay_without_its_database_is_ready_and_says_that_it_is_degraded() {
+        let (_phase, seen) = watch::channel(Phase::Serving);
+        let moody = Arc::new(crate::store::moody::Moody::default());
+        let store = Arc::clone(&moody) as Arc<dyn Store>;
+        let router = router(Admin { store, ..admin(seen) });
+        moody.set_away(true);
+        let (status, _, body) = ask(&router, "/readyz").await;
+        assert_eq!((status, body.as_str()), (200, "degraded: the database does not answer\n"));
+        moody.set_away(false);
+        assert_eq!(ask(&router, "/readyz").await.2, "ready\n");
+    }
+
+    #[tokio::test]
     async fn metrics_are_open_metrics_text() {
         let (_phase, seen) = watch::channel(Phase::Serving);
         let admin = admin(seen);
@@ -124,6 +161,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_else_is_served() {
         let (_phase, seen) = watch::channel(Phase::Serving);
-        assert_eq!(ask(&router(admin(seen)), "/").await.0, 404);
+        let router = router(admin(seen));
+        assert_eq!(ask(&router, "/").await.0, 404);
+        assert_eq!(ask(&router, "/api/v1/shares").await.0, 404, "no token, no API");
     }
 }

@@ -5,7 +5,7 @@
 
 mod replay;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,12 +17,15 @@ use tokio::sync::watch;
 
 use self::replay::{ReplayCache, Seen};
 use crate::config::AuthMode;
-use crate::grants::{GrantRequest, NamePatterns, RequestError};
+use crate::grants::{Grant, GrantRequest, NamePatterns, RequestError};
 use crate::keys::RelayKey;
 use crate::store::{AuditEvent, Store, StoreError, TokenRecord};
 
 /// How often revocations by other processes are looked for: a session ends within a second.
 const REVOCATION_INTERVAL: Duration = Duration::from_millis(500);
+/// How many tokens are remembered for when the store does not answer: a node's agents, several
+/// times over.
+const MAX_KNOWN: usize = 64 * 1024;
 
 /// Who owns names: `sub:<subject>` with a token, else `key:<thumbprint>`.
 ///
@@ -119,9 +122,19 @@ impl From<AssertionError> for Refused {
 
 impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "store failed");
+        // That the store is away is said once, by those who guard it.
+        if !error.is_unreachable() {
+            tracing::error!(error = &error as &dyn std::error::Error, "store failed");
+        }
         Self::unavailable("the relay's database does not answer")
     }
+}
+
+/// What the store says of a token.
+enum Standing {
+    Good,
+    Revoked,
+    Unknown,
 }
 
 /// The tokens that were revoked before their end, by id.
@@ -134,6 +147,9 @@ pub struct Admission {
     key: RelayKey,
     store: Arc<dyn Store>,
     seen: Mutex<ReplayCache>,
+    /// Tokens that the store knew when it was asked, and when they end: for the time that it does
+    /// not answer.
+    known: Mutex<HashMap<String, u64>>,
     revoked: watch::Sender<Revoked>,
 }
 
@@ -141,7 +157,7 @@ impl Admission {
     /// Makes the gate of a relay.
     pub fn new(auth: AuthMode, key: RelayKey, store: Arc<dyn Store>) -> Self {
         let revoked = watch::Sender::new(Revoked::default());
-        Self { auth, key, store, seen: Mutex::default(), revoked }
+        Self { auth, key, store, seen: Mutex::default(), known: Mutex::default(), revoked }
     }
 
     /// Decides over the assertion that came with an upgrade request.
@@ -188,14 +204,15 @@ impl Admission {
         grant
             .check(&verified.subject, now)
             .map_err(|error| Refused::credential(error.to_string()).hint(LOGIN))?;
-        let record = self.store.token(&grant.jti).await?;
-        match record {
+        match self.standing(&grant, now).await? {
+            Standing::Good => {}
             // A signature alone does not do: a token that nobody can list, nobody can revoke.
-            None => return Err(Refused::credential("the token is unknown here").hint(LOGIN)),
-            Some(TokenRecord { revoked_at: Some(_), .. }) => {
+            Standing::Unknown => {
+                return Err(Refused::credential("the token is unknown here").hint(LOGIN));
+            }
+            Standing::Revoked => {
                 return Err(Refused::credential("the token was revoked").hint(LOGIN));
             }
-            Some(_) => {}
         }
         Ok(Admitted {
             owner: Owner::of_subject(&grant.subject),
@@ -205,6 +222,43 @@ impl Admission {
             token_jti: Some(grant.jti),
             expires_at: Some(grant.expires_at),
         })
+    }
+
+    /// Tells what the store says of a token; while it does not answer, what it said last.
+    async fn standing(&self, grant: &Grant, now: u64) -> Result<Standing, Refused> {
+        let record = match self.store.token(&grant.jti).await {
+            Ok(record) => record,
+            Err(error) if error.is_unreachable() && self.knew(&grant.jti) => {
+                let revoked = self.revoked.borrow().contains(&grant.jti);
+                return Ok(if revoked { Standing::Revoked } else { Standing::Good });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match record {
+            Some(TokenRecord { revoked_at: None, .. }) => {
+                if known.len() >= MAX_KNOWN {
+                    known.retain(|_, end| *end > now);
+                }
+                if known.len() < MAX_KNOWN {
+                    known.insert(grant.jti.clone(), grant.expires_at);
+                }
+                Ok(Standing::Good)
+            }
+            Some(_) => {
+                known.remove(&grant.jti);
+                Ok(Standing::Revoked)
+            }
+            None => {
+                known.remove(&grant.jti);
+                Ok(Standing::Unknown)
+            }
+        }
+    }
+
+    fn knew(&self, jti: &str) -> bool {
+        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.contains_key(jti)
     }
 
     fn remember(&self, verified: &Verified, now: u64) -> Result<(), Refused> {
@@ -367,7 +421,13 @@ pub async fn revoke_token(store: &dyn Store, jti: &str, now: u64) -> Result<bool
 }
 
 fn operator_event(action: &str, object: String, now: u64) -> AuditEvent {
-    AuditEvent { at: now, action: action.to_owned(), actor: "operator".to_owned(), object }
+    AuditEvent {
+        at: now,
+        action: action.to_owned(),
+        actor: "operator".to_owned(),
+        object,
+        detail: String::new(),
+    }
 }
 
 #[cfg(test)]

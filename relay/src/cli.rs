@@ -2,17 +2,26 @@
 //!
 //! stdout carries results, stderr everything else.
 
+mod argv;
+mod ask;
+mod audit;
 mod config;
 mod error;
 mod health;
+mod name;
 mod out;
+mod owner;
 mod serve;
 mod settings;
+mod share;
+mod status;
+mod storage;
+mod table;
 mod token;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::error::CliError;
 use self::out::say;
@@ -32,6 +41,19 @@ enum Command {
     /// Issue, list and revoke the tokens of agents (with --auth token)
     #[command(subcommand)]
     Token(token::Command),
+    /// Reserve, block, release and list names
+    #[command(subcommand)]
+    Name(name::Command),
+    /// List owners and grant them live shares
+    #[command(subcommand)]
+    Owner(owner::Command),
+    /// List and close the shares of a running relay
+    #[command(subcommand)]
+    Share(share::Command),
+    /// Ask a running relay how it is
+    Status(status::Args),
+    /// Show what was decided over names, owners, shares and tokens
+    Audit(audit::Args),
     /// Show or check the settings that `serve` would obey
     #[command(subcommand)]
     Config(config::Command),
@@ -46,7 +68,12 @@ enum Command {
 
 /// Runs the command that was asked for.
 pub(crate) fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let matches = Cli::command().get_matches();
+    let checked = argv::check(&matches).and_then(|()| {
+        let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        run(cli.command)
+    });
+    match checked {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
@@ -56,6 +83,11 @@ fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => serve::run(*args),
         Command::Token(command) => token::run(command),
+        Command::Name(command) => name::run(command),
+        Command::Owner(command) => owner::run(command),
+        Command::Share(command) => share::run(command),
+        Command::Status(args) => status::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Config(command) => config::run(command),
         Command::Health(args) => health::run(&args),
         Command::Completions { shell } => {

@@ -3,9 +3,12 @@
 //! Flags beat environment beat file beat defaults. Nothing here prints, reads the environment or
 //! writes; a library user starts from [`Config::local`] and changes fields.
 
+mod acme;
+mod database;
 mod layer;
 mod resolve;
 mod values;
+mod written;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -16,9 +19,11 @@ use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::token::Token;
 
+pub use acme::{Acme, AcmeChallenge, AcmeProof, DnsProvider, Nets, Rfc2136};
+pub use database::{Database, PostgresUrl};
 pub use layer::{Layer, LimitsLayer};
 pub use resolve::{ConfigError, Problem, Storage};
-pub use values::{AuthKind, Database, Domain, Listen, LogFormat, PublicUrl, TlsKind, ValueError};
+pub use values::{AuthKind, Domain, Listen, LogFormat, PublicUrl, TlsKind, ValueError};
 
 /// What a relay demands of agents beyond their key.
 #[derive(Clone, Debug)]
@@ -52,7 +57,7 @@ pub enum KeySource {
 }
 
 /// How the public listener speaks TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Tls {
     /// Plain HTTP: on loopback, or behind a proxy that ends TLS.
     None,
@@ -65,6 +70,15 @@ pub enum Tls {
         /// PEM file with the private key.
         key: PathBuf,
     },
+    /// A certificate that the relay orders from an authority and renews.
+    Acme(Box<Acme>),
+}
+
+impl Tls {
+    /// Tells whether the public listener speaks TLS.
+    pub fn is_on(&self) -> bool {
+        !matches!(self, Self::None)
+    }
 }
 
 /// Requests or events per unit of time; `None` means no limit.
@@ -169,8 +183,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// A second listener that serves the tunnel endpoint only.
     pub tunnel_listen: Option<SocketAddr>,
+    /// A listener for plain HTTP that sends visitors to HTTPS.
+    pub http_listen: Option<SocketAddr>,
     /// The listener for health and metrics.
     pub admin_listen: Option<SocketAddr>,
+    /// The file with the token of the admin API; without one nobody may use it.
+    pub admin_token_file: Option<PathBuf>,
     /// What agents must show.
     pub auth: AuthMode,
     /// The file that the shared secret came from, for `config print`.
@@ -179,6 +197,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// Where leases and tokens live.
     pub database: Database,
+    /// The file that the database's URL came from, for `config print`.
+    pub database_file: Option<PathBuf>,
     /// Where the signing key lives.
     pub key: KeySource,
     /// Whether the apex serves shares at `/s/NAME/…` and share URLs have that form.
@@ -187,6 +207,10 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// TLS of the public and the tunnel listener.
     pub tls: Tls,
+    /// Where connections must begin with a PROXY header, which names who is behind them.
+    pub proxy_protocol: Nets,
+    /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Nets,
     /// Whether agents may share plain HTTP servers besides MCP servers.
     pub http_mode: bool,
     /// Name of this node in lease rows.
@@ -208,15 +232,20 @@ impl Config {
             domain: Domain::localhost(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tunnel_listen: None,
+            http_listen: None,
             admin_listen: None,
+            admin_token_file: None,
             auth: AuthMode::Open,
             secret_file: None,
             data_dir: None,
             database: Database::Memory,
+            database_file: None,
             key: KeySource::Memory,
             paths: true,
             public_url: None,
             tls: Tls::None,
+            proxy_protocol: Nets::default(),
+            trusted_proxies: Nets::default(),
             http_mode: true,
             node: DEFAULT_NODE.to_owned(),
             log_format: LogFormat::Text,
@@ -235,7 +264,7 @@ impl Config {
 
     /// Returns scheme and port of public URLs, given the port that the listener got.
     pub fn public(&self, bound: SocketAddr) -> PublicUrl {
-        self.public_url.unwrap_or(PublicUrl { https: self.tls != Tls::None, port: bound.port() })
+        self.public_url.unwrap_or(PublicUrl { https: self.tls.is_on(), port: bound.port() })
     }
 
     /// Returns the origin of the apex as agents and visitors know it.

@@ -52,6 +52,9 @@ pub enum EdgeError {
     /// The agent is away.
     #[error("the agent behind this share is offline")]
     Offline,
+    /// The relay does not know whether there is such a share: its store does not answer.
+    #[error("the relay cannot look this share up: its database does not answer")]
+    Unavailable,
     /// The relay is about to restart.
     #[error("the relay is restarting")]
     Draining,
@@ -82,6 +85,7 @@ impl EdgeError {
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             Self::Offline => (StatusCode::SERVICE_UNAVAILABLE, "offline"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::AgentFailed => (StatusCode::BAD_GATEWAY, "agent_failed"),
             Self::NotMcpAnswer => (StatusCode::BAD_GATEWAY, "not_mcp_answer"),
@@ -95,7 +99,7 @@ impl EdgeError {
         match self {
             Self::RateLimited(wait) => Some(wait.as_secs().max(1)),
             Self::Busy => Some(1),
-            Self::Offline => Some(5),
+            Self::Offline | Self::Unavailable => Some(5),
             Self::Draining => Some(2),
             _ => None,
         }
@@ -189,6 +193,7 @@ mod tests {
         let failures = [
             EdgeError::Busy,
             EdgeError::Offline,
+            EdgeError::Unavailable,
             EdgeError::Draining,
             EdgeError::AgentFailed,
             EdgeError::NotMcpAnswer,

@@ -7,8 +7,14 @@
 //! | apex | `/`, `/healthz`, `/robots.txt` | here |
 //! | `NAME.<domain>` | everything | `proxy` |
 //! | anything else | | 421 |
+//!
+//! With `--http-listen`, a listener for plain HTTP has routes of its own: see `redirect`.
 
+mod forwarded;
 mod patience;
+mod proxy_header;
+mod redirect;
+mod server;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,7 +30,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,18 +38,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use self::patience::HEAD_TIMEOUT;
-use crate::config::{Config, Domain};
+use self::proxy_header::ProxyHeaderError;
+pub use self::server::Server;
+use crate::cert::{ACME_ALPN, CertSource};
+use crate::config::{Config, Domain, PublicUrl};
 use crate::error::EdgeError;
 use crate::host::{self, Target};
 use crate::proxy::{EdgeBody, Proxy, Visitor};
 use crate::tunnel::Tunnels;
 
-/// The most header fields of a request (hyper's own default, which is nginx's order of magnitude).
-const MAX_HEADERS: usize = 100;
-/// HTTP/2: concurrent requests of one connection, and its windows.
-const H2_STREAMS: u32 = 256;
-const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// How long to wait when the system has no descriptors left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,6 +55,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Edge {
     /// The settings.
     pub config: Arc<Config>,
+    /// Scheme and port of public URLs.
+    pub public: PublicUrl,
+    /// The source of the certificate, which may have proofs to show.
+    pub cert: Option<Arc<dyn CertSource>>,
     /// Tells hosts apart.
     pub apex: Apex,
     /// Serves visitors.
@@ -93,6 +100,8 @@ pub enum Routes {
     Public,
     /// The tunnel endpoint alone, under any host.
     Tunnel,
+    /// What sends visitors to HTTPS.
+    Redirect,
 }
 
 /// Accepts connections until the scope is cancelled; those that are open then end after the
@@ -121,12 +130,13 @@ pub async fn accept(
 
 async fn connection(
     edge: Arc<Edge>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     routes: Routes,
     scope: Scope,
 ) {
+    let Some(peer) = behind(&edge, &mut stream, peer).await else { return };
     if !cfg!(target_os = "linux")
         && let Err(error) = stream.set_nodelay(true)
     {
@@ -139,6 +149,10 @@ async fn connection(
         Ok(Ok(stream)) => {
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
+            if session.alpn_protocol() == Some(ACME_ALPN) {
+                // An authority has seen what it came for.
+                return;
+            }
             let connection = Connection::new(edge, peer, Some(session.server_name()), routes);
             // Boxed, so that the state of a plain connection is not as large as all together.
             if http2 {
@@ -152,12 +166,30 @@ async fn connection(
     }
 }
 
+/// Returns who is behind a connection: its peer, or whom a proxy in front names.
+async fn behind(edge: &Edge, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    if !edge.config.proxy_protocol.contains(peer.ip()) {
+        return Some(peer);
+    }
+    match tokio::time::timeout(HEAD_TIMEOUT, proxy_header::read(stream)).await {
+        Ok(Ok(source)) => Some(source.unwrap_or(peer)),
+        // Load balancers open and close connections to see whether somebody is there.
+        Ok(Err(ProxyHeaderError::Io(_))) | Err(_) => None,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a connection from the proxy in front was refused");
+            None
+        }
+    }
+}
+
 /// What the requests of one connection have in common.
 struct Connection {
     edge: Arc<Edge>,
     visitor: Visitor,
     /// What the certificate was chosen for, where TLS named a server.
     meant: Option<Target>,
+    /// Whether requests come from a proxy whose word on its visitors is good.
+    proxied: bool,
     routes: Routes,
     /// Whether there was a request.
     asked: AtomicBool,
@@ -174,7 +206,19 @@ impl Connection {
         let visitor =
             Visitor { address: peer.ip().to_canonical(), https: tls.is_some(), by_path: false };
         let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
-        Arc::new(Self { edge, visitor, meant, routes, asked: AtomicBool::new(false) })
+        let proxied = edge.config.trusted_proxies.contains(visitor.address);
+        Arc::new(Self { edge, visitor, meant, proxied, routes, asked: AtomicBool::new(false) })
+    }
+
+    /// Returns who makes a request.
+    fn visitor<B>(&self, request: &Request<B>) -> Visitor {
+        if !self.proxied {
+            return self.visitor;
+        }
+        let trusted = &self.edge.config.trusted_proxies;
+        let address = forwarded::visitor(request.headers(), self.visitor.address, trusted);
+        let https = forwarded::https(request.headers()).unwrap_or(self.visitor.https);
+        Visitor { address, https, ..self.visitor }
     }
 
     async fn answer(
@@ -245,40 +289,6 @@ where
     }
 }
 
-/// How connections are served: made once, used by all.
-///
-/// Which protocol a connection speaks is known before its first byte: a plain one has nothing to
-/// agree on HTTP/2 with, and TLS has ALPN (RFC 9113 §3).
-#[derive(Debug)]
-pub struct Server {
-    http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
-}
-
-impl Server {
-    /// Makes the server of these settings.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
-        let max_head = config.limits.max_header_bytes;
-        let mut http1 = http1::Builder::new();
-        // The timer comes with each connection.
-        http1
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(max_head.max(8 * 1024))
-            .max_headers(MAX_HEADERS);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(H2_STREAMS)
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        Self { http1, http2 }
-    }
-}
-
 impl Edge {
     /// Sends one request where it belongs.
     async fn route(
@@ -286,12 +296,12 @@ impl Edge {
         request: Request<Incoming>,
         connection: &Connection,
     ) -> Response<EdgeBody> {
-        let visitor = connection.visitor;
-        if connection.routes == Routes::Tunnel {
-            return match request.uri().path() {
-                TUNNEL_PATH => self.tunnel(request, visitor).await,
-                _ => nothing_here(),
-            };
+        let visitor = connection.visitor(&request);
+        match (connection.routes, request.uri().path()) {
+            (Routes::Public, _) => {}
+            (Routes::Tunnel, TUNNEL_PATH) => return self.tunnel(request, visitor).await,
+            (Routes::Tunnel, _) => return nothing_here(),
+            (Routes::Redirect, _) => return self.redirect(&request),
         }
         let Some(host) = request_host(&request) else {
             return EdgeError::WrongHost.response(false, None).map(EdgeBody::from);
@@ -359,7 +369,7 @@ impl Edge {
 }
 
 /// Returns the one host a request names; `None` when it names none, or two that differ.
-fn request_host(request: &Request<Incoming>) -> Option<&str> {
+fn request_host<B>(request: &Request<B>) -> Option<&str> {
     let mut headers = request.headers().get_all(header::HOST).iter();
     let header = headers.next().map(|host| host.to_str().ok());
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
@@ -370,7 +380,7 @@ fn request_host(request: &Request<Incoming>) -> Option<&str> {
     }
 }
 
-fn path_of(request: &Request<Incoming>) -> PathAndQuery {
+fn path_of<B>(request: &Request<B>) -> PathAndQuery {
     let path = request.uri().path_and_query().cloned();
     path.unwrap_or_else(|| PathAndQuery::from_static("/"))
 }
@@ -412,58 +422,4 @@ fn text(status: StatusCode, text: &'static str) -> Response<EdgeBody> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::ports::Ports;
-
-    fn visit(routes: Routes) -> Arc<Connection> {
-        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (visitors, agents) = (Scope::new(), Scope::new());
-        let (config, ports) = (Arc::new(Config::local()), Ports::in_memory());
-        let edge = crate::relay::edge(&config, &ports, addr, None, (&visitors, &agents));
-        Connection::new(edge, addr, None, routes)
-    }
-
-    async fn status(routes: Routes, path: &str) -> String {
-        let (mut near, far) = tokio::io::duplex(4096);
-        let visitor = async {
-            let head =
-                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-            near.write_all(head.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            near.read_to_string(&mut answer).await.unwrap();
-            answer.split(' ').nth(1).unwrap().to_owned()
-        };
-        tokio::join!(serve_http1(visit(routes), far, Scope::new()), visitor).1
-    }
-
-    #[tokio::test]
-    async fn the_tunnel_listener_serves_the_tunnel_alone() {
-        assert_eq!(status(Routes::Public, "/healthz").await, "200");
-        assert_eq!(status(Routes::Tunnel, "/healthz").await, "404");
-        assert_eq!(status(Routes::Tunnel, "/").await, "404");
-        assert_eq!(status(Routes::Tunnel, "/s/calc/mcp").await, "404");
-        assert_eq!(status(Routes::Tunnel, TUNNEL_PATH).await, "426");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_visitor_on_http_2_must_ask_soon() {
-        for said in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
-            let (mut near, far) = tokio::io::duplex(4096);
-            near.write_all(said.as_bytes()).await.unwrap();
-            let start = Instant::now();
-            serve_http2(visit(Routes::Public), far, Scope::new()).await;
-            let waited = start.elapsed();
-            assert!(waited.abs_diff(HEAD_TIMEOUT) < Duration::from_millis(50), "{waited:?}");
-        }
-    }
-
-    #[test]
-    fn an_ipv6_apex_is_told_with_brackets() {
-        let apex = Apex::new(&"2001:db8::1".parse().unwrap());
-        assert_eq!(apex.classify("[2001:db8::1]:8443"), Target::Apex);
-    }
-}
+mod tests;

@@ -24,6 +24,10 @@ use crate::grants::{Grant, Ticket};
 const TICKET: &str = "mcpm-ticket+jwt";
 /// `typ` of an agent token.
 const TOKEN: &str = "mcpm-token+jwt";
+/// What the key that seals files is derived for.
+const STORAGE: &str = "storage";
+/// Shortest token of the admin API.
+const MIN_TOKEN_BYTES: usize = 16;
 /// Longest JWT that is looked at, in bytes: a full token has about 3 KiB.
 const MAX_JWT_BYTES: usize = 8 * 1024;
 
@@ -32,6 +36,7 @@ const MAX_JWT_BYTES: usize = 8 * 1024;
 pub struct RelayKey {
     ticket: Subkey,
     token: Subkey,
+    storage: Subkey,
 }
 
 #[derive(Clone)]
@@ -72,6 +77,9 @@ pub enum KeyFileError {
         /// Why.
         source: io::Error,
     },
+    /// It holds a token that could be guessed.
+    #[error("{} holds no token of {MIN_TOKEN_BYTES} characters or more", .0.display())]
+    Short(PathBuf),
     /// It holds something else.
     #[error("{} does not hold a relay's key: 43 characters of base64url", .0.display())]
     Malformed(PathBuf),
@@ -89,7 +97,10 @@ impl RelayKey {
     /// Fails when the file cannot be read or made, or holds something else; it is not replaced.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         match std::fs::read_to_string(path) {
-            Ok(text) => return Self::parse(path, text),
+            Ok(text) => {
+                warn_of_readers(path);
+                return Self::parse(path, text);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(KeyFileError::Read { path: path.to_owned(), source }),
         }
@@ -110,7 +121,14 @@ impl RelayKey {
 
     fn from_token(token: &Token) -> Self {
         let secret = token.expose().as_bytes();
-        Self { ticket: Subkey::derive(secret, TICKET), token: Subkey::derive(secret, TOKEN) }
+        let [ticket, token, storage] =
+            [TICKET, TOKEN, STORAGE].map(|purpose| Subkey::derive(secret, purpose));
+        Self { ticket, token, storage }
+    }
+
+    /// Returns the key under which the relay seals what it keeps in files.
+    pub fn storage_key(&self) -> &[u8; 32] {
+        &self.storage.secret
     }
 
     /// Signs a resume ticket.
@@ -178,6 +196,49 @@ impl Subkey {
         }
         Ok(data.claims)
     }
+}
+
+/// Reads the token of the admin API from a file, which is made with mode 0600 when absent.
+///
+/// # Errors
+/// Fails when the file cannot be read or made, or holds a token that could be guessed.
+pub fn open_admin_token(path: &Path) -> Result<Token, KeyFileError> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let write = |source| KeyFileError::Write { path: path.to_owned(), source };
+            create_whole(path, &Token::generate()).map_err(write)?;
+            read_admin_token(path)
+        }
+        _ => read_admin_token(path),
+    }
+}
+
+/// Reads the token of the admin API from a file that a relay made.
+///
+/// # Errors
+/// Fails when the file cannot be read, or holds a token that could be guessed.
+pub fn read_admin_token(path: &Path) -> Result<Token, KeyFileError> {
+    let read = |source| KeyFileError::Read { path: path.to_owned(), source };
+    let token = Token::new(std::fs::read_to_string(path).map_err(read)?);
+    match token.expose().len() {
+        0..MIN_TOKEN_BYTES => Err(KeyFileError::Short(path.to_owned())),
+        _ => Ok(token),
+    }
+}
+
+/// Says when others on the machine can read the key, as they can from a careless backup.
+fn warn_of_readers(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let path = path.display();
+            tracing::warn!(%path, "others can read the relay's key: chmod it to 0600");
+        }
+    }
+    #[cfg(not(unix))]
+    let _same_everywhere = path;
 }
 
 /// Makes a private file that is whole from its first moment; an existing one is left alone.

@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod keys;
 pub mod metrics;
+pub mod operator;
 pub mod ports;
 pub mod proxy;
 pub mod quota;

@@ -73,6 +73,11 @@ struct CodeLabel {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OrderLabel {
+    result: &'static str,
+}
+
 /// The handles with which the relay counts. Clones are the same metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -81,6 +86,9 @@ pub struct Metrics {
     claims: Family<ClaimLabel, Counter>,
     edge_errors: Family<CodeLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
+    orders: Family<OrderLabel, Counter>,
+    /// When the certificate that is shown ends, in Unix seconds; 0 while there is none.
+    pub certificate_expiry: Gauge,
     /// Requests between their head and the end of their response.
     pub requests_in_flight: Gauge,
     /// Streams open towards agents.
@@ -91,6 +99,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Shares that are up.
     pub shares: Gauge,
+    /// 1 while the store answers.
+    pub store_up: Gauge,
     /// Requests that wait for an agent to come back.
     pub held_requests: Gauge,
     /// Bytes of bodies from visitors.
@@ -149,8 +159,26 @@ impl Metrics {
         registry.register("edge_errors", help, edge_errors.clone());
         let refusals = Family::<CodeLabel, Counter>::default();
         registry.register("refusals", "Agents turned away, by code", refusals.clone());
+        let orders = Family::<OrderLabel, Counter>::default();
+        registry.register("certificate_orders", "Certificates ordered by result", orders.clone());
+        for result in ["issued", "failed"] {
+            // From the start, so that the first failure is a rise that alerts can see.
+            drop(orders.get_or_create(&OrderLabel { result }));
+        }
 
         Self {
+            orders,
+            certificate_expiry: {
+                let gauge = Gauge::default();
+                let help = "When the certificate ends, in Unix seconds";
+                registry.register_with_unit(
+                    "certificate_expiry",
+                    help,
+                    Unit::Seconds,
+                    gauge.clone(),
+                );
+                gauge
+            },
             responses,
             claims,
             edge_errors,
@@ -160,6 +188,7 @@ impl Metrics {
             sessions: gauge(&mut registry, "sessions", "Sessions of agents"),
             connections: gauge(&mut registry, "connections", "Connections of agents"),
             shares: gauge(&mut registry, "shares", "Shares that are up"),
+            store_up: gauge(&mut registry, "store_up", "Whether the database answers"),
             held_requests: gauge(&mut registry, "held_requests", "Requests waiting for an agent"),
             bytes_in: bytes(&mut registry, "body_in", "Body bytes from visitors"),
             bytes_out: bytes(&mut registry, "body_out", "Body bytes to visitors"),
@@ -206,6 +235,12 @@ impl Metrics {
     /// Counts an answer that the relay made in place of an agent.
     pub fn edge_error(&self, code: &'static str) {
         self.edge_errors.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// Counts a certificate that was ordered.
+    pub fn order(&self, issued: bool) {
+        let result = if issued { "issued" } else { "failed" };
+        self.orders.get_or_create(&OrderLabel { result }).inc();
     }
 
     /// Counts an agent that was turned away.

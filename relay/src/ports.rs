@@ -2,11 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use mcpm_shared::token::Token;
 
 use crate::cert::{CertError, CertFiles, CertSource, SelfSigned};
-use crate::config::{Config, Database, KeySource, Storage, Tls};
-use crate::keys::{KeyFileError, RelayKey};
+use crate::config::{Acme, Config, Database, KeySource, Storage, Tls};
+use crate::keys::{KeyFileError, RelayKey, open_admin_token};
 use crate::store::{MemoryStore, Store, StoreError};
+
+/// How long a relay that starts waits for its database, and how long between two attempts.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The ports of a relay. Clones share what they refer to.
 #[derive(Clone, Debug)]
@@ -17,6 +24,8 @@ pub struct Ports {
     pub cert: Option<Arc<dyn CertSource>>,
     /// The key that signs tickets and tokens.
     pub key: RelayKey,
+    /// What the admin API asks for; without it nobody may use it.
+    pub admin_token: Option<Token>,
 }
 
 /// Why the ports of a relay cannot be opened.
@@ -54,6 +63,15 @@ impl PortsError {
             Self::DataDir { .. } => {
                 Some("Choose a directory that this user may write with --data-dir".to_owned())
             }
+            Self::Store { database: Database::Postgres(_), source } => Some(
+                if source.is_unreachable() {
+                    "Check that the server runs and can be reached from here"
+                } else {
+                    "Check user, password and database, and that no newer mcpm-relay wrote it; the \
+                     user must be able to make tables"
+                }
+                .to_owned(),
+            ),
             Self::Store { .. } => Some(
                 "Check that this user may write the file and its directory, and that no newer \
                  mcpm-relay wrote it"
@@ -62,6 +80,11 @@ impl PortsError {
             Self::Key(KeyFileError::Malformed(_)) => Some(
                 "Restore the key from a backup, or move the file away to get a new key: all agent \
                  tokens must then be issued again"
+                    .to_owned(),
+            ),
+            Self::Cert(CertError::Sealed(_)) => Some(
+                "Restore the key file that it was sealed with, or remove the file: the relay then \
+                 orders a new certificate"
                     .to_owned(),
             ),
             Self::Cert(CertError::Unusable(_)) => {
@@ -75,7 +98,8 @@ impl PortsError {
 impl Ports {
     /// Returns ports that keep nothing: for tests and embedded relays.
     pub fn in_memory() -> Self {
-        Self { store: Arc::new(MemoryStore::new()), cert: None, key: RelayKey::generate() }
+        let store = Arc::new(MemoryStore::new());
+        Self { store, cert: None, key: RelayKey::generate(), admin_token: None }
     }
 
     /// Opens what the settings name; makes the data directory, key and database when absent.
@@ -87,14 +111,18 @@ impl Ports {
             create_private_dir(dir)?;
         }
         let storage = Storage { database: config.database.clone(), key: config.key.clone() };
-        let Self { store, key, cert: _ } = Self::open_storage(&storage).await?;
+        let Self { store, key, .. } = open_patiently(&storage).await?;
+        let token_file =
+            config.admin_token_file.as_deref().filter(|_| config.admin_listen.is_some());
+        let admin_token = token_file.map(open_admin_token).transpose()?;
         let cert: Option<Arc<dyn CertSource>> = match (&config.tls, &config.data_dir) {
             (Tls::None, _) => None,
             (Tls::SelfSigned, Some(dir)) => Some(Arc::new(SelfSigned::open(dir, &config.domain)?)),
             (Tls::SelfSigned, None) => Some(Arc::new(SelfSigned::generate(&config.domain)?)),
             (Tls::Files { cert, key }, _) => Some(Arc::new(CertFiles::open(cert, key)?)),
+            (Tls::Acme(acme), dir) => Some(open_acme(acme, config, dir.as_deref(), &key)?),
         };
-        Ok(Self { store, cert, key })
+        Ok(Self { store, cert, key, admin_token })
     }
 
     /// Opens key and database only, making them and their directories when absent.
@@ -113,18 +141,37 @@ impl Ports {
             path.parent().map_or(Ok(()), create_private_dir)?;
         }
         let store = open_store(&storage.database).await?;
-        Ok(Self { store, cert: None, key })
+        Ok(Self { store, cert: None, key, admin_token: None })
+    }
+}
+
+/// Opens key and database; waits a while for a database that starts beside the relay.
+async fn open_patiently(storage: &Storage) -> Result<Ports, PortsError> {
+    let give_up = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    loop {
+        match Ports::open_storage(storage).await {
+            Err(PortsError::Store { database, source })
+                if source.is_unreachable() && tokio::time::Instant::now() < give_up =>
+            {
+                let error = &source as &dyn std::error::Error;
+                tracing::warn!(error, %database, "database does not answer yet");
+                tokio::time::sleep(DATABASE_PAUSE).await;
+            }
+            done => return done,
+        }
     }
 }
 
 #[cfg(feature = "sqlx")]
 async fn open_store(database: &Database) -> Result<Arc<dyn Store>, PortsError> {
-    match database {
-        Database::Memory => Ok(Arc::new(MemoryStore::new())),
-        Database::Sqlite(path) => match crate::store::SqlStore::open(path).await {
-            Ok(store) => Ok(Arc::new(store)),
-            Err(source) => Err(PortsError::Store { database: database.clone(), source }),
-        },
+    let opened = match database {
+        Database::Memory => return Ok(Arc::new(MemoryStore::new())),
+        Database::Sqlite(path) => crate::store::SqlStore::open(path).await,
+        Database::Postgres(url) => crate::store::SqlStore::connect(url.expose()).await,
+    };
+    match opened {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(source) => Err(PortsError::Store { database: database.clone(), source }),
     }
 }
 
@@ -133,11 +180,32 @@ async fn open_store(database: &Database) -> Result<Arc<dyn Store>, PortsError> {
 async fn open_store(database: &Database) -> Result<Arc<dyn Store>, PortsError> {
     match database {
         Database::Memory => Ok(Arc::new(MemoryStore::new())),
-        Database::Sqlite(_) => Err(PortsError::Store {
+        Database::Sqlite(_) | Database::Postgres(_) => Err(PortsError::Store {
             database: database.clone(),
-            source: StoreError::new("open its file", "built without the feature `sqlx`"),
+            source: StoreError::new("open", "built without the feature `sqlx`"),
         }),
     }
+}
+
+#[cfg(feature = "acme")]
+fn open_acme(
+    acme: &Acme,
+    config: &Config,
+    dir: Option<&Path>,
+    key: &RelayKey,
+) -> Result<Arc<dyn CertSource>, CertError> {
+    let dir = dir.ok_or_else(|| CertError::Order("there is no data directory".to_owned()))?;
+    Ok(Arc::new(crate::cert::AcmeCert::open(acme, &config.domain, dir, key.storage_key())?))
+}
+
+#[cfg(not(feature = "acme"))]
+fn open_acme(
+    _: &Acme,
+    _: &Config,
+    _: Option<&Path>,
+    _: &RelayKey,
+) -> Result<Arc<dyn CertSource>, CertError> {
+    Err(CertError::Order("built without the feature `acme`".to_owned()))
 }
 
 /// Makes a directory and those above it; the empty path is the present one.
@@ -171,7 +239,7 @@ mod tests {
         let ports = Ports::open(&config).await.unwrap();
         ports.store.ping().await.unwrap();
         let again = Ports::open(&config).await.unwrap();
-        let print = |ports: &Ports| ports.cert.as_ref().unwrap().fingerprint();
+        let print = |ports: &Ports| ports.cert.as_ref().unwrap().fingerprint().unwrap();
         assert_eq!(print(&ports), print(&again));
         for file in ["relay.db", "relay.key", "self-signed-localhost.pem"] {
             assert!(data.join(file).exists(), "{file}");

@@ -410,8 +410,8 @@ impl Proxy {
             Ok(Some(_)) => Err(EdgeError::Offline),
             Ok(None) => Err(EdgeError::UnknownShare),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "lease lookup failed");
-                Err(EdgeError::Offline)
+                tracing::debug!(error = &error as &dyn std::error::Error, "lease lookup failed");
+                Err(EdgeError::Unavailable)
             }
         }
     }

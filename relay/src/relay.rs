@@ -9,9 +9,10 @@ use std::time::Duration;
 use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::scope::Scope;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::admin::api::Api;
 use crate::admin::{self, Admin, Phase};
 use crate::admission::{Admission, unix_now};
 use crate::cert::{self, CertError};
@@ -20,7 +21,8 @@ use crate::http::{self, Apex, Edge, Routes, Server};
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::proxy::Proxy;
-use crate::store::{Store, StoreError};
+use crate::store::{Guarded, Health, Store, StoreError};
+use crate::tunnel::rules;
 use crate::tunnel::share::Share;
 use crate::tunnel::table::{Left, Table};
 use crate::tunnel::{TunnelParts, Tunnels};
@@ -29,9 +31,6 @@ use crate::tunnel::{TunnelParts, Tunnels};
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long a name whose agent is gone stays in memory, and its lease live.
 const AWAY_KEPT: Duration = Duration::from_secs(300);
-/// How many ended leases wait for a slow store, and how long each write to it may take.
-const ENDED_QUEUE: usize = 64 * 1024;
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the store forgets, and for how long it remembers what nobody has a right to any more:
 /// clocks of nodes differ, and operators ask what was.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -88,8 +87,11 @@ impl StartError {
 pub struct Relay {
     addr: SocketAddr,
     tunnel_addr: Option<SocketAddr>,
+    http_addr: Option<SocketAddr>,
     admin_addr: Option<SocketAddr>,
     edge: Arc<Edge>,
+    /// Wakes the task that looks for a newer certificate.
+    recertify: Arc<Notify>,
     phase: watch::Sender<Phase>,
     /// Listeners and visitors: told to finish first.
     visitors: Scope,
@@ -117,7 +119,10 @@ impl Relay {
         };
         let public = bind(config.listen, "--listen")?;
         let tunnel = config.tunnel_listen.map(|addr| bind(addr, "--tunnel-listen")).transpose()?;
+        let http = config.http_listen.map(|addr| bind(addr, "--http-listen")).transpose()?;
         let admin = config.admin_listen.map(|addr| bind(addr, "--admin-listen")).transpose()?;
+        let guarded = Arc::new(Guarded::new(Arc::clone(&ports.store)));
+        let ports = Ports { store: Arc::clone(&guarded) as Arc<dyn Store>, ..ports };
         // Sessions of a process that died are over; their owners keep the names.
         ports.store.release_node(&config.node, unix_now()).await?;
         let (visitors, agents, services) = (Scope::new(), Scope::new(), Scope::new());
@@ -127,9 +132,11 @@ impl Relay {
         let relay = Self {
             addr: public.addr,
             tunnel_addr,
+            http_addr: http.as_ref().map(|bound| bound.addr),
             admin_addr: admin.as_ref().map(|bound| bound.addr),
             phase: watch::Sender::new(Phase::Serving),
             edge: Arc::clone(&edge),
+            recertify: Arc::default(),
             visitors,
             agents,
             services,
@@ -138,7 +145,11 @@ impl Relay {
         if let Some(tunnel) = tunnel {
             relay.listen(tunnel, tls, Routes::Tunnel);
         }
+        if let Some(http) = http {
+            relay.listen(http, None, Routes::Redirect);
+        }
         relay.serve_background(admin, metrics, ports);
+        relay.serve_store(guarded);
         tracing::info!(addr = %relay.addr, domain = %config.domain, "relay up");
         Ok(relay)
     }
@@ -153,10 +164,18 @@ impl Relay {
         let services = &self.services;
         if let Some(bound) = admin {
             let store = Arc::clone(&ports.store);
+            let metrics = Arc::clone(&metrics);
+            let api = ports.admin_token.as_ref().map(|token| Api {
+                token: token.digest(),
+                tunnels: Arc::clone(&self.edge.tunnels),
+                phase: self.phase.subscribe(),
+                started_at: unix_now(),
+            });
             let router = admin::router(Admin {
                 metrics: (*metrics).clone(),
                 store,
                 phase: self.phase.subscribe(),
+                api,
             });
             let stop = services.clone();
             services.spawn_essential(async move {
@@ -168,17 +187,26 @@ impl Relay {
             });
         }
         if let Some(cert) = ports.cert {
-            self.serve_always(cert::keep_fresh(cert));
+            self.serve_always(cert::keep_fresh(cert, Arc::clone(&self.recertify), metrics));
         }
         let (edge, tunnels) = (&self.edge, &self.edge.tunnels);
         let (admission, store) = (Arc::clone(&tunnels.admission), Arc::clone(&tunnels.store));
         let keep = edge.config.timing.keep_name;
-        let (ended, leases) = mpsc::channel(ENDED_QUEUE);
         self.serve_always(async move { admission.follow_revocations().await });
         self.serve_always(end_revoked_sessions(Arc::clone(tunnels)));
-        self.serve_always(janitor(Arc::clone(edge), ended));
-        self.serve_always(end_leases(Arc::clone(&store), leases));
+        self.serve_always(janitor(Arc::clone(edge)));
         self.serve_always(prune(store, keep));
+    }
+
+    /// Serves what stands between the relay and its store, and follows what operators write there.
+    fn serve_store(&self, guarded: Arc<Guarded>) {
+        let tunnels = &self.edge.tunnels;
+        let (settling, ruled) = (Arc::clone(tunnels), Arc::clone(tunnels));
+        let health = guarded.health();
+        self.serve_always(show_health(guarded.health(), Arc::clone(&tunnels.metrics)));
+        self.serve_always(async move { guarded.recover().await });
+        self.serve_always(async move { settling.debts.settle(&settling, health).await });
+        self.serve_always(async move { rules::follow(&ruled).await });
     }
 
     /// Runs a task until the services end; that it ends before, even by panic, ends the relay.
@@ -202,6 +230,17 @@ impl Relay {
     #[must_use]
     pub fn tunnel_addr(&self) -> Option<SocketAddr> {
         self.tunnel_addr
+    }
+
+    /// Returns the address of the listener that sends visitors to HTTPS.
+    #[must_use]
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http_addr
+    }
+
+    /// Looks for a newer certificate now, and says in the log what it found.
+    pub fn reload_certificate(&self) {
+        self.recertify.notify_one();
     }
 
     /// Returns the address of the admin listener.
@@ -232,6 +271,10 @@ impl Relay {
             tracing::warn!(requests = cut, "grace period over; requests cut");
         }
         self.edge.abort.cancel();
+        let told = tokio::time::timeout(LAST_WORDS, self.edge.tunnels.debts.settled()).await;
+        if told.is_err() {
+            tracing::warn!("the store was not told everything");
+        }
         let tasks = self.agents.clone().drain(LAST_WORDS).await
             + self.services.clone().drain(LAST_WORDS).await;
         tracing::info!(tasks.left = tasks, "relay down");
@@ -271,6 +314,8 @@ pub(crate) fn edge(
     };
     Arc::new(Edge {
         config: Arc::clone(config),
+        public: config.public(bound),
+        cert: ports.cert.clone(),
         apex: Apex::new(&config.domain),
         proxy: Proxy::new(
             Arc::clone(config),
@@ -316,17 +361,20 @@ async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
 
 fn end_sessions_without_right(tunnels: &Tunnels) {
     let now = unix_now();
-    for session in tunnels.sessions() {
+    for session in tunnels.sessions().iter().filter(|session| !session.scope.is_cancelled()) {
         if let Err(refusal) = tunnels.admission.recheck(&session.admitted, now) {
             tracing::info!(agent.id = %session.admitted.subject, code = %refusal.code, "session ended");
+            let owner = session.admitted.owner.as_str();
+            let (agent, code) = (&session.admitted.subject, refusal.code.clone());
+            tunnels.debts.audit("session.end", owner, agent, code);
             session.end(&refusal);
         }
     }
 }
 
 /// Does what time brings: ends shares and sessions, forgets names and addresses at rest. All of it
-/// in memory: leases that ended go to `ended`, for the store to learn when it has time.
-async fn janitor(edge: Arc<Edge>, ended: mpsc::Sender<Left>) {
+/// in memory: that leases ended the store learns when it has time.
+async fn janitor(edge: Arc<Edge>) {
     let mut ticks = tokio::time::interval(JANITOR);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let tunnels = &edge.tunnels;
@@ -344,9 +392,7 @@ async fn janitor(edge: Arc<Edge>, ended: mpsc::Sender<Left>) {
         }
         left.extend(tunnels.table.sweep(AWAY_KEPT));
         for left in left {
-            if ended.try_send(left).is_err() {
-                tracing::warn!("the store is too slow: a lease is not ended in it");
-            }
+            tunnels.debts.ended(left);
         }
         edge.proxy.tidy();
         tunnels.tidy();
@@ -359,22 +405,17 @@ fn expire(tunnels: &Tunnels, share: &Arc<Share>) -> Left {
     let message = format!("the share `{}` has come to its end", facts.name);
     share.session.revoke(facts.id, Refusal::new(code::EXPIRED, message));
     tunnels.table.away(share, false);
+    tunnels.debts.audit("share.expire", &facts.owner, facts.name.as_str(), "");
     Left { name: facts.name.clone(), owner: facts.owner.clone(), generation: facts.generation }
 }
 
-/// Ends leases in the store, one after the other. A generation that was claimed since stays.
-async fn end_leases(store: Arc<dyn Store>, mut ended: mpsc::Receiver<Left>) {
-    while let Some(Left { name, owner, generation }) = ended.recv().await {
-        let released = store.release(&name, &owner, generation, unix_now());
-        match tokio::time::timeout(STORE_TIMEOUT, released).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, share.name = %name, "lease not ended in the store");
-            }
-            Err(_) => {
-                tracing::warn!(share.name = %name, "lease not ended in the store: it is too slow");
-            }
+/// Shows in the metrics whether the store answers.
+async fn show_health(mut health: watch::Receiver<Health>, metrics: Arc<Metrics>) {
+    loop {
+        let up = *health.borrow_and_update() == Health::Up;
+        metrics.store_up.set(i64::from(up));
+        if health.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -414,24 +455,6 @@ mod tests {
             expires_at: None,
             keep_secs: 60,
             max_live: 9,
-        }
-    }
-
-    #[tokio::test]
-    async fn only_the_generation_that_ended_is_released() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let (ended, leases) = mpsc::channel(4);
-        for name in ["ended", "renewed"] {
-            let lease = store.claim(claim(name)).await.unwrap();
-            let (owner, generation) = (lease.owner, lease.generation);
-            ended.try_send(Left { name: lease.name, owner, generation }).unwrap();
-        }
-        store.claim(claim("renewed")).await.unwrap();
-        drop(ended);
-        end_leases(Arc::clone(&store), leases).await;
-        for (name, live) in [("ended", false), ("renewed", true)] {
-            let lease = store.lease(&name.parse().unwrap()).await.unwrap().unwrap();
-            assert_eq!(lease.is_live(unix_now()), live, "{name}");
         }
     }
 

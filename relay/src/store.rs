@@ -1,12 +1,18 @@
-//! The port [`Store`]: what a relay must not forget. Leases, agent tokens and the audit trail.
+//! The port [`Store`]: what a relay must not forget. Leases, agent tokens, operators' decisions and
+//! the audit trail.
 //!
 //! Nothing is written on the path of a visitor's request. Every decision over a name is one atomic
-//! operation; clocks are arguments, in Unix seconds. Two implementations, one contract
-//! (`store/contract.rs`): [`MemoryStore`] and, with feature `sqlx`, [`SqlStore`].
+//! operation; clocks are arguments, in Unix seconds. One contract (`store/contract.rs`) holds for
+//! [`MemoryStore`] and, with feature `sqlx`, for [`SqlStore`] on SQLite and on PostgreSQL.
+//! [`Guarded`] stands before any of them and keeps a database that is away from being waited for.
 
 #[cfg(test)]
 mod contract;
+mod guarded;
 mod memory;
+#[cfg(test)]
+pub(crate) mod moody;
+mod rules;
 #[cfg(feature = "sqlx")]
 mod sqlx;
 
@@ -19,14 +25,18 @@ use serde::Serialize;
 
 #[cfg(feature = "sqlx")]
 pub use self::sqlx::SqlStore;
+#[cfg(all(test, unix, feature = "sqlx"))]
+pub(crate) use self::sqlx::private_postgres;
+pub use guarded::{Guarded, Health};
 pub use memory::MemoryStore;
+pub use rules::{NameRule, NameState, OwnerQuota};
 
 /// The right of one owner to one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lease {
     /// The name.
     pub name: Name,
-    /// Who owns it: see [`crate::admission::Owner`].
+    /// Who owns it: see [`crate::admission::Owner`]. Empty when an operator took the name away.
     pub owner: String,
     /// Counts the claims of the name; a higher one fences all lower ones off.
     pub generation: u64,
@@ -77,7 +87,8 @@ pub struct Claim {
     pub expires_at: Option<u64>,
     /// For how many seconds an ended lease keeps others out.
     pub keep_secs: u64,
-    /// How many live names the owner may have, this one included.
+    /// How many live names the owner may have, this one included, unless the store has an
+    /// [`OwnerQuota`] that says otherwise.
     pub max_live: u32,
 }
 
@@ -88,6 +99,17 @@ pub enum ClaimError {
     /// Somebody else owns it.
     #[error("the name `{0}` belongs to somebody else")]
     Taken(Name),
+    /// The operator keeps it from this owner.
+    #[error("the operator of this relay keeps the name `{0}`")]
+    Kept(Name),
+    /// It was taken from its last owner, and nobody gets it yet.
+    #[error("the name `{name}` was given up a short time ago and is not free yet")]
+    Cooling {
+        /// The name.
+        name: Name,
+        /// When it is free, in Unix seconds.
+        until: u64,
+    },
     /// The owner has as many live names as allowed.
     #[error("the owner has {max} live shares already, and no more are allowed")]
     TooMany {
@@ -104,6 +126,7 @@ pub enum ClaimError {
 #[error("the relay's database failed to {action}")]
 pub struct StoreError {
     action: &'static str,
+    unreachable: bool,
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -114,7 +137,29 @@ impl StoreError {
         action: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { action, source: source.into() }
+        Self { action, unreachable: false, source: source.into() }
+    }
+
+    /// Makes an error of a store that does not answer: later it may, and then the same will do.
+    pub fn unreachable(
+        action: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { action, unreachable: true, source: source.into() }
+    }
+
+    /// Tells whether the store did not answer, rather than refuse.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        self.unreachable
+    }
+}
+
+/// Returns why a rule keeps a name from who asked.
+fn refused_by(rule: &NameState, name: Name) -> ClaimError {
+    match rule {
+        NameState::Cooling { until } => ClaimError::Cooling { name, until: *until },
+        _ => ClaimError::Kept(name),
     }
 }
 
@@ -148,8 +193,10 @@ pub struct AuditEvent {
     pub action: String,
     /// Who: an owner, or `operator`.
     pub actor: String,
-    /// To what: a name or the id of a token.
+    /// To what: a name, an owner or the id of a token.
     pub object: String,
+    /// More, such as the code of a refusal; may be empty.
+    pub detail: String,
 }
 
 /// Keeps what a relay must not forget.
@@ -159,8 +206,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// The same owner always wins, and gets a generation above all earlier ones and above the
     /// floor. Another owner wins when the lease ended longer ago than `keep_secs`, or with a floor
-    /// that is not below the generation here: then the store forgot whose name it was.
+    /// that is not below the generation here: then the store forgot whose name it was. An operator's
+    /// rule over the name stands above all that.
     async fn claim(&self, claim: Claim) -> Result<Lease, ClaimError>;
+
+    /// Keeps a lease that was given from memory while the store did not answer, or the new end of
+    /// one; `false` when a later claim came first or the name is somebody else's. Then the share
+    /// must end.
+    async fn restore(&self, lease: Lease) -> Result<bool, StoreError>;
 
     /// Moves the end of a live lease; `false` when this generation is not live.
     async fn renew(
@@ -191,6 +244,25 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Counts the live names of an owner.
     async fn live_names(&self, owner: &str, now: u64) -> Result<u64, StoreError>;
+
+    /// Takes a name from its owner, live or not, and returns who that was. The generation stays.
+    async fn vacate(&self, name: &Name, now: u64) -> Result<Option<String>, StoreError>;
+
+    /// Keeps an operator's decision over a name in place of an earlier one, as the latest of all.
+    async fn set_name_rule(&self, rule: NameRule) -> Result<(), StoreError>;
+
+    /// Returns the decision over a name.
+    async fn name_rule(&self, name: &Name) -> Result<Option<NameRule>, StoreError>;
+
+    /// Returns the decisions after a revision, by revision; after 0, all. Lifted ones are among
+    /// them as [`NameState::Open`].
+    async fn name_rules(&self, after: u64) -> Result<Vec<NameRule>, StoreError>;
+
+    /// Keeps what an operator grants to an owner, in place of an earlier grant.
+    async fn set_owner_quota(&self, quota: OwnerQuota) -> Result<(), StoreError>;
+
+    /// Returns what operators granted, by owner.
+    async fn owner_quotas(&self) -> Result<Vec<OwnerQuota>, StoreError>;
 
     /// Keeps a token that was just issued.
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError>;

@@ -6,7 +6,9 @@
 
 mod ahead;
 pub mod control;
+pub mod debts;
 pub mod lane;
+pub mod rules;
 pub mod session;
 pub mod share;
 pub mod table;
@@ -37,6 +39,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use self::ahead::{Ahead, SMALL};
+use self::debts::Debts;
+use self::rules::Rules;
 use self::session::{Outbox, Session};
 use self::share::rate_address;
 use self::table::Table;
@@ -71,6 +75,10 @@ pub struct Tunnels {
     pub admission: Arc<Admission>,
     /// Leases.
     pub store: Arc<dyn Store>,
+    /// What the store is still to be told.
+    pub debts: Debts,
+    /// Operators' rules over names.
+    pub rules: Rules,
     /// Live shares.
     pub table: Arc<Table>,
     /// Signs resume tickets.
@@ -141,6 +149,8 @@ impl Tunnels {
                 by_address: Keyed::per_minute(limits.claims_per_minute_per_address),
             },
             sessions: Mutex::default(),
+            debts: Debts::default(),
+            rules: Rules::default(),
             config,
             admission,
             store,
@@ -566,4 +576,4 @@ fn known_code(text: &str) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

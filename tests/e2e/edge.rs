@@ -199,7 +199,7 @@ async fn visitors_come_by_http_2_over_tls() {
         ..mcpm_relay::Config::for_tests()
     };
     let ports = mcpm_relay::Ports::open(&config).await.unwrap();
-    let fingerprint = ports.cert.as_ref().unwrap().fingerprint().to_string();
+    let fingerprint = ports.cert.as_ref().unwrap().fingerprint().unwrap().to_string();
     let relay = TestRelay::on(config, ports).await;
     let tls = mcpm::tunnel::TlsOptions { ca: None, fingerprint: Some(fingerprint.clone()) };
     let mut agent = TestAgent::new();

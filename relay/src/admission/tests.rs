@@ -159,6 +159,29 @@ async fn a_revoked_token_ends_sessions_and_opens_none() {
     assert_eq!(actions, ["token.revoke", "token.issue"]);
 }
 
+#[tokio::test]
+async fn a_token_that_was_good_is_believed_while_the_store_does_not_answer() {
+    let bench = Bench::new(AuthMode::Token);
+    let (known, jti) = bench.issue(Bench::request()).await;
+    let (unknown, _) = bench.issue(Bench::request()).await;
+    let moody = Arc::new(crate::store::moody::Moody::default());
+    for record in bench.store.tokens().await.unwrap() {
+        moody.insert_token(record).await.unwrap();
+    }
+    let key = bench.relay_key.clone();
+    let admission = Admission::new(AuthMode::Token, key, Arc::clone(&moody) as Arc<dyn Store>);
+    let bench = Bench { admission, ..bench };
+    bench.knock(known.clone()).await.unwrap();
+    moody.set_away(true);
+    bench.knock(known.clone()).await.unwrap();
+    assert_eq!(code(bench.knock(unknown.clone()).await), (503, "unavailable".to_owned()));
+    moody.set_away(false);
+    moody.revoke_token(&jti, NOW).await.unwrap();
+    bench.admission.refresh(NOW).await.unwrap();
+    moody.set_away(true);
+    assert_eq!(code(bench.knock(known).await), bad_credential());
+}
+
 #[tokio::test(start_paused = true)]
 async fn revocations_by_another_process_are_seen_within_a_second() {
     let bench = Bench::new(AuthMode::Token);

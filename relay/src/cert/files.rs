@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use mcpm_shared::token::Digest;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ResolvesServerCert;
@@ -46,8 +45,8 @@ impl CertSource for CertFiles {
         Arc::clone(&self.current) as _
     }
 
-    fn fingerprint(&self) -> Digest {
-        self.current.fingerprint()
+    fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.current.leaf()
     }
 
     fn refresh(&self) -> Result<bool, CertError> {
@@ -60,9 +59,9 @@ impl CertSource for CertFiles {
         // is kept only when it does, so that the next look tries again.
         let fresh = read(&self.cert, &self.key)?;
         *read_at = stamp;
-        let old = self.current.fingerprint();
-        self.current.0.store(Arc::new(fresh));
-        Ok(!old.same(&self.current.fingerprint()))
+        let old = self.current.leaf();
+        self.current.show(fresh);
+        Ok(old != self.current.leaf())
     }
 }
 
@@ -97,6 +96,8 @@ fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, CertError> {
 
 #[cfg(test)]
 mod tests {
+    use mcpm_shared::token::Digest;
+
     use super::*;
 
     /// Writes a new pair; returns the fingerprint of its certificate.
@@ -120,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = write_pair(dir.path(), true, true);
         let files = open(dir.path()).unwrap();
-        assert_eq!(files.fingerprint(), first);
+        assert_eq!(files.fingerprint().unwrap(), first);
         assert!(!files.refresh().unwrap());
         let second = write_pair(dir.path(), true, true);
         // As if it took a while: file systems may count time in seconds.
@@ -130,7 +131,7 @@ mod tests {
             file.set_modified(later).unwrap();
         }
         assert!(files.refresh().unwrap());
-        assert_eq!(files.fingerprint(), second);
+        assert_eq!(files.fingerprint().unwrap(), second);
     }
 
     #[test]
@@ -143,7 +144,7 @@ mod tests {
         cert.set_modified(SystemTime::now() + std::time::Duration::from_secs(5)).unwrap();
         assert!(matches!(files.refresh(), Err(CertError::Unusable(_))));
         assert!(matches!(files.refresh(), Err(CertError::Unusable(_))), "it tries again");
-        assert_eq!(files.fingerprint(), first);
+        assert_eq!(files.fingerprint().unwrap(), first);
     }
 
     #[test]

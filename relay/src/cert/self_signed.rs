@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use mcpm_shared::token::Digest;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -58,8 +57,8 @@ impl CertSource for SelfSigned {
         Arc::clone(&self.0) as _
     }
 
-    fn fingerprint(&self) -> Digest {
-        self.0.fingerprint()
+    fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.0.leaf()
     }
 }
 
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     fn covers(source: &SelfSigned, name: &str) -> bool {
-        let current = source.0.0.load();
+        let current = source.0.0.load_full().unwrap();
         let cert = ParsedCertificate::try_from(&current.cert[0]).unwrap();
         verify_server_name(&cert, &ServerName::try_from(name).unwrap()).is_ok()
     }

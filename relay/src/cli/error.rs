@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use mcpm_relay::admission::IssueError;
 use mcpm_relay::config::ConfigError;
 use mcpm_relay::keys::KeyFileError;
+use mcpm_relay::operator::OperatorError;
 use mcpm_relay::ports::PortsError;
 use mcpm_relay::relay::StartError;
 use mcpm_relay::store::StoreError;
@@ -67,6 +68,12 @@ pub(super) enum CliError {
     /// Tokens make no sense in the memory of this process.
     #[error("a database in memory belongs to one process: nothing can be issued or read here")]
     MemoryDatabase,
+    /// A secret was given where everybody can read it.
+    #[error("the database's password must not stand on the command line")]
+    PasswordInArgv,
+    /// A decision over a name or an owner cannot be made.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
     /// There is no such token.
     #[error("no token has the id `{0}`")]
     UnknownToken(String),
@@ -81,6 +88,15 @@ pub(super) enum CliError {
         /// Why.
         source: std::io::Error,
     },
+    /// Something else listens there.
+    #[error("what answers at {0} is not HTTP")]
+    NotHttp(std::net::SocketAddr),
+    /// The relay wants another token.
+    #[error("the relay does not take this admin token")]
+    WrongAdminToken,
+    /// The relay refused.
+    #[error("the relay says: {0}")]
+    Answer(String),
     /// The relay said that it is not ready.
     #[error("the relay is not ready: {0}")]
     NotReady(String),
@@ -107,6 +123,16 @@ impl CliError {
                 "Give --database or --data-dir as for `mcpm-relay serve`, with a file"
             }
             Self::UnknownToken(_) => "List tokens with `mcpm-relay token ls`",
+            Self::PasswordInArgv => {
+                "Put the URL into a file for --database-file, or into MCPM_RELAY_DATABASE"
+            }
+            Self::WrongAdminToken => {
+                "Give --data-dir or --admin-token-file as for `mcpm-relay serve`"
+            }
+            Self::Operator(OperatorError::NothingToRelease(_)) => {
+                "List names with `mcpm-relay name ls`"
+            }
+            Self::NotHttp(_) => "Check that --admin-listen is the same as for `mcpm-relay serve`",
             Self::NoAdminListener => "Give --admin-listen as for `mcpm-relay serve`",
             Self::Unreachable { .. } => {
                 "Check that the relay runs, and that --admin-listen is the same as for it"

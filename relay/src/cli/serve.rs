@@ -1,9 +1,9 @@
 //! `mcpm-relay serve`.
 
-use mcpm_relay::config::{Config, LogFormat};
+use mcpm_relay::config::{Config, LogFormat, Tls};
 use mcpm_relay::ports::Ports;
 use mcpm_relay::relay::Relay;
-use mcpm_shared::signal::Signals;
+use mcpm_shared::signal::{Signal, Signals};
 use mcpm_shared::telemetry;
 
 use super::error::CliError;
@@ -31,8 +31,10 @@ async fn serve(config: Config) -> Result<(), CliError> {
     let mut signals =
         Signals::listen().map_err(|error| CliError::System("listen for signals", error))?;
     let ports = Ports::open(&config).await?;
-    let fingerprint = ports.cert.as_ref().map(|cert| cert.fingerprint());
-    let scheme = if fingerprint.is_some() { "https" } else { "http" };
+    // One that comes from an authority is not for pinning: it changes every few weeks.
+    let pinned = !matches!(config.tls, Tls::Acme(_));
+    let fingerprint = ports.cert.as_ref().filter(|_| pinned).and_then(|cert| cert.fingerprint());
+    let scheme = if ports.cert.is_some() { "https" } else { "http" };
     let relay = Relay::start(config, ports).await?;
 
     let admin = relay.admin_addr().map(|addr| format!(" (admin http://{addr})"));
@@ -41,9 +43,17 @@ async fn serve(config: Config) -> Result<(), CliError> {
         say(&format!("certificate SHA-256 {fingerprint}"))?;
     }
 
-    tokio::select! {
-        signal = signals.next() => tracing::info!(?signal, "stopping"),
-        () = relay.closed() => return Err(CliError::Stopped),
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Hangup => relay.reload_certificate(),
+                signal => {
+                    tracing::info!(?signal, "stopping");
+                    break;
+                }
+            },
+            () = relay.closed() => return Err(CliError::Stopped),
+        }
     }
     tokio::select! {
         _cut = relay.shutdown() => Ok(()),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mcpm_relay::config::{Config, Database, Layer, Storage};
+use mcpm_relay::config::{Config, Database, Layer, Storage, TlsKind};
 use mcpm_shared::token::Token;
 
 use super::error::CliError;
@@ -11,6 +11,9 @@ use super::error::CliError;
 /// The environment variable with the shared secret itself. It is read here because a flag of
 /// clap's could also be given in argv, which everybody on the machine can read.
 const SECRET_ENV: &str = "MCPM_RELAY_SECRET";
+
+/// The environment variable with the token of the DNS provider, for the same reason.
+const ACME_DNS_TOKEN_ENV: &str = "MCPM_RELAY_ACME_DNS_TOKEN";
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -25,8 +28,13 @@ pub(super) struct ServeArgs {
 impl ServeArgs {
     /// Puts the layers together and resolves them.
     pub(super) fn resolve(self) -> Result<Config, CliError> {
-        let secret = std::env::var_os(SECRET_ENV).and_then(|secret| secret.into_string().ok());
-        let layer = layered(self.layer, secret.map(Token::new), self.config.as_deref())?;
+        let read = |name| std::env::var_os(name)?.into_string().ok().map(Token::new);
+        let environment = Layer {
+            secret: read(SECRET_ENV),
+            acme_dns_token: read(ACME_DNS_TOKEN_ENV),
+            ..Layer::default()
+        };
+        let layer = layered(self.layer, environment, self.config.as_deref())?;
         Ok(layer.resolve()?)
     }
 }
@@ -42,9 +50,14 @@ pub(super) struct StorageArgs {
     #[arg(long, env = "MCPM_RELAY_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Where leases and tokens live: `sqlite:///FILE` [default: relay.db in the data directory]
-    #[arg(long, env = "MCPM_RELAY_DATABASE", value_name = "URL")]
+    /// Where leases and tokens live: `sqlite:///FILE` or `postgres://USER@HOST/DATABASE`
+    /// [default: relay.db in the data directory]
+    #[arg(long, env = "MCPM_RELAY_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Option<Database>,
+
+    /// File with the URL of the database, where it holds a password
+    #[arg(long, env = "MCPM_RELAY_DATABASE_FILE", value_name = "FILE")]
+    database_file: Option<PathBuf>,
 
     /// Key that signs agent tokens [default: relay.key in the data directory]
     #[arg(long, env = "MCPM_RELAY_KEY_FILE", value_name = "FILE")]
@@ -57,23 +70,27 @@ impl StorageArgs {
         let flags = Layer {
             data_dir: self.data_dir,
             database: self.database,
+            database_file: self.database_file,
             key_file: self.key_file,
             ..Layer::default()
         };
-        Ok(layered(flags, None, self.config.as_deref())?.storage()?)
+        Ok(layered(flags, Layer::default(), self.config.as_deref())?.storage()?)
     }
 }
 
-/// Returns flags over file over the default place for data.
+/// Returns flags over what only the environment may say over file over the default place for data.
 pub(super) fn layered(
     flags: Layer,
-    secret: Option<Token>,
+    environment: Layer,
     file: Option<&Path>,
 ) -> Result<Layer, CliError> {
-    let environment = Layer { secret, ..Layer::default() };
     let mut layer = flags.or(environment).or(file.map(read).transpose()?.unwrap_or_default());
-    // Who keeps the database in memory keeps nothing, unless told where.
-    if layer.database != Some(Database::Memory) {
+    // Who keeps the database in memory keeps nothing, unless told where; and who names a place for
+    // everything may have no home.
+    let database = layer.database.is_some() || layer.database_file.is_some();
+    let makes_certificates = matches!(layer.tls, Some(TlsKind::SelfSigned | TlsKind::Acme));
+    let elsewhere = database && layer.key_file.is_some() && !makes_certificates;
+    if layer.database != Some(Database::Memory) && !elsewhere {
         layer.data_dir = layer.data_dir.or_else(default_data_dir);
     }
     Ok(layer)

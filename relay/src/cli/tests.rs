@@ -25,6 +25,11 @@ fn help_says_this() {
     insta::assert_snapshot!("help_token", help(&["token"]));
     insta::assert_snapshot!("help_token_issue", help(&["token", "issue"]));
     insta::assert_snapshot!("help_health", help(&["health"]));
+    insta::assert_snapshot!("help_name", help(&["name"]));
+    insta::assert_snapshot!("help_name_release", help(&["name", "release"]));
+    insta::assert_snapshot!("help_owner_quota", help(&["owner", "quota"]));
+    insta::assert_snapshot!("help_share", help(&["share"]));
+    insta::assert_snapshot!("help_status", help(&["status"]));
 }
 
 #[test]
@@ -62,6 +67,18 @@ fn flags_win_over_the_settings_file() {
 }
 
 #[test]
+fn who_keeps_everything_elsewhere_needs_no_data_directory() {
+    let args =
+        ["mcpm-relay", "serve", "--database", "postgres://relay@db/relay", "--key-file", "key"];
+    let Command::Serve(args) = Cli::parse_from(args).command else {
+        unreachable!("that is what was asked for")
+    };
+    let config = args.resolve().unwrap();
+    assert_eq!((config.data_dir, config.admin_token_file), (None, None));
+    assert_eq!(config.database.to_string(), "postgres://relay@db/relay");
+}
+
+#[test]
 fn an_unknown_key_in_the_settings_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("relay.toml");
@@ -73,4 +90,88 @@ fn an_unknown_key_in_the_settings_file_is_named() {
     let error = args.resolve().unwrap_err();
     let CliError::ConfigSyntax { source, .. } = &error else { unreachable!("{error}") };
     assert!(source.to_string().contains("unknown field `domian`"), "{source}");
+}
+
+/// Runs a command on the database in a directory.
+fn on(dir: &tempfile::TempDir, args: &[&str]) -> Result<(), CliError> {
+    let data = dir.path().to_str().unwrap();
+    let args = [&["mcpm-relay"], args, &["--data-dir", data]].concat();
+    run(Cli::parse_from(args).command)
+}
+
+#[test]
+fn names_and_owners_are_decided_over_in_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    on(&dir, &["name", "ls"]).unwrap();
+    on(&dir, &["name", "reserve", "calc", "--for", "ada", "--note", "hers"]).unwrap();
+    on(&dir, &["name", "block", "evil", "--json"]).unwrap();
+    on(&dir, &["name", "ls", "--json"]).unwrap();
+    on(&dir, &["name", "release", "calc"]).unwrap();
+    let error = on(&dir, &["name", "release", "calc"]).unwrap_err();
+    assert!(error.to_string().contains("nobody has the name `calc`"), "{error}");
+    on(&dir, &["owner", "quota", "ada", "--max-shares", "3"]).unwrap();
+    assert!(on(&dir, &["owner", "quota", "a b", "--default"]).is_err());
+    on(&dir, &["owner", "ls"]).unwrap();
+    on(&dir, &["audit", "--limit", "5"]).unwrap();
+    let database = dir.path().join("relay.db");
+    let actions = storage::block_on(async {
+        let store = mcpm_relay::store::SqlStore::open(&database).await?;
+        let trail = mcpm_relay::store::Store::audit_trail(&store, 9).await?;
+        let actions: Vec<_> = trail.iter().map(|event| event.action.as_str()).collect();
+        assert_eq!(actions, ["owner.quota", "name.release", "name.block", "name.reserve"]);
+        Ok(())
+    });
+    actions.unwrap();
+}
+
+#[test]
+fn a_running_relay_is_asked_over_its_admin_listener() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let config = mcpm_relay::Config {
+        admin_token_file: Some(dir.path().join("admin.token")),
+        ..mcpm_relay::Config::for_tests()
+    };
+    let relay = runtime.block_on(async {
+        let ports = mcpm_relay::Ports::open(&config).await.unwrap();
+        mcpm_relay::Relay::start(config, ports).await.unwrap()
+    });
+    let admin = relay.admin_addr().unwrap().to_string();
+    let ask = |args: &[&str]| {
+        let admin = ["--admin-listen", admin.as_str()];
+        on(&dir, &[args, &admin[..]].concat())
+    };
+    ask(&["status"]).unwrap();
+    ask(&["share", "ls", "--json"]).unwrap();
+    let error = ask(&["share", "close", "calc"]).unwrap_err();
+    assert!(error.to_string().contains("no share named `calc` is up"), "{error}");
+    std::fs::write(dir.path().join("admin.token"), "0123456789abcdef\n").unwrap();
+    assert!(matches!(ask(&["status"]), Err(CliError::WrongAdminToken)));
+    std::fs::remove_file(dir.path().join("admin.token")).unwrap();
+    assert!(matches!(ask(&["status"]), Err(CliError::Key(_))));
+    runtime.block_on(relay.shutdown());
+}
+
+#[cfg(unix)]
+#[path = "../store/sqlx/private_postgres.rs"]
+mod private_postgres;
+
+#[cfg(unix)]
+#[test]
+fn commands_work_on_postgres_by_a_file_with_its_url() {
+    let Some(server) = private_postgres::PrivatePostgres::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("database");
+    std::fs::write(&file, server.database()).unwrap();
+    let by = ["--database-file", file.to_str().unwrap()];
+    let on = |args: &[&str]| on(&dir, &[args, &by[..]].concat());
+    on(&["token", "issue", "--sub", "ada"]).unwrap();
+    on(&["name", "reserve", "calc", "--for", "ada"]).unwrap();
+    on(&["name", "ls"]).unwrap();
+    on(&["owner", "ls", "--json"]).unwrap();
+    on(&["audit"]).unwrap();
+    assert!(!dir.path().join("relay.db").exists());
+    server.stop();
+    let error = on(&["name", "ls"]).unwrap_err();
+    assert!(error.to_string().starts_with("cannot use the database postgres://"), "{error}");
 }

@@ -1,20 +1,16 @@
 //! `mcpm-relay token issue|ls|revoke`: works on the database that a running relay reads.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
 use clap::{Args, Subcommand};
 use mcpm_relay::admission::{issue_token, revoke_token, unix_now};
-use mcpm_relay::config::{Database, KeySource};
 use mcpm_relay::grants::{GrantRequest, NamePattern, NamePatterns};
-use mcpm_relay::keys::RelayKey;
-use mcpm_relay::ports::{Ports, PortsError};
-use mcpm_relay::store::{Store, TokenRecord};
+use mcpm_relay::store::TokenRecord;
 use serde::Serialize;
 
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::StorageArgs;
+use super::storage::{block_on, open};
+use super::table::{date, or_dash, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -84,11 +80,7 @@ struct Issued<'a> {
 }
 
 pub(super) fn run(command: Command) -> Result<(), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::System("start the runtime", error))?;
-    runtime.block_on(async {
+    block_on(async {
         match command {
             Command::Issue(args) => issue(args).await,
             Command::Ls(args) => list(args).await,
@@ -131,7 +123,7 @@ async fn list(args: LsArgs) -> Result<(), CliError> {
         note("no tokens yet: issue one with `mcpm-relay token issue --sub SUBJECT`");
         return Ok(());
     }
-    say(&table(&tokens, unix_now()))
+    say(&rows(&tokens, unix_now()))
 }
 
 async fn revoke(args: RevokeArgs) -> Result<(), CliError> {
@@ -143,27 +135,8 @@ async fn revoke(args: RevokeArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn open(args: StorageArgs) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
-    let storage = args.resolve()?;
-    if storage.database == Database::Memory || storage.key == KeySource::Memory {
-        return Err(CliError::MemoryDatabase);
-    }
-    let ports = Ports::open_storage(&storage).await.map_err(|error| match error {
-        PortsError::Key(error) => CliError::Key(error),
-        error => CliError::Ports(error),
-    })?;
-    Ok((ports.store, ports.key))
-}
-
-fn date(unix: u64) -> String {
-    // Beyond the year 9999 the crate gives up.
-    let latest = Duration::from_secs(unix.min(253_402_300_799));
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + latest).to_string()
-}
-
-fn table(tokens: &[TokenRecord], now: u64) -> String {
-    let mut rows = vec![["ID", "SUBJECT", "NAMES", "SHARES", "EXPIRES", "STATE"].map(String::from)];
-    rows.extend(tokens.iter().map(|token| {
+fn rows(tokens: &[TokenRecord], now: u64) -> String {
+    let row = |token: &TokenRecord| {
         let state = match token.revoked_at {
             Some(_) => "revoked",
             None if token.expires_at <= now => "expired",
@@ -174,20 +147,13 @@ fn table(tokens: &[TokenRecord], now: u64) -> String {
             token.jti.clone(),
             token.subject.clone(),
             token.names.join(" "),
-            token.max_shares.map_or("-".to_owned(), |max| max.to_string()),
+            or_dash(token.max_shares),
             date(token.expires_at),
             state.to_owned(),
         ]
-    }));
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
     };
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    let head = ["ID", "SUBJECT", "NAMES", "SHARES", "EXPIRES", "STATE"];
+    table(head, tokens.iter().map(row).collect())
 }
 
 #[cfg(test)]
@@ -219,6 +185,6 @@ mod tests {
             TokenRecord { revoked_at: Some(5), ..token("c", u64::MAX) },
             TokenRecord { bound_to: Some("x".to_owned()), ..token("d", 1_900_000_000) },
         ];
-        insta::assert_snapshot!(table(&tokens, 1_800_000_000));
+        insta::assert_snapshot!(rows(&tokens, 1_800_000_000));
     }
 }

@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use mcpm_shared::token::Token;
 use serde::{Deserialize, Serialize};
 
-use super::values::{AuthKind, Database, Domain, Listen, LogFormat, TlsKind};
-use super::{AuthMode, Config, KeySource, Tls};
+use super::acme::{AcmeChallenge, DnsProvider, Nets};
+use super::database::Database;
+use super::values::{AuthKind, Domain, Listen, LogFormat, TlsKind};
+
+/// How long a day is, where settings count in days.
+pub(super) const SECS_PER_DAY: u64 = 24 * 3600;
 
 /// Settings as written in one place.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,9 +33,21 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_TUNNEL_LISTEN", value_name = "ADDR"))]
     pub tunnel_listen: Option<Listen>,
 
+    /// Listener for plain HTTP that sends visitors to HTTPS, such as 0.0.0.0:80 [default: none]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_HTTP_LISTEN", value_name = "ADDR"))]
+    pub http_listen: Option<Listen>,
+
     /// Listener for health and metrics, or `none` [default: 127.0.0.1:6277]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ADMIN_LISTEN", value_name = "ADDR"))]
     pub admin_listen: Option<Listen>,
+
+    /// File with the token of the admin API, made when absent
+    /// [default: admin.token in the data directory]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ADMIN_TOKEN_FILE", value_name = "FILE")
+    )]
+    pub admin_token_file: Option<PathBuf>,
 
     /// What agents must show; must be chosen unless the relay serves loopback only
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_AUTH", value_name = "MODE"))]
@@ -50,10 +66,18 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_DATA_DIR", value_name = "DIR"))]
     pub data_dir: Option<PathBuf>,
 
-    /// Where leases and tokens live: `sqlite:///FILE` or `memory:`
+    /// Where leases and tokens live: `sqlite:///FILE`, `postgres://USER@HOST/DATABASE` or `memory:`;
+    /// with a password only in `MCPM_RELAY_DATABASE` or a file
     /// [default: relay.db in the data directory]
-    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_DATABASE", value_name = "URL"))]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_DATABASE", value_name = "URL", hide_env_values = true)
+    )]
     pub database: Option<Database>,
+
+    /// File with the URL of the database, where it holds a password
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_DATABASE_FILE", value_name = "FILE"))]
+    pub database_file: Option<PathBuf>,
 
     /// Key that signs tickets and agent tokens, made when absent
     /// [default: relay.key in the data directory]
@@ -81,6 +105,62 @@ pub struct Layer {
     /// PEM file with the certificate's private key
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_TLS_KEY", value_name = "FILE"))]
     pub tls_key: Option<PathBuf>,
+
+    /// Directory of the authority with --tls acme [default: that of Let's Encrypt]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_DIRECTORY", value_name = "URL"))]
+    pub acme_directory: Option<String>,
+
+    /// Address that the authority may write to [default: none]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_EMAIL", value_name = "EMAIL"))]
+    pub acme_email: Option<String>,
+
+    /// PEM file with the root of a private authority's own server
+    /// [default: what the system trusts]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_CA", value_name = "FILE"))]
+    pub acme_ca: Option<PathBuf>,
+
+    /// How to prove that the domain is the relay's
+    /// [default: dns-01 if --acme-dns is given, else tls-alpn-01]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_CHALLENGE", value_name = "KIND"))]
+    pub acme_challenge: Option<AcmeChallenge>,
+
+    /// Who writes DNS records for the authority, needed for *.DOMAIN: exec:PROGRAM,
+    /// rfc2136:KEY@SERVER[:PORT]/ZONE, cloudflare or desec
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_DNS", value_name = "PROVIDER"))]
+    pub acme_dns: Option<DnsProvider>,
+
+    /// File with the provider's API token or TSIG secret; or set MCPM_RELAY_ACME_DNS_TOKEN
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ACME_DNS_TOKEN_FILE", value_name = "FILE")
+    )]
+    pub acme_dns_token_file: Option<PathBuf>,
+
+    /// The provider's token itself: from the environment only, never from flags or files.
+    #[cfg_attr(feature = "bin", arg(skip))]
+    #[serde(skip)]
+    pub acme_dns_token: Option<Token>,
+
+    /// Seconds until a DNS record is seen everywhere
+    /// [default: 0 with exec, 5 with rfc2136, 20 with cloudflare, 90 with desec]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ACME_DNS_WAIT_SECS", value_name = "SECS")
+    )]
+    pub acme_dns_wait_secs: Option<u64>,
+
+    /// Networks whose connections begin with a PROXY protocol header of version 2, such as
+    /// 10.0.0.0/8 [default: none]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_PROXY_PROTOCOL", value_name = "NETS"))]
+    pub proxy_protocol: Option<Nets>,
+
+    /// Networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed
+    /// [default: none]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_TRUSTED_PROXIES", value_name = "NETS")
+    )]
+    pub trusted_proxies: Option<Nets>,
 
     /// Let agents share plain HTTP servers too: pages under your domain, so a risk of phishing
     /// [default: false]
@@ -215,18 +295,31 @@ impl Layer {
             domain,
             listen,
             tunnel_listen,
+            http_listen,
             admin_listen,
+            admin_token_file,
             auth,
             secret_file,
             secret,
             data_dir,
             database,
+            database_file,
             key_file,
             paths,
             public_url,
             tls,
             tls_cert,
             tls_key,
+            acme_directory,
+            acme_email,
+            acme_ca,
+            acme_challenge,
+            acme_dns,
+            acme_dns_token_file,
+            acme_dns_token,
+            acme_dns_wait_secs,
+            proxy_protocol,
+            trusted_proxies,
             http_mode,
             node,
             log_format,
@@ -238,28 +331,53 @@ impl Layer {
             keep_name_days,
             limits,
         } = self;
+        // The database too is one setting in two forms.
+        let (database, database_file) = if database.is_some() || database_file.is_some() {
+            (database, database_file)
+        } else {
+            (lower.database, lower.database_file)
+        };
         // A secret counts with its rank: a flag for a file beats the environment's value.
         let (secret_file, secret) = if secret_file.is_some() || secret.is_some() {
             (secret_file, secret)
         } else {
             (lower.secret_file, lower.secret)
         };
+        let (acme_dns_token_file, acme_dns_token) =
+            if acme_dns_token_file.is_some() || acme_dns_token.is_some() {
+                (acme_dns_token_file, acme_dns_token)
+            } else {
+                (lower.acme_dns_token_file, lower.acme_dns_token)
+            };
         Self {
             domain: domain.or(lower.domain),
             listen: listen.or(lower.listen),
             tunnel_listen: tunnel_listen.or(lower.tunnel_listen),
+            http_listen: http_listen.or(lower.http_listen),
             admin_listen: admin_listen.or(lower.admin_listen),
+            admin_token_file: admin_token_file.or(lower.admin_token_file),
             auth: auth.or(lower.auth),
             secret_file,
             secret,
             data_dir: data_dir.or(lower.data_dir),
-            database: database.or(lower.database),
+            database,
+            database_file,
             key_file: key_file.or(lower.key_file),
             paths: paths.or(lower.paths),
             public_url: public_url.or(lower.public_url),
             tls: tls.or(lower.tls),
             tls_cert: tls_cert.or(lower.tls_cert),
             tls_key: tls_key.or(lower.tls_key),
+            acme_directory: acme_directory.or(lower.acme_directory),
+            acme_email: acme_email.or(lower.acme_email),
+            acme_ca: acme_ca.or(lower.acme_ca),
+            acme_challenge: acme_challenge.or(lower.acme_challenge),
+            acme_dns: acme_dns.or(lower.acme_dns),
+            acme_dns_token_file,
+            acme_dns_token,
+            acme_dns_wait_secs: acme_dns_wait_secs.or(lower.acme_dns_wait_secs),
+            proxy_protocol: proxy_protocol.or(lower.proxy_protocol),
+            trusted_proxies: trusted_proxies.or(lower.trusted_proxies),
             http_mode: http_mode.or(lower.http_mode),
             node: node.or(lower.node),
             log_format: log_format.or(lower.log_format),
@@ -305,72 +423,6 @@ impl LimitsLayer {
             claims_per_minute_per_address: claims_per_minute_per_address
                 .or(lower.claims_per_minute_per_address),
             handshakes_per_minute: handshakes_per_minute.or(lower.handshakes_per_minute),
-        }
-    }
-}
-
-impl From<&Config> for Layer {
-    /// Writes resolved settings out in full, without secrets.
-    fn from(config: &Config) -> Self {
-        let (tls, tls_cert, tls_key) = match &config.tls {
-            Tls::None => (TlsKind::None, None, None),
-            Tls::SelfSigned => (TlsKind::SelfSigned, None, None),
-            Tls::Files { cert, key } => (TlsKind::Files, Some(cert.clone()), Some(key.clone())),
-        };
-        let secret_file = match &config.auth {
-            AuthMode::Secret(_) => config.secret_file.clone(),
-            _ => None,
-        };
-        Self {
-            domain: Some(config.domain.clone()),
-            listen: Some(config.listen),
-            tunnel_listen: Some(config.tunnel_listen.map_or(Listen::Off, Listen::At)),
-            admin_listen: Some(config.admin_listen.map_or(Listen::Off, Listen::At)),
-            auth: Some(config.auth.kind()),
-            secret_file,
-            secret: None,
-            data_dir: config.data_dir.clone(),
-            database: Some(config.database.clone()),
-            key_file: match &config.key {
-                KeySource::Memory => None,
-                KeySource::File(path) => Some(path.clone()),
-            },
-            paths: Some(config.paths),
-            public_url: config.public_url.map(|url| url.origin(&config.domain.host())),
-            tls: Some(tls),
-            tls_cert,
-            tls_key,
-            http_mode: Some(config.http_mode),
-            node: Some(config.node.clone()),
-            log_format: Some(config.log_format),
-            log: Some(config.log.clone()),
-            grace_secs: Some(config.timing.grace.as_secs()),
-            hold_secs: Some(config.timing.hold.as_secs()),
-            idle_secs: Some(config.timing.idle.as_secs()),
-            share_ttl_secs: Some(config.timing.share_ttl.map_or(0, |ttl| ttl.as_secs())),
-            keep_name_days: Some(config.timing.keep_name.as_secs() / SECS_PER_DAY),
-            limits: LimitsLayer::from(&config.limits),
-        }
-    }
-}
-
-pub(super) const SECS_PER_DAY: u64 = 24 * 3600;
-
-impl From<&super::Limits> for LimitsLayer {
-    fn from(limits: &super::Limits) -> Self {
-        let rate = |rate: super::Rate| Some(rate.map_or(0, std::num::NonZeroU32::get));
-        Self {
-            max_header_bytes: Some(limits.max_header_bytes),
-            max_body_bytes: Some(limits.max_body_bytes),
-            max_streams_per_share: Some(limits.max_streams_per_share),
-            max_streams_per_session: Some(limits.max_streams_per_session),
-            max_sessions: Some(limits.max_sessions),
-            max_shares_per_owner: Some(limits.max_shares_per_owner),
-            requests_per_second: rate(limits.requests_per_second),
-            requests_burst: Some(limits.requests_burst.get()),
-            claims_per_minute_per_key: rate(limits.claims_per_minute_per_key),
-            claims_per_minute_per_address: rate(limits.claims_per_minute_per_address),
-            handshakes_per_minute: rate(limits.handshakes_per_minute),
         }
     }
 }

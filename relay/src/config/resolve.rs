@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use mcpm_shared::token::Token;
 
+use super::acme::{Acme, AcmeChallenge, AcmeProof, LETS_ENCRYPT};
+use super::database::Database;
 use super::layer::{Layer, LimitsLayer, SECS_PER_DAY};
-use super::values::{AuthKind, Database, Domain, Listen, LogFormat, PublicUrl, TlsKind};
+use super::values::{AuthKind, Domain, Listen, LogFormat, PublicUrl, TlsKind};
 use super::{
     AuthMode, Config, DEFAULT_NODE, KEEP_NAME, KeySource, Limits, OPEN_SHARE_TTL, Rate, Timing, Tls,
 };
@@ -67,19 +69,20 @@ impl Problems {
 impl Layer {
     /// Returns the settings to obey; absent ones get their defaults.
     ///
-    /// Reads the secret file, when there is one, and nothing else.
+    /// Reads the files of the secrets and of the database's URL, where there are any, and nothing
+    /// else.
     ///
     /// # Errors
     /// Fails with every setting that is wrong or missing.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let mut problems = Problems::default();
         let domain = self.domain.clone().unwrap_or_else(Domain::localhost);
-        let tls = self.tls(&mut problems);
+        let paths = self.paths.unwrap_or_else(|| domain.is_local());
+        let tls = self.tls(&domain, paths, &mut problems);
         let listen = self.listen.unwrap_or_else(|| default_listen(&domain, &tls));
         let auth = self.auth(&domain, listen, &mut problems);
         let (database, key) = self.places(&mut problems);
         let public_url = self.public_url(&domain, &mut problems);
-        let paths = self.paths.unwrap_or_else(|| domain.is_local());
         if !paths && domain.address().is_some() {
             problems
                 .add("paths", "must be true where the domain is an address: it has no subdomains");
@@ -94,15 +97,22 @@ impl Layer {
             domain,
             listen,
             tunnel_listen: self.tunnel_listen.and_then(Listen::addr),
+            http_listen: self.http_listen.and_then(Listen::addr),
             admin_listen: self.admin_listen.unwrap_or(default_admin).addr(),
+            admin_token_file: self
+                .admin_token_file
+                .or_else(|| self.data_dir.as_ref().map(|dir| dir.join("admin.token"))),
             auth,
             secret_file: self.secret_file,
             data_dir: self.data_dir,
             database,
+            database_file: self.database_file,
             key,
             paths,
             public_url,
             tls,
+            proxy_protocol: self.proxy_protocol.unwrap_or_default(),
+            trusted_proxies: self.trusted_proxies.unwrap_or_default(),
             http_mode: self.http_mode.unwrap_or(false),
             node: self.node.unwrap_or_else(|| DEFAULT_NODE.to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -125,22 +135,96 @@ impl Layer {
         }
     }
 
-    fn tls(&self, problems: &mut Problems) -> Tls {
+    fn tls(&self, domain: &Domain, paths: bool, problems: &mut Problems) -> Tls {
         let files = self.tls_cert.is_some() || self.tls_key.is_some();
         let kind = self.tls.unwrap_or(if files { TlsKind::Files } else { TlsKind::None });
+        if kind == TlsKind::None && self.http_listen.and_then(Listen::addr).is_some() {
+            problems.add("http-listen", "needs tls: there is no HTTPS to send visitors to");
+        }
         match (kind, &self.tls_cert, &self.tls_key) {
             (TlsKind::Files, Some(cert), Some(key)) => {
                 return Tls::Files { cert: cert.clone(), key: key.clone() };
             }
             (TlsKind::Files, None, _) => problems.add("tls-cert", "is needed with tls = files"),
             (TlsKind::Files, _, None) => problems.add("tls-key", "is needed with tls-cert"),
-            (TlsKind::SelfSigned | TlsKind::None, ..) if files => {
+            (TlsKind::SelfSigned | TlsKind::Acme | TlsKind::None, ..) if files => {
                 problems.add("tls", "must be `files` where tls-cert or tls-key is given");
             }
             (TlsKind::SelfSigned, ..) => return Tls::SelfSigned,
+            (TlsKind::Acme, ..) => {
+                return Tls::Acme(Box::new(self.acme(domain, paths, problems)));
+            }
             (TlsKind::None, ..) => {}
         }
         Tls::None
+    }
+
+    fn acme(&self, domain: &Domain, paths: bool, problems: &mut Problems) -> Acme {
+        if domain.is_local() {
+            problems.add("tls", "can be `acme` for a domain in the DNS only");
+        }
+        if self.data_dir.is_none() {
+            problems.add("data-dir", "is needed with tls = acme, to keep the certificate");
+        }
+        let directory = self.acme_directory.clone().unwrap_or_else(|| LETS_ENCRYPT.to_owned());
+        if !directory.starts_with("https://") || directory.parse::<http::Uri>().is_err() {
+            problems.add("acme-directory", "must be a URL that begins with https://");
+        }
+        let proof = self.acme_proof(problems);
+        if !paths && !matches!(proof, AcmeProof::Dns { .. }) {
+            problems.add(
+                "acme-dns",
+                format!(
+                    "is needed, because shares are at NAME.{domain} and wildcard certificates \
+                     take a DNS record; or set paths = true"
+                ),
+            );
+        }
+        Acme { directory, email: self.acme_email.clone(), ca: self.acme_ca.clone(), proof }
+    }
+
+    fn acme_proof(&self, problems: &mut Problems) -> AcmeProof {
+        let default = match self.acme_dns {
+            Some(_) => AcmeChallenge::Dns,
+            None => AcmeChallenge::TlsAlpn,
+        };
+        match (self.acme_challenge.unwrap_or(default), &self.acme_dns) {
+            (AcmeChallenge::Dns, Some(provider)) => {
+                let token = self.acme_dns_token(provider.wants_token(), problems);
+                return AcmeProof::Dns {
+                    provider: provider.clone(),
+                    token,
+                    token_file: self.acme_dns_token_file.clone(),
+                    wait: self.acme_dns_wait_secs.map(Duration::from_secs),
+                };
+            }
+            (AcmeChallenge::Dns, None) => {
+                problems.add("acme-dns", "is needed with acme-challenge = dns-01");
+            }
+            (AcmeChallenge::Http, _) => {
+                if self.http_listen.and_then(Listen::addr).is_none() {
+                    problems.add("http-listen", "is needed with acme-challenge = http-01");
+                }
+                return AcmeProof::Http;
+            }
+            (AcmeChallenge::TlsAlpn, _) => {}
+        }
+        AcmeProof::Tls
+    }
+
+    fn acme_dns_token(&self, wanted: bool, problems: &mut Problems) -> Option<Token> {
+        match (&self.acme_dns_token_file, &self.acme_dns_token) {
+            (Some(path), _) => read_lines("acme-dns-token-file", path, problems).into_iter().next(),
+            (None, Some(token)) => Some(token.clone()),
+            (None, None) if wanted => {
+                problems.add(
+                    "acme-dns-token-file",
+                    "is needed with this acme-dns (or MCPM_RELAY_ACME_DNS_TOKEN)",
+                );
+                None
+            }
+            (None, None) => None,
+        }
     }
 
     /// Without a choice, only a relay that nobody else can reach is open.
@@ -170,7 +254,7 @@ impl Layer {
 
     fn secrets(&self, problems: &mut Problems) -> Vec<Token> {
         let secrets = match (&self.secret_file, &self.secret) {
-            (Some(path), _) => read_secrets(path, problems),
+            (Some(path), _) => read_lines("secret-file", path, problems),
             (None, Some(secret)) => vec![secret.clone()],
             (None, None) => {
                 problems.add("secret-file", "is needed with auth = secret (or MCPM_RELAY_SECRET)");
@@ -192,8 +276,7 @@ impl Layer {
     fn places(&self, problems: &mut Problems) -> (Database, KeySource) {
         let in_data_dir = |file: &str| self.data_dir.as_ref().map(|dir| dir.join(file));
         let database = self
-            .database
-            .clone()
+            .database_url(problems)
             .or_else(|| in_data_dir("relay.db").map(Database::Sqlite))
             .unwrap_or_else(|| {
                 problems.add("data-dir", "is needed, or database = \"memory:\" to keep nothing");
@@ -204,6 +287,27 @@ impl Layer {
             problems.add("key-file", "is needed, or data-dir, to keep tickets and tokens valid");
         }
         (database, key.map_or(KeySource::Memory, KeySource::File))
+    }
+
+    /// Returns the database that is given as a URL or in a file, if one is.
+    fn database_url(&self, problems: &mut Problems) -> Option<Database> {
+        let Some(path) = &self.database_file else { return self.database.clone() };
+        if self.database.is_some() {
+            problems.add("database-file", "must be left out where `database` is given");
+            return self.database.clone();
+        }
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => zeroize::Zeroizing::new(text),
+            Err(error) => {
+                problems.add("database-file", format!("cannot read {}: {error}", path.display()));
+                return Some(Database::Memory);
+            }
+        };
+        let database = text.trim().parse();
+        Some(database.unwrap_or_else(|error| {
+            problems.add("database-file", format!("{} holds {error}", path.display()));
+            Database::Memory
+        }))
     }
 
     fn public_url(&self, domain: &Domain, problems: &mut Problems) -> Option<PublicUrl> {
@@ -305,18 +409,18 @@ fn default_listen(domain: &Domain, tls: &Tls) -> SocketAddr {
     }
 }
 
-fn read_secrets(path: &Path, problems: &mut Problems) -> Vec<Token> {
+fn read_lines(setting: &'static str, path: &Path, problems: &mut Problems) -> Vec<Token> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => zeroize::Zeroizing::new(text),
         Err(error) => {
-            problems.add("secret-file", format!("cannot read {}: {error}", path.display()));
+            problems.add(setting, format!("cannot read {}: {error}", path.display()));
             return Vec::new();
         }
     };
     let secrets: Vec<Token> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(Token::new).collect();
     if secrets.is_empty() {
-        problems.add("secret-file", format!("{} is empty", path.display()));
+        problems.add(setting, format!("{} is empty", path.display()));
     }
     secrets
 }

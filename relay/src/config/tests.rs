@@ -120,8 +120,74 @@ fn tls_files_come_in_pairs() {
     assert_eq!(settings(&contrary.resolve().unwrap_err()), ["tls"]);
     let both =
         Layer { tls_cert: Some("cert.pem".into()), tls_key: Some("key.pem".into()), ..open() };
-    let expected = Tls::Files { cert: "cert.pem".into(), key: "key.pem".into() };
-    assert_eq!(both.resolve().unwrap().tls, expected);
+    let Tls::Files { cert, key } = both.resolve().unwrap().tls else { panic!("other TLS") };
+    assert_eq!((cert, key), ("cert.pem".into(), "key.pem".into()));
+}
+
+fn acme() -> Layer {
+    Layer {
+        auth: Some(AuthKind::Open),
+        tls: Some(TlsKind::Acme),
+        data_dir: Some("/data".into()),
+        ..public()
+    }
+}
+
+#[test]
+fn shares_at_their_own_hosts_take_a_dns_challenge() {
+    assert_eq!(settings(&acme().resolve().unwrap_err()), ["acme-dns"]);
+    let by_path = Layer { paths: Some(true), ..acme() }.resolve().unwrap();
+    let Tls::Acme(found) = by_path.tls else { panic!("other TLS") };
+    assert!(matches!(found.proof, AcmeProof::Tls));
+    assert_eq!(found.directory, "https://acme-v02.api.letsencrypt.org/directory");
+
+    let program = Some("exec:/bin/dns".parse().unwrap());
+    let by_dns = Layer { acme_dns: program, acme_dns_wait_secs: Some(3), ..acme() };
+    let Tls::Acme(found) = by_dns.resolve().unwrap().tls else { panic!("other TLS") };
+    let AcmeProof::Dns { token: None, wait, .. } = found.proof else { panic!("other proof") };
+    assert_eq!(wait, Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn what_ordering_certificates_needs_is_asked_for() {
+    let dns = |provider: &str| Layer { acme_dns: Some(provider.parse().unwrap()), ..acme() };
+    assert_eq!(settings(&dns("desec").resolve().unwrap_err()), ["acme-dns-token-file"]);
+    let token = Some(Token::new("token".to_owned()));
+    assert!(Layer { acme_dns_token: token, ..dns("desec") }.resolve().is_ok());
+
+    let http = Layer {
+        acme_challenge: Some(AcmeChallenge::Http),
+        paths: Some(true),
+        acme_directory: Some("http://ca.example/dir".to_owned()),
+        data_dir: None,
+        ..acme()
+    };
+    let error = http.resolve().unwrap_err();
+    assert_eq!(settings(&error), ["data-dir", "acme-directory", "http-listen"]);
+    let local = Layer { domain: None, paths: Some(true), ..acme() };
+    assert_eq!(settings(&local.resolve().unwrap_err()), ["tls"]);
+    let plain = Layer {
+        http_listen: Some("127.0.0.1:80".parse().unwrap()),
+        tls: Some(TlsKind::None),
+        ..acme()
+    };
+    assert_eq!(settings(&plain.resolve().unwrap_err()), ["http-listen"]);
+}
+
+#[cfg(feature = "bin")]
+#[test]
+fn printed_acme_settings_resolve_to_the_same() {
+    let config = Layer {
+        acme_dns: Some("exec:/bin/dns".parse().unwrap()),
+        acme_email: Some("ops@example.com".to_owned()),
+        http_listen: Some("0.0.0.0:80".parse().unwrap()),
+        trusted_proxies: Some("10.0.0.0/8,192.0.2.1/32".parse().unwrap()),
+        ..acme()
+    };
+    let config = config.resolve().unwrap();
+    let printed = toml::to_string(&Layer::from(&config)).unwrap();
+    let again = Layer::from_toml(&printed).unwrap().resolve().unwrap();
+    assert_eq!(format!("{config:?}"), format!("{again:?}"));
 }
 
 #[test]
@@ -161,6 +227,33 @@ fn a_secret_file_in_a_flag_beats_the_secret_of_the_environment() {
     assert!(flag.clone().or(env.clone()).secret.is_none());
     let env_over_file = env.or(flag);
     assert!(env_over_file.secret.is_some() && env_over_file.secret_file.is_none());
+}
+
+#[test]
+fn the_database_comes_from_a_url_or_from_a_file_with_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("database");
+    let with_file = || Layer {
+        database: None,
+        database_file: Some(path.clone()),
+        key_file: Some("key".into()),
+        ..Layer::default()
+    };
+    assert_eq!(settings(&with_file().resolve().unwrap_err()), ["database-file"]);
+    std::fs::write(&path, "postgres://relay:hunt er2@db/relay\n").unwrap();
+    let error = with_file().resolve().unwrap_err();
+    assert!(!error.to_string().contains("hunt"), "{error}");
+    std::fs::write(&path, "postgres://relay:hunter2@db/relay\n").unwrap();
+    let config = with_file().resolve().unwrap();
+    let Database::Postgres(url) = &config.database else { panic!("{:?}", config.database) };
+    assert_eq!(url.expose(), "postgres://relay:hunter2@db/relay");
+    let printed = Layer::from(&config);
+    assert_eq!((printed.database, printed.database_file), (None, Some(path.clone())));
+    assert_eq!(with_file().storage().unwrap().database, config.database);
+    let both = Layer { database: Some(Database::Memory), ..with_file() };
+    assert_eq!(settings(&both.resolve().unwrap_err()), ["database-file"]);
+    let flag = Layer { database: Some(Database::Memory), ..Layer::default() };
+    assert_eq!(flag.or(with_file()).database_file, None, "the upper layer's form counts");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[error("{0}")]
 pub struct ValueError(String);
 
-fn invalid(message: impl Into<String>) -> ValueError {
+pub(super) fn invalid(message: impl Into<String>) -> ValueError {
     ValueError(message.into())
 }
 
@@ -40,6 +39,8 @@ pub enum TlsKind {
     SelfSigned,
     /// The PEM files of --tls-cert and --tls-key
     Files,
+    /// A certificate from an authority such as Let's Encrypt, ordered and renewed by the relay
+    Acme,
 }
 
 /// Form of the log lines.
@@ -196,60 +197,6 @@ impl From<Listen> for String {
     }
 }
 
-/// Where leases and tokens live.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Database {
-    /// In the memory of the process: forgotten at its end.
-    Memory,
-    /// In an SQLite file.
-    Sqlite(PathBuf),
-}
-
-impl FromStr for Database {
-    type Err = ValueError;
-
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        if text == "memory:" {
-            return Ok(Self::Memory);
-        }
-        if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-            // The URL holds a password: it must not be repeated.
-            return Err(invalid("PostgreSQL is not supported by this version; use sqlite:///path"));
-        }
-        let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:"));
-        match path {
-            Some(path) if !path.is_empty() && !path.contains(['?', '#']) => {
-                Ok(Self::Sqlite(PathBuf::from(path)))
-            }
-            _ => Err(invalid("not a database URL: give sqlite:///path/to/relay.db or memory:")),
-        }
-    }
-}
-
-impl fmt::Display for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory => f.write_str("memory:"),
-            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
-        }
-    }
-}
-
-impl TryFrom<String> for Database {
-    type Error = ValueError;
-
-    fn try_from(text: String) -> Result<Self, ValueError> {
-        text.parse()
-    }
-}
-
-impl From<Database> for String {
-    fn from(database: Database) -> Self {
-        database.to_string()
-    }
-}
-
 /// Scheme and port of the URLs that the relay hands out.
 ///
 /// The host part of a written URL is checked against the domain when settings are resolved.
@@ -341,19 +288,6 @@ mod tests {
         assert_eq!("none".parse(), Ok(Listen::Off));
         assert_eq!("127.0.0.1:0".parse::<Listen>().unwrap().to_string(), "127.0.0.1:0");
         assert!("6277".parse::<Listen>().is_err());
-    }
-
-    #[test]
-    fn database_urls_survive_a_round_trip() {
-        for text in ["memory:", "sqlite:///var/lib/mcpm-relay/relay.db", "sqlite://relay.db"] {
-            assert_eq!(text.parse::<Database>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn a_refused_database_url_does_not_repeat_its_password() {
-        let error = "postgres://relay:hunter2@db/relay".parse::<Database>().unwrap_err();
-        assert!(!error.to_string().contains("hunter2"));
     }
 
     #[test]

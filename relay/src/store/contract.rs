@@ -5,7 +5,9 @@ use std::future::Future;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 
-use super::{AuditEvent, Claim, ClaimError, Lease, Store, TokenRecord};
+use super::{
+    AuditEvent, Claim, ClaimError, Lease, NameRule, NameState, OwnerQuota, Store, TokenRecord,
+};
 
 const DAY: u64 = 24 * 3600;
 const KEEP: u64 = 30 * DAY;
@@ -23,6 +25,12 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: impl Fn() -> F
     a_restarted_node_lets_go_of_its_leases(&fresh().await).await;
     one_of_many_claims_at_once_wins(&fresh().await).await;
     extreme_numbers_are_kept(&fresh().await).await;
+    a_lease_from_memory_is_kept_unless_a_later_claim_came_first(&fresh().await).await;
+    a_rule_stands_above_every_right(&fresh().await).await;
+    a_reserved_name_goes_to_its_owner_at_once(&fresh().await).await;
+    a_vacated_name_cools_off_and_keeps_its_generation(&fresh().await).await;
+    rules_are_numbered_in_their_order(&fresh().await).await;
+    an_owners_quota_counts_before_any_other(&fresh().await).await;
     tokens_are_listed_and_revoked(&fresh().await).await;
     the_audit_trail_is_newest_first(&fresh().await).await;
     prune_forgets_only_what_ended(&fresh().await).await;
@@ -172,6 +180,119 @@ async fn extreme_numbers_are_kept(store: &dyn Store) {
     assert!(taken(store, Claim { keep_secs: u64::MAX, ..claim("b", "ada", far) }).await);
 }
 
+async fn a_lease_from_memory_is_kept_unless_a_later_claim_came_first(store: &dyn Store) {
+    let lease = store.claim(claim("calc", "ada", NOW)).await.unwrap();
+    let later = Lease { generation: 5, node: "other".to_owned(), ..lease.clone() };
+    assert!(store.restore(later.clone()).await.unwrap());
+    assert_eq!(store.lease(&name("calc")).await.unwrap(), Some(later.clone()));
+    // Of the same generation only the node that holds it may move its end.
+    let moved = Lease { held_until: Some(NOW + 9), ..later.clone() };
+    assert!(store.restore(Lease { claimed_at: NOW + 5, ..moved.clone() }).await.unwrap());
+    assert_eq!(store.lease(&name("calc")).await.unwrap(), Some(moved));
+    assert!(!store.restore(Lease { node: "third".to_owned(), ..later.clone() }).await.unwrap());
+    assert!(!store.restore(Lease { generation: 4, ..later.clone() }).await.unwrap());
+    let stranger = Lease { owner: "bob".to_owned(), generation: 9, ..later.clone() };
+    assert!(!store.restore(stranger).await.unwrap());
+    assert!(store.release(&name("calc"), "ada", 5, NOW + 1).await.unwrap());
+    assert!(!store.restore(later).await.unwrap());
+    assert_eq!(store.claim(claim("calc", "ada", NOW + 2)).await.unwrap().generation, 6);
+    let forgotten = Lease { name: name("new"), ..lease };
+    assert!(store.restore(forgotten).await.unwrap());
+}
+
+fn rule(text: &str, state: NameState) -> NameRule {
+    NameRule { name: name(text), state, note: "why".to_owned(), changed_at: NOW, revision: 0 }
+}
+
+async fn kept(store: &dyn Store, claim: Claim) -> bool {
+    matches!(store.claim(claim).await, Err(ClaimError::Kept(_)))
+}
+
+async fn a_rule_stands_above_every_right(store: &dyn Store) {
+    let lease = store.claim(claim("calc", "ada", NOW)).await.unwrap();
+    store.set_name_rule(rule("calc", NameState::Blocked)).await.unwrap();
+    assert!(kept(store, claim("calc", "ada", NOW)).await);
+    assert!(kept(store, Claim { floor_generation: 9, ..claim("calc", "ada", NOW) }).await);
+    assert!(!store.restore(Lease { generation: 9, ..lease }).await.unwrap());
+    store.set_name_rule(rule("calc", NameState::Open)).await.unwrap();
+    assert_eq!(store.claim(claim("calc", "ada", NOW)).await.unwrap().generation, 2);
+    let nobody = NameState::Reserved { owner: None };
+    store.set_name_rule(rule("free", nobody)).await.unwrap();
+    assert!(kept(store, claim("free", "ada", NOW)).await);
+    assert_eq!(store.lease(&name("free")).await.unwrap(), None);
+}
+
+async fn a_reserved_name_goes_to_its_owner_at_once(store: &dyn Store) {
+    store.claim(claim("calc", "bob", NOW)).await.unwrap();
+    let for_ada = NameState::Reserved { owner: Some("ada".to_owned()) };
+    store.set_name_rule(rule("calc", for_ada)).await.unwrap();
+    assert!(kept(store, claim("calc", "bob", NOW)).await);
+    let lease = store.claim(claim("calc", "ada", NOW)).await.unwrap();
+    assert_eq!((lease.owner.as_str(), lease.generation), ("ada", 2));
+}
+
+async fn a_vacated_name_cools_off_and_keeps_its_generation(store: &dyn Store) {
+    store.claim(claim("calc", "ada", NOW)).await.unwrap();
+    assert_eq!(store.vacate(&name("calc"), NOW + 1).await.unwrap().as_deref(), Some("ada"));
+    assert_eq!(store.vacate(&name("calc"), NOW + 1).await.unwrap(), None);
+    assert_eq!(store.vacate(&name("none"), NOW).await.unwrap(), None);
+    assert_eq!(store.live_names("ada", NOW + 1).await.unwrap(), 0);
+    let until = NOW + DAY;
+    store.set_name_rule(rule("calc", NameState::Cooling { until })).await.unwrap();
+    for owner in ["ada", "bob"] {
+        let error = store.claim(claim("calc", owner, until - 1)).await.unwrap_err();
+        let ClaimError::Cooling { until: told, .. } = error else { panic!("{error}") };
+        assert_eq!(told, until);
+    }
+    let lease = store.claim(claim("calc", "bob", until)).await.unwrap();
+    assert_eq!((lease.owner.as_str(), lease.generation), ("bob", 2));
+    assert!(taken(store, claim("calc", "ada", until)).await);
+}
+
+async fn rules_are_numbered_in_their_order(store: &dyn Store) {
+    assert_eq!(store.name_rule(&name("a")).await.unwrap(), None);
+    for (text, state) in [
+        ("b", NameState::Blocked),
+        ("a", NameState::Reserved { owner: Some("ada".to_owned()) }),
+        ("b", NameState::Open),
+        ("c", NameState::Cooling { until: NOW }),
+    ] {
+        store.set_name_rule(rule(text, state)).await.unwrap();
+    }
+    let all = store.name_rules(0).await.unwrap();
+    let names: Vec<_> = all.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let a = NameState::Reserved { owner: Some("ada".to_owned()) };
+    assert_eq!(all[0], NameRule { revision: 2, ..rule("a", a) });
+    assert_eq!(store.name_rule(&name("c")).await.unwrap().as_ref(), all.last());
+    assert_eq!(store.name_rules(3).await.unwrap(), all[2..]);
+    assert_eq!(store.name_rules(4).await.unwrap(), []);
+}
+
+async fn an_owners_quota_counts_before_any_other(store: &dyn Store) {
+    let quota = |owner: &str, max_shares| OwnerQuota {
+        owner: owner.to_owned(),
+        max_shares,
+        changed_at: NOW,
+    };
+    store.set_owner_quota(quota("bob", None)).await.unwrap();
+    store.set_owner_quota(quota("ada", Some(9))).await.unwrap();
+    store.set_owner_quota(quota("ada", Some(1))).await.unwrap();
+    assert_eq!(store.owner_quotas().await.unwrap(), [quota("ada", Some(1)), quota("bob", None)]);
+    store.claim(claim("a", "ada", NOW)).await.unwrap();
+    let error = store.claim(claim("b", "ada", NOW)).await.unwrap_err();
+    assert!(matches!(error, ClaimError::TooMany { max: 1 }), "{error}");
+    store.set_owner_quota(quota("ada", Some(5))).await.unwrap();
+    for text in ["b", "c", "d", "e"] {
+        store.claim(claim(text, "ada", NOW)).await.unwrap();
+    }
+    for text in ["f", "g", "h"] {
+        store.claim(claim(text, "bob", NOW)).await.unwrap();
+    }
+    let error = store.claim(claim("i", "bob", NOW)).await.unwrap_err();
+    assert!(matches!(error, ClaimError::TooMany { max: 3 }), "{error}");
+}
+
 fn token(jti: &str, issued_at: u64) -> TokenRecord {
     TokenRecord {
         jti: jti.to_owned(),
@@ -209,6 +330,7 @@ fn event(at: u64) -> AuditEvent {
         action: "token.issue".to_owned(),
         actor: "operator".to_owned(),
         object: "b".to_owned(),
+        detail: "ada".to_owned(),
     }
 }
 

@@ -6,7 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 use mcpm_shared::name::Name;
 
-use super::{AuditEvent, Claim, ClaimError, Lease, Store, StoreError, TokenRecord};
+use super::{
+    AuditEvent, Claim, ClaimError, Lease, NameRule, NameState, OwnerQuota, Store, StoreError,
+    TokenRecord,
+};
 
 /// How many audit events are kept: enough to look at, too few to matter.
 const MAX_EVENTS: usize = 10_000;
@@ -20,6 +23,8 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     leases: BTreeMap<Name, Lease>,
+    rules: BTreeMap<Name, NameRule>,
+    quotas: BTreeMap<String, OwnerQuota>,
     tokens: BTreeMap<String, TokenRecord>,
     events: VecDeque<AuditEvent>,
 }
@@ -39,9 +44,18 @@ impl MemoryStore {
 impl State {
     fn claim(&mut self, claim: Claim) -> Result<Lease, ClaimError> {
         let now = claim.now;
+        let rule = self.rules.get(&claim.name).map(|rule| &rule.state);
+        if let Some(rule) = rule
+            && !rule.allows(&claim.owner, now)
+        {
+            return Err(super::refused_by(rule, claim.name));
+        }
+        let reserved = matches!(rule, Some(NameState::Reserved { .. }));
         let held = self.leases.get(&claim.name);
         if let Some(held) = held
             && held.owner != claim.owner
+            && !held.owner.is_empty()
+            && !reserved
             && (claim.floor_generation == 0 || held.generation > claim.floor_generation)
             && held.ended_at(now).is_none_or(|ended| now < ended.saturating_add(claim.keep_secs))
         {
@@ -53,8 +67,10 @@ impl State {
             .filter(|lease| lease.owner == claim.owner && lease.name != claim.name)
             .filter(|lease| lease.is_live(now))
             .count();
-        if others >= claim.max_live as usize {
-            return Err(ClaimError::TooMany { max: claim.max_live });
+        let quota = self.quotas.get(&claim.owner).and_then(|quota| quota.max_shares);
+        let max = quota.unwrap_or(claim.max_live);
+        if others >= max as usize {
+            return Err(ClaimError::TooMany { max });
         }
         let last = held.map_or(0, |held| held.generation).max(claim.floor_generation);
         let lease = Lease {
@@ -71,6 +87,30 @@ impl State {
         Ok(lease)
     }
 
+    fn restore(&mut self, lease: Lease) -> bool {
+        let rule = self.rules.get(&lease.name);
+        if rule.is_some_and(|rule| !rule.state.allows(&lease.owner, lease.claimed_at)) {
+            return false;
+        }
+        let mut lease = lease;
+        if let Some(held) = self.leases.get(&lease.name) {
+            let same = held.owner == lease.owner;
+            let newer = held.generation < lease.generation && (same || held.owner.is_empty());
+            let renewed = held.generation == lease.generation
+                && same
+                && held.node == lease.node
+                && held.released_at.is_none();
+            if !newer && !renewed {
+                return false;
+            }
+            if renewed {
+                lease.claimed_at = held.claimed_at;
+            }
+        }
+        self.leases.insert(lease.name.clone(), lease);
+        true
+    }
+
     fn live(&mut self, name: &Name, generation: u64, now: u64) -> Option<&mut Lease> {
         self.leases
             .get_mut(name)
@@ -82,6 +122,10 @@ impl State {
 impl Store for MemoryStore {
     async fn claim(&self, claim: Claim) -> Result<Lease, ClaimError> {
         self.state().claim(claim)
+    }
+
+    async fn restore(&self, lease: Lease) -> Result<bool, StoreError> {
+        Ok(self.state().restore(lease))
     }
 
     async fn renew(
@@ -131,6 +175,43 @@ impl Store for MemoryStore {
         let state = self.state();
         let live = state.leases.values().filter(|lease| lease.owner == owner && lease.is_live(now));
         Ok(live.count() as u64)
+    }
+
+    async fn vacate(&self, name: &Name, now: u64) -> Result<Option<String>, StoreError> {
+        let mut state = self.state();
+        let lease = state.leases.get_mut(name).filter(|lease| !lease.owner.is_empty());
+        Ok(lease.map(|lease| {
+            lease.released_at.get_or_insert(now);
+            std::mem::take(&mut lease.owner)
+        }))
+    }
+
+    async fn set_name_rule(&self, rule: NameRule) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let last = state.rules.values().map(|rule| rule.revision).max().unwrap_or(0);
+        state.rules.insert(rule.name.clone(), NameRule { revision: last + 1, ..rule });
+        Ok(())
+    }
+
+    async fn name_rule(&self, name: &Name) -> Result<Option<NameRule>, StoreError> {
+        Ok(self.state().rules.get(name).cloned())
+    }
+
+    async fn name_rules(&self, after: u64) -> Result<Vec<NameRule>, StoreError> {
+        let state = self.state();
+        let rules = state.rules.values().filter(|rule| rule.revision > after);
+        let mut rules: Vec<_> = rules.cloned().collect();
+        rules.sort_by_key(|rule| rule.revision);
+        Ok(rules)
+    }
+
+    async fn set_owner_quota(&self, quota: OwnerQuota) -> Result<(), StoreError> {
+        self.state().quotas.insert(quota.owner.clone(), quota);
+        Ok(())
+    }
+
+    async fn owner_quotas(&self) -> Result<Vec<OwnerQuota>, StoreError> {
+        Ok(self.state().quotas.values().cloned().collect())
     }
 
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError> {

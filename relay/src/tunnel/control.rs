@@ -10,14 +10,15 @@ use mcpm_shared::proto::control::{
 use mcpm_shared::proto::{Refusal, ShareMode, code};
 
 use super::Tunnels;
+use super::debts::Debt;
 use super::session::{Outbox, Session};
 use super::share::{Share, ShareFacts, rate_address};
-use super::table::Installed;
+use super::table::{Installed, Left};
 use crate::admission::unix_now;
 use crate::grants::Ticket;
 use crate::host;
 use crate::metrics::ClaimResult;
-use crate::store::{Claim as StoreClaim, ClaimError, Lease};
+use crate::store::{Claim as StoreClaim, ClaimError, Lease, StoreError};
 
 /// One control stream's side of the conversation.
 pub(super) struct Speaker<'a> {
@@ -59,6 +60,10 @@ impl Speaker<'_> {
             Ok((lease, expires_at)) => self.install(claim, lease, expires_at).await,
             Err((result, refusal)) => {
                 self.tunnels.metrics.claim(result);
+                // A flood is in the metrics; the trail is for what was decided over a name.
+                if !matches!(result, ClaimResult::Limited | ClaimResult::Failed) {
+                    self.audit("name.refuse", &claim.name, refusal.code.clone());
+                }
                 self.refuse(request, refusal).await;
             }
         }
@@ -84,10 +89,53 @@ impl Speaker<'_> {
             keep_secs: tunnels.config.timing.keep_name.as_secs(),
             max_live: limit,
         };
-        match tunnels.store.claim(ask).await {
+        let lease = match tunnels.store.claim(ask.clone()).await {
+            Err(ClaimError::Store(error)) if error.is_unreachable() => self.give_back(ask, error),
+            decided => decided,
+        };
+        match lease {
             Ok(lease) => Ok((lease, expires_at)),
             Err(error) => Err(store_refusal(&error)),
         }
+    }
+
+    /// Decides over a claim while the store does not answer: whoever had the name, by a ticket or
+    /// as this node remembers, gets it back. Everybody else must wait.
+    fn give_back(&self, ask: StoreClaim, error: StoreError) -> Result<Lease, ClaimError> {
+        let tunnels = self.tunnels;
+        let remembered = tunnels.table.last_lease(&ask.name).filter(|left| left.owner == ask.owner);
+        let remembered = remembered.map_or(0, |left| left.generation);
+        let last = ask.floor_generation.max(remembered);
+        if last == 0 {
+            return Err(error.into());
+        }
+        if !tunnels.rules.allow(&ask.name, &ask.owner, ask.now) {
+            return Err(ClaimError::Kept(ask.name));
+        }
+        let others = self.session.share_count();
+        if others >= ask.max_live as usize {
+            return Err(ClaimError::TooMany { max: ask.max_live });
+        }
+        let lease = Lease {
+            name: ask.name,
+            owner: ask.owner,
+            generation: last.saturating_add(1),
+            node: ask.node,
+            mode: ask.mode,
+            claimed_at: ask.now,
+            held_until: ask.expires_at,
+            released_at: None,
+        };
+        if !tunnels.debts.owe(Debt::Given(lease.clone())) {
+            return Err(error.into());
+        }
+        tracing::warn!(share.name = %lease.name, "name given from memory: the store is away");
+        Ok(lease)
+    }
+
+    fn audit(&self, action: &str, name: &Name, detail: impl Into<String>) {
+        let owner = self.session.admitted.owner.as_str();
+        self.tunnels.debts.audit(action, owner, name.as_str(), detail);
     }
 
     fn check_claim(&self, claim: &Claim) -> Result<(), (ClaimResult, Refusal)> {
@@ -167,6 +215,8 @@ impl Speaker<'_> {
         match tunnels.table.install(&share) {
             Installed::Serving(displaced) => {
                 tunnels.metrics.claim(ClaimResult::Given);
+                let generation = share.facts.generation;
+                self.audit("name.claim", &share.facts.name, format!("generation {generation}"));
                 tracing::info!(
                     share.name = %share.facts.name,
                     share.generation = share.facts.generation,
@@ -220,11 +270,33 @@ impl Speaker<'_> {
             match self.tunnels.store.renew(name, generation, now, Some(expires_at)).await {
                 Ok(true) => share.set_expiry(Some(expires_at)),
                 Ok(false) => self.refuse(update.request, no_such_share()).await,
+                Err(error) if error.is_unreachable() && self.extend(&share, expires_at) => {}
                 Err(error) => {
                     self.refuse(update.request, store_refusal(&error.into()).1).await;
                 }
             }
         }
+    }
+
+    /// Moves the end of a share while the store does not answer; `false` when it is to be told too
+    /// much already.
+    fn extend(&self, share: &Share, expires_at: u64) -> bool {
+        let facts = &share.facts;
+        let lease = Lease {
+            name: facts.name.clone(),
+            owner: facts.owner.clone(),
+            generation: facts.generation,
+            node: self.tunnels.config.node.clone(),
+            mode: facts.mode,
+            claimed_at: unix_now(),
+            held_until: Some(expires_at),
+            released_at: None,
+        };
+        let owed = self.tunnels.debts.owe(Debt::Given(lease));
+        if owed {
+            share.set_expiry(Some(expires_at));
+        }
+        owed
     }
 
     async fn release(&self, release: Release) {
@@ -235,14 +307,16 @@ impl Speaker<'_> {
         tunnels.table.away(&share, false);
         let now = unix_now();
         let released = tunnels.store.release(&facts.name, &facts.owner, facts.generation, now);
-        if let Err(error) = released.await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "release not recorded");
+        if released.await.is_err() {
+            let (name, owner) = (facts.name.clone(), facts.owner.clone());
+            tunnels.debts.ended(Left { name, owner, generation: facts.generation });
         }
+        self.audit("name.release", &facts.name, "");
         tracing::info!(share.name = %facts.name, "share released");
     }
 }
 
-fn superseded(name: &Name) -> Refusal {
+pub(super) fn superseded(name: &Name) -> Refusal {
     Refusal::new(code::SUPERSEDED, format!("another agent of yours shares `{name}` now"))
         .hint("Stop the other one, or choose another name with --subdomain")
 }
@@ -258,12 +332,25 @@ fn store_refusal(error: &ClaimError) -> (ClaimResult, Refusal) {
             Refusal::new(code::NAME_TAKEN, error.to_string())
                 .hint("Choose another name with --subdomain, or leave it out for one of your own"),
         ),
+        ClaimError::Cooling { .. } => (
+            ClaimResult::Taken,
+            Refusal::new(code::NAME_TAKEN, error.to_string())
+                .hint("Choose another name with --subdomain, or come back later"),
+        ),
+        ClaimError::Kept(_) => (
+            ClaimResult::Forbidden,
+            Refusal::new(code::NAME_RESERVED, error.to_string())
+                .hint("Choose another --subdomain, or ask the relay's operator"),
+        ),
         ClaimError::TooMany { .. } => (
             ClaimResult::TooMany,
             Refusal::new(code::TOO_MANY_SHARES, error.to_string()).hint("Stop a share first"),
         ),
         ClaimError::Store(error) => {
-            tracing::error!(error = error as &dyn std::error::Error, "store failed");
+            // That the store is away is said once, by those who guard it.
+            if !error.is_unreachable() {
+                tracing::error!(error = error as &dyn std::error::Error, "store failed");
+            }
             let message = "the relay's database does not answer";
             (ClaimResult::Failed, Refusal::new(code::UNAVAILABLE, message).retry_after(5))
         }

@@ -93,6 +93,11 @@ impl Session {
         connections.iter().map(|(_, opener)| opener.in_flight()).sum()
     }
 
+    /// Returns how many shares the session has.
+    pub fn share_count(&self) -> usize {
+        self.locked().len()
+    }
+
     /// Tells whether the session shares anything.
     pub fn has_shares(&self) -> bool {
         !self.locked().is_empty()

@@ -127,6 +127,12 @@ impl Share {
         self.expires_at.store(expires_at.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Returns when the share ends by itself, in Unix seconds.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<u64> {
+        Some(self.expires_at.load(Ordering::Relaxed)).filter(|end| *end != u64::MAX)
+    }
+
     /// Tells whether the share may serve one more request: its session lives and has the right to,
     /// and its own time is not over.
     #[must_use]

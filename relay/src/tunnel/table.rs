@@ -132,6 +132,18 @@ impl Table {
         Some(Arc::clone(entries.entry(name.clone()).or_insert_with(away)))
     }
 
+    /// Returns the last lease that is known here of a name, whether its share is up or away.
+    pub fn last_lease(&self, name: &Name) -> Option<Left> {
+        match self.find(name)?.presence() {
+            Presence::Live(share) => Some(Left {
+                name: name.clone(),
+                owner: share.facts.owner.clone(),
+                generation: share.facts.generation,
+            }),
+            Presence::Away { left, .. } => left,
+        }
+    }
+
     /// Makes `share` the one that serves its name, unless a later generation does already.
     pub fn install(&self, share: &Arc<Share>) -> Installed {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);

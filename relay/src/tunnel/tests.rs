@@ -13,9 +13,13 @@ use crate::ports::Ports;
 const LONG: Duration = Duration::from_secs(10);
 
 fn tunnels(scope: &Scope) -> Arc<Tunnels> {
+    tunnels_over(scope, &Ports::in_memory())
+}
+
+pub(crate) fn tunnels_over(scope: &Scope, ports: &Ports) -> Arc<Tunnels> {
     let config = Arc::new(Config::local());
     let bound = SocketAddr::from(([127, 0, 0, 1], 80));
-    let edge = crate::relay::edge(&config, &Ports::in_memory(), bound, None, (scope, scope));
+    let edge = crate::relay::edge(&config, ports, bound, None, (scope, scope));
     Arc::clone(&edge.tunnels)
 }
 
@@ -31,16 +35,20 @@ fn admitted() -> Admitted {
 }
 
 /// An agent's end of one connection.
-struct Agent {
-    reader: ReadHalf<MuxStream>,
+pub(crate) struct Agent {
+    pub(crate) reader: ReadHalf<MuxStream>,
     writer: WriteHalf<MuxStream>,
     _streams: Streams,
-    scope: Scope,
+    pub(crate) scope: Scope,
     session: String,
 }
 
 impl Agent {
-    async fn connect(tunnels: &Arc<Tunnels>, scope: &Scope, session: Option<String>) -> Self {
+    pub(crate) async fn connect(
+        tunnels: &Arc<Tunnels>,
+        scope: &Scope,
+        session: Option<String>,
+    ) -> Self {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let peer = IpAddr::from([127, 0, 0, 1]);
         scope.spawn(Arc::clone(tunnels).connection(far, admitted(), peer));
@@ -67,17 +75,26 @@ impl Agent {
     }
 
     async fn claim(&mut self, name: &str) {
+        let claimed = self.ask(name, None).await;
+        assert!(matches!(claimed, RelayMessage::Claimed(_)), "{claimed:?}");
+    }
+
+    /// Claims a name and returns the answer.
+    pub(crate) async fn ask(&mut self, name: &str, ticket: Option<String>) -> RelayMessage {
         let claim = AgentMessage::Claim(Claim {
             request: 0,
             name: name.parse().unwrap(),
             mode: ShareMode::Mcp,
             access: mcpm_shared::access::AccessPolicy::public(),
-            ticket: None,
+            ticket,
             expires_in_secs: None,
         });
-        wire::write(&mut self.writer, &claim).await.unwrap();
-        let claimed = wire::read(&mut self.reader).await;
-        assert!(matches!(claimed, Ok(RelayMessage::Claimed(_))), "{claimed:?}");
+        self.say(&claim).await;
+        wire::read(&mut self.reader).await.unwrap()
+    }
+
+    pub(crate) async fn say(&mut self, message: &AgentMessage) {
+        wire::write(&mut self.writer, message).await.unwrap();
     }
 }
 

@@ -15,6 +15,10 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
     let folder = tree.peers();
     fs::create_dir_all(&folder)
         .map_err(|e| Failed::new(format!("make {}", folder.display()), e))?;
+    // The authority that the relay's tests order certificates from; without it they skip themselves.
+    if !has("pebble") {
+        debian(tree, &["pebble"]);
+    }
     let mut ready = Vec::new();
     for kind in [NODE, PYTHON] {
         match kind.ensure(tree, fresh) {
@@ -25,7 +29,23 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
             }
         }
     }
+    postgres(tree);
     Ok(ready)
+}
+
+/// Installs the server that the suites of the relay's store start for themselves.
+fn postgres(tree: &Tree) {
+    // Debian keeps it off the path.
+    let found = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        has("initdb") || versions.map(|it| it.path()).any(|it| it.join("bin/initdb").exists())
+    };
+    if !found() {
+        debian(tree, &["postgresql"]);
+    }
+    if !found() {
+        println!("peers: initdb not found: the PostgreSQL suites are skipped");
+    }
 }
 
 /// Installs the conformance suite and returns its folder and the Node.js that can run it.

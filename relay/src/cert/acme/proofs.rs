@@ -1,0 +1,122 @@
+//! What the relay shows to an authority that looks for a proof by TLS or HTTP.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::cert::{ACME_ALPN, CertError, Current};
+
+/// The proofs that are shown at present. An order has a handful.
+#[derive(Default)]
+pub(super) struct Proofs(Mutex<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    /// By token (RFC 8555 §8.3).
+    http: HashMap<String, String>,
+    /// By name (RFC 8737 §3).
+    tls: HashMap<String, Arc<CertifiedKey>>,
+}
+
+/// Shows a proof for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Showing {
+    proofs: Arc<Proofs>,
+    key: String,
+}
+
+impl Proofs {
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn show_http(self: &Arc<Self>, token: &str, text: &str) -> Showing {
+        self.lock().http.insert(token.to_owned(), text.to_owned());
+        Showing { proofs: Arc::clone(self), key: token.to_owned() }
+    }
+
+    pub(super) fn http(&self, token: &str) -> Option<String> {
+        self.lock().http.get(token).cloned()
+    }
+
+    pub(super) fn show_tls(
+        self: &Arc<Self>,
+        name: &str,
+        digest: &[u8],
+    ) -> Result<Showing, CertError> {
+        let proof = Arc::new(proof_of(name, digest)?);
+        self.lock().tls.insert(name.to_owned(), proof);
+        Ok(Showing { proofs: Arc::clone(self), key: name.to_owned() })
+    }
+
+    fn tls(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        self.lock().tls.get(name).cloned()
+    }
+}
+
+impl fmt::Debug for Proofs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proofs(…)")
+    }
+}
+
+impl Drop for Showing {
+    fn drop(&mut self) {
+        let mut shown = self.proofs.lock();
+        // Names have dots and tokens none (RFC 8555 §8.3), so one key is never both.
+        shown.http.remove(&self.key);
+        shown.tls.remove(&self.key);
+    }
+}
+
+/// Makes the certificate that proves a name to be ours (RFC 8737 §3).
+fn proof_of(name: &str, digest: &[u8]) -> Result<CertifiedKey, CertError> {
+    let mut params = CertificateParams::new([name.to_owned()]).map_err(CertError::Make)?;
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let key = KeyPair::generate().map_err(CertError::Make)?;
+    let cert = params.self_signed(&key).map_err(CertError::Make)?;
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let private = ring::default_provider().key_provider.load_private_key(private);
+    // Not checked against each other, as the extension of a proof is critical and unknown to TLS.
+    Ok(CertifiedKey::new(vec![cert.der().clone()], private.map_err(CertError::Unusable)?))
+}
+
+/// Chooses between the certificate for everybody and a proof for the authority.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pub(super) current: Arc<Current>,
+    pub(super) proofs: Arc<Proofs>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An authority offers this protocol and no other.
+        let mut offered = hello.alpn().into_iter().flatten();
+        if offered.next() == Some(ACME_ALPN) && offered.next().is_none() {
+            return self.proofs.tls(&hello.server_name()?.to_ascii_lowercase());
+        }
+        self.current.resolve(hello)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_shown_while_its_guard_lives() {
+        let proofs = Arc::new(Proofs::default());
+        let http = proofs.show_http("token", "token.thumbprint");
+        let tls = proofs.show_tls("a.example", &[7; 32]).unwrap();
+        assert_eq!(proofs.http("token").as_deref(), Some("token.thumbprint"));
+        assert!(proofs.tls("a.example").is_some());
+        drop((http, tls));
+        assert!(proofs.http("token").is_none() && proofs.tls("a.example").is_none());
+    }
+}

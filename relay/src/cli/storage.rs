@@ -1,0 +1,35 @@
+//! For the commands that work on the database of a relay, which may run meanwhile.
+
+use std::sync::Arc;
+
+use mcpm_relay::config::{Database, KeySource};
+use mcpm_relay::keys::RelayKey;
+use mcpm_relay::ports::{Ports, PortsError};
+use mcpm_relay::store::Store;
+
+use super::error::CliError;
+use super::settings::StorageArgs;
+
+/// Runs a command on a runtime of its own.
+pub(super) fn block_on(
+    command: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::System("start the runtime", error))?;
+    runtime.block_on(command)
+}
+
+/// Opens the database and the key.
+pub(super) async fn open(args: StorageArgs) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
+    let storage = args.resolve()?;
+    if storage.database == Database::Memory || storage.key == KeySource::Memory {
+        return Err(CliError::MemoryDatabase);
+    }
+    let ports = Ports::open_storage(&storage).await.map_err(|error| match error {
+        PortsError::Key(error) => CliError::Key(error),
+        error => CliError::Ports(error),
+    })?;
+    Ok((ports.store, ports.key))
+}

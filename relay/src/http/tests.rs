@@ -1,0 +1,168 @@
+use http::Uri;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::*;
+use crate::cert::SelfSigned;
+use crate::config::Tls;
+use crate::ports::Ports;
+use crate::relay::Relay;
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Sends bytes as they are and returns the whole answer.
+async fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    // A connection that is refused may be reset.
+    drop(stream.read_to_end(&mut answer).await);
+    String::from_utf8(answer).unwrap()
+}
+
+fn get(host: &str, path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+/// A PROXY header that names 192.0.2.1 as the visitor.
+fn proxy_header() -> Vec<u8> {
+    let fixed = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+    [&fixed[..], &[192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 1, 0xBB]].concat()
+}
+
+#[tokio::test]
+async fn plain_http_is_sent_to_https() {
+    let config = Config {
+        domain: "share.example.com".parse().unwrap(),
+        http_listen: Some(loopback()),
+        tls: Tls::SelfSigned,
+        paths: false,
+        ..Config::local()
+    };
+    let cert = Arc::new(SelfSigned::generate(&config.domain).unwrap());
+    let ports = Ports { cert: Some(cert), ..Ports::in_memory() };
+    let relay = Relay::start(config, ports).await.unwrap();
+    let (to, port) = (relay.http_addr().unwrap(), relay.addr().port());
+    for (host, at) in [
+        ("Share.Example.com:80", "share.example.com"),
+        ("calc.share.example.com", "calc.share.example.com"),
+    ] {
+        let answer = exchange(to, &get(host, "/mcp?a=b")).await;
+        assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+        let location = format!("location: https://{at}:{port}/mcp?a=b\r\n");
+        assert!(answer.contains(&location), "{answer}");
+    }
+    for host in ["evil.example", "a.b.share.example.com"] {
+        assert!(exchange(to, &get(host, "/")).await.starts_with("HTTP/1.1 421"));
+    }
+    let proof = get("share.example.com", "/.well-known/acme-challenge/token");
+    assert!(exchange(to, &proof).await.starts_with("HTTP/1.1 404"));
+    relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_proxy_header_is_a_must_where_it_is_expected_and_else_refused() {
+    let believed = Config { proxy_protocol: "127.0.0.0/8".parse().unwrap(), ..Config::local() };
+    let relay = Relay::start(believed, Ports::in_memory()).await.unwrap();
+    let request = get("localhost", "/healthz");
+    let with = [proxy_header(), request.clone()].concat();
+    assert!(exchange(relay.addr(), &with).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(exchange(relay.addr(), &request).await, "");
+    relay.shutdown().await;
+
+    let others = Config { proxy_protocol: "10.0.0.0/8".parse().unwrap(), ..Config::local() };
+    for config in [others, Config::local()] {
+        let relay = Relay::start(config, Ports::in_memory()).await.unwrap();
+        assert!(exchange(relay.addr(), &request).await.starts_with("HTTP/1.1 200"));
+        let forged = exchange(relay.addr(), &with).await;
+        assert!(!forged.contains("200 OK"), "{forged}");
+        relay.shutdown().await;
+    }
+}
+
+fn edge(config: Config) -> Arc<Edge> {
+    let scopes = (Scope::new(), Scope::new());
+    let ports = Ports::in_memory();
+    crate::relay::edge(&Arc::new(config), &ports, loopback(), None, (&scopes.0, &scopes.1))
+}
+
+#[tokio::test]
+async fn limits_count_the_address_that_a_trusted_proxy_names() {
+    let edge = edge(Config { proxy_protocol: "127.0.0.1".parse().unwrap(), ..Config::local() });
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let mut proxy = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    proxy.write_all(&proxy_header()).await.unwrap();
+    let (mut stream, peer) = listener.accept().await.unwrap();
+    let named = behind(&edge, &mut stream, peer).await.unwrap();
+    assert_eq!(named, "192.0.2.1:4660".parse().unwrap());
+    let visitor = Connection::new(edge, named, None, Routes::Public).visitor;
+    assert_eq!(visitor.address, named.ip());
+}
+
+#[tokio::test]
+async fn forwarded_headers_count_only_when_a_trusted_proxy_sends_them() {
+    let request = Request::builder()
+        .uri(Uri::from_static("/"))
+        .header("x-forwarded-for", "203.0.113.9, 192.0.2.1, 10.0.0.5")
+        .header("x-forwarded-proto", "https")
+        .body(())
+        .unwrap();
+    let seen = |nets: &str, peer: [u8; 4]| {
+        let edge = edge(Config { trusted_proxies: nets.parse().unwrap(), ..Config::local() });
+        let connection = Connection::new(edge, (peer, 1).into(), None, Routes::Public);
+        let visitor = connection.visitor(&request);
+        (visitor.address.to_string(), visitor.https)
+    };
+    assert_eq!(seen("10.0.0.0/8", [10, 0, 0, 1]), ("192.0.2.1".to_owned(), true));
+    assert_eq!(seen("10.0.0.0/8", [192, 0, 2, 77]), ("192.0.2.77".to_owned(), false));
+    assert_eq!(seen("none", [10, 0, 0, 1]), ("10.0.0.1".to_owned(), false));
+}
+
+fn visit(routes: Routes) -> Arc<Connection> {
+    let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (visitors, agents) = (Scope::new(), Scope::new());
+    let (config, ports) = (Arc::new(Config::local()), Ports::in_memory());
+    let edge = crate::relay::edge(&config, &ports, addr, None, (&visitors, &agents));
+    Connection::new(edge, addr, None, routes)
+}
+
+async fn status(routes: Routes, path: &str) -> String {
+    let (mut near, far) = tokio::io::duplex(4096);
+    let visitor = async {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        near.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    tokio::join!(serve_http1(visit(routes), far, Scope::new()), visitor).1
+}
+
+#[tokio::test]
+async fn the_tunnel_listener_serves_the_tunnel_alone() {
+    assert_eq!(status(Routes::Public, "/healthz").await, "200");
+    assert_eq!(status(Routes::Tunnel, "/healthz").await, "404");
+    assert_eq!(status(Routes::Tunnel, "/").await, "404");
+    assert_eq!(status(Routes::Tunnel, "/s/calc/mcp").await, "404");
+    assert_eq!(status(Routes::Tunnel, TUNNEL_PATH).await, "426");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_on_http_2_must_ask_soon() {
+    for said in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let (mut near, far) = tokio::io::duplex(4096);
+        near.write_all(said.as_bytes()).await.unwrap();
+        let start = Instant::now();
+        serve_http2(visit(Routes::Public), far, Scope::new()).await;
+        let waited = start.elapsed();
+        assert!(waited.abs_diff(HEAD_TIMEOUT) < Duration::from_millis(50), "{waited:?}");
+    }
+}
+
+#[test]
+fn an_ipv6_apex_is_told_with_brackets() {
+    let apex = Apex::new(&"2001:db8::1".parse().unwrap());
+    assert_eq!(apex.classify("[2001:db8::1]:8443"), Target::Apex);
+}

@@ -1,0 +1,107 @@
+//! What operators decide over names and owners.
+
+use mcpm_shared::name::Name;
+use serde::Serialize;
+
+/// What an operator decided over one name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NameRule {
+    /// The name.
+    pub name: Name,
+    /// The decision.
+    #[serde(flatten)]
+    pub state: NameState,
+    /// Why, in the operator's words.
+    pub note: String,
+    /// When it was decided.
+    pub changed_at: u64,
+    /// Counts the decisions over all names; the store sets it.
+    #[serde(skip)]
+    pub revision: u64,
+}
+
+/// Who may claim a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum NameState {
+    /// Everybody, as if there were no rule.
+    Open,
+    /// This owner, even where somebody else has a right to the name; or nobody.
+    Reserved {
+        /// Whom the name is for.
+        owner: Option<String>,
+    },
+    /// Nobody, and a share of this name ends.
+    Blocked,
+    /// Nobody for a while, so that what still points to the name does not find a stranger.
+    Cooling {
+        /// Until then, in Unix seconds.
+        until: u64,
+    },
+}
+
+impl NameState {
+    /// Tells whether `owner` may claim the name.
+    #[must_use]
+    pub fn allows(&self, owner: &str, now: u64) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Reserved { owner: wanted } => wanted.as_deref() == Some(owner),
+            Self::Blocked => false,
+            Self::Cooling { until } => *until <= now,
+        }
+    }
+
+    /// Tells whether a share that `owner` has up under the name must end.
+    #[must_use]
+    pub fn ends_share_of(&self, owner: &str) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Reserved { owner: wanted } => wanted.as_deref() != Some(owner),
+            Self::Blocked | Self::Cooling { .. } => true,
+        }
+    }
+
+    /// Tells whether the rule still keeps anybody from anything.
+    #[must_use]
+    pub fn is_in_force(&self, now: u64) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Reserved { .. } | Self::Blocked => true,
+            Self::Cooling { until } => now < *until,
+        }
+    }
+}
+
+/// What an operator granted to one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnerQuota {
+    /// The owner: see [`crate::admission::Owner`].
+    pub owner: String,
+    /// How many live shares; absent for what the token or the relay says.
+    pub max_shares: Option<u32>,
+    /// When it was decided.
+    pub changed_at: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_name_is_for_its_owner_alone() {
+        let for_ada = NameState::Reserved { owner: Some("sub:ada".to_owned()) };
+        assert!(for_ada.allows("sub:ada", 0) && !for_ada.ends_share_of("sub:ada"));
+        assert!(!for_ada.allows("sub:bob", 0) && for_ada.ends_share_of("sub:bob"));
+        let for_nobody = NameState::Reserved { owner: None };
+        assert!(!for_nobody.allows("sub:ada", 0) && for_nobody.ends_share_of("sub:ada"));
+    }
+
+    #[test]
+    fn a_name_that_cooled_off_is_free() {
+        let cooling = NameState::Cooling { until: 10 };
+        assert!(!cooling.allows("sub:ada", 9) && cooling.is_in_force(9));
+        assert!(cooling.allows("sub:ada", 10) && !cooling.is_in_force(10));
+        assert!(!NameState::Blocked.allows("sub:ada", u64::MAX));
+    }
+}
