@@ -3,17 +3,30 @@
 //! Only `ui` prints. Commands that need no network start no runtime.
 
 mod browser;
+mod client;
 mod completions;
+mod config;
 mod demo;
+mod doctor;
+mod edit;
+mod editor;
 mod env;
 mod error;
+mod fields;
+mod info;
+mod inspect;
+mod install;
 mod live;
 mod login;
 mod logs;
 mod ls;
+mod migrate;
+mod new;
 mod profile;
+mod registry;
 mod relay;
 mod run;
+mod search;
 mod servers;
 mod share;
 mod snippets;
@@ -22,6 +35,7 @@ mod time;
 mod token;
 mod tunnel;
 mod ui;
+mod uninstall;
 mod usage;
 
 use std::ffi::OsString;
@@ -81,12 +95,28 @@ struct JsonArg {
     json: bool,
 }
 
+/// The switch of commands that would ask or refuse without it.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+struct ForceArg {
+    /// Go ahead without asking, also where something is replaced or forgotten
+    #[arg(long, env = "MCPM_FORCE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    force: bool,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Run(run::Args),
     Share(share::Args),
     Tunnel(tunnel::Args),
+    Search(search::Args),
+    Info(info::Args),
+    Install(install::Args),
+    Uninstall(uninstall::Args),
     Ls(ls::Args),
+    Client(client::Args),
+    New(new::Args),
+    Edit(edit::Args),
+    Inspect(inspect::Args),
     Login(login::Args),
     Logout(login::LogoutArgs),
     Profile(profile::Args),
@@ -94,6 +124,9 @@ enum Command {
     Usage(usage::Args),
     Token(token::Args),
     Relay(relay::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
+    Migrate(migrate::Args),
     Demo(demo::Args),
     Completions(completions::Args),
     /// Kill the child processes of an agent that died (started by the agent itself)
@@ -109,7 +142,18 @@ impl Command {
         match self {
             Self::Share(args) => args.json(),
             Self::Tunnel(args) => args.json(),
+            Self::Search(args) => args.json(),
+            Self::Info(args) => args.json(),
+            Self::Install(args) => args.json(),
+            Self::Uninstall(args) => args.json(),
             Self::Ls(args) => args.json(),
+            Self::Client(args) => args.json(),
+            Self::New(args) => args.json(),
+            Self::Edit(args) => args.json(),
+            Self::Inspect(args) => args.json(),
+            Self::Config(args) => args.json(),
+            Self::Doctor(args) => args.json(),
+            Self::Migrate(args) => args.json(),
             Self::Login(args) => args.json(),
             Self::Logout(args) => args.json(),
             Self::Profile(args) => args.json(),
@@ -155,7 +199,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _gone = Cli::command().print_help();
         return ExitCode::SUCCESS;
     };
-    let ui = Ui::new(command.json(), !cli.global.non_interactive);
+    let ui = Ui::new(command.json(), !cli.global.non_interactive && !env::is_ci());
     match dispatch(command, cli.global, ui) {
         Ok(code) => code,
         Err(error) => {
@@ -170,23 +214,37 @@ fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliErr
     let filter = global.log.as_deref().unwrap_or(default);
     telemetry::init(LogFormat::Text, filter)
         .map_err(|error| CliError::usage(error.to_string()).with_hint("Try `--log debug`"))?;
-    let context = Context { ui, config_dir: global.config_dir };
+    execute(command, &Context { ui, config_dir: global.config_dir })
+}
+
+fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
     let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Run(args) => run::run(args, &context),
-        Command::Share(args) => share::run(args, &context).map(done),
-        Command::Tunnel(args) => tunnel::run(args, &context).map(done),
-        Command::Ls(args) => ls::run(&args, &context).map(done),
-        Command::Login(args) => login::run(args, &context),
-        Command::Logout(args) => login::logout(&args, &context).map(done),
-        Command::Profile(args) => profile::run(args, &context),
-        Command::Logs(args) => logs::run(&args, &context).map(done),
-        Command::Usage(args) => usage::run(args, &context).map(done),
-        Command::Token(args) => token::run(args, &context).map(done),
-        Command::Relay(args) => relay::run(args, &context).map(done),
-        Command::Demo(args) => demo::run(args, &context).map(done),
+        Command::Run(args) => run::run(args, context),
+        Command::Share(args) => share::run(args, context).map(done),
+        Command::Tunnel(args) => tunnel::run(args, context).map(done),
+        Command::Search(args) => search::run(&args, context).map(done),
+        Command::Info(args) => info::run(&args, context).map(done),
+        Command::Install(args) => install::run(&args, context).map(done),
+        Command::Uninstall(args) => uninstall::run(&args, context).map(done),
+        Command::Ls(args) => ls::run(&args, context).map(done),
+        Command::Client(args) => client::run(args, context).map(done),
+        Command::New(args) => new::run(args, context).map(done),
+        Command::Edit(args) => edit::run(args, context).map(done),
+        Command::Inspect(args) => inspect::run(args, context),
+        Command::Config(args) => config::run(args, context).map(done),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Migrate(args) => migrate::run(&args, context).map(done),
+        Command::Login(args) => login::run(args, context),
+        Command::Logout(args) => login::logout(&args, context).map(done),
+        Command::Profile(args) => profile::run(args, context),
+        Command::Logs(args) => logs::run(&args, context).map(done),
+        Command::Usage(args) => usage::run(args, context).map(done),
+        Command::Token(args) => token::run(args, context).map(done),
+        Command::Relay(args) => relay::run(args, context).map(done),
+        Command::Demo(args) => demo::run(args, context).map(done),
         Command::Completions(args) => {
-            completions::run(&args, &context);
+            completions::run(&args, context);
             Ok(ExitCode::SUCCESS)
         }
         Command::Guard => Ok(crate::gateway::guard::run_guard()),
@@ -222,6 +280,11 @@ fn block_on<T>(
     runtime.shutdown_background();
     result
 }
+
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod testing;
 
 #[cfg(test)]
 mod tests {

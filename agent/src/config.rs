@@ -3,12 +3,20 @@
 //! Managers open with explicit [`Paths`](crate::fs::Paths). They keep what they do not
 //! understand, entry by entry and byte for byte, and never replace a file that they cannot parse.
 
+mod change;
 mod document;
 mod global;
 mod profile;
+mod settings;
+mod sources;
+mod text;
+pub mod v1;
 
+pub use self::change::ServerChange;
 pub use self::global::{GlobalConfigManager, Listed};
-pub use self::profile::{Profile, ProfileConfigManager};
+pub use self::profile::{Profile, ProfileConfigManager, ServersChange};
+pub use self::settings::{SETTINGS, Setting, Settings};
+pub use self::sources::Sources;
 
 use crate::fs::FsError;
 use crate::hint::Hint;
@@ -53,6 +61,42 @@ pub enum ConfigError {
         /// The name that is taken.
         name: String,
     },
+    /// A name that could not be typed, or would be taken for something else.
+    #[error("`{name}` cannot be the name of a {what}")]
+    BadName {
+        /// `server` or `profile`.
+        what: &'static str,
+        /// What was given.
+        name: String,
+    },
+    /// The server has no such keys.
+    #[error("server `{name}` is {kind}, not {asked}")]
+    OtherKind {
+        /// The server.
+        name: String,
+        /// What it is.
+        kind: &'static str,
+        /// The kind that has them.
+        asked: &'static str,
+    },
+    /// There is no such setting.
+    #[error("no setting named `{key}`")]
+    UnknownSetting {
+        /// What was asked for.
+        key: String,
+        /// The known key that looks most like it.
+        near: Option<String>,
+    },
+    /// The setting must not have this value.
+    #[error("`{value}` is no value of `{key}`")]
+    BadSetting {
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What it may be.
+        values: &'static [&'static str],
+    },
 }
 
 impl Hint for ConfigError {
@@ -66,15 +110,41 @@ impl Hint for ConfigError {
             Self::UnknownProfile { near: Some(near), .. } => {
                 Some(format!("Did you mean `{near}`?"))
             }
-            Self::UnknownProfile { .. } => {
-                Some("See which server has which profile with `mcpm ls`".to_owned())
-            }
+            Self::UnknownProfile { .. } => Some("List profiles with `mcpm profile ls`".to_owned()),
             Self::InvalidServer { name, .. } => {
                 Some(format!("Correct the entry `{name}` in servers.json"))
             }
             Self::Exists { .. } => Some("Choose another name".to_owned()),
+            Self::BadName { .. } => Some(
+                "Begin with a letter or digit; go on with those, `-`, `_`, `.` or `/`".to_owned(),
+            ),
+            Self::OtherKind { kind: "stdio", .. } => {
+                Some("A stdio server has --command, --args and --env".to_owned())
+            }
+            Self::OtherKind { kind: "remote", .. } => {
+                Some("A remote server has --url and --headers".to_owned())
+            }
+            Self::OtherKind { .. } => {
+                Some("Edit the entry in servers.json with `mcpm edit -e`".to_owned())
+            }
+            Self::UnknownSetting { near: Some(near), .. } => {
+                Some(format!("Did you mean `{near}`?"))
+            }
+            Self::UnknownSetting { .. } => Some("List settings with `mcpm config ls`".to_owned()),
+            Self::BadSetting { values, .. } => Some(format!("Choose one of {}", values.join(", "))),
         }
     }
+}
+
+/// Checks a new name. Those of others, that are in a file already, may be anything.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), ConfigError> {
+    // `@client` and `%profile` were scopes in mcpm 1; `/` and a leading dash would be read as such.
+    let fine = |c: char| c.is_alphanumeric() || "-_.@/ ".contains(c);
+    let starts = name.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '@');
+    if starts && name.chars().all(fine) && !name.ends_with([' ', '/']) {
+        return Ok(());
+    }
+    Err(ConfigError::BadName { what, name: name.to_owned() })
 }
 
 /// Returns the candidate that looks most like `name`, if any is near enough to be a slip.

@@ -59,6 +59,37 @@ impl Paths {
         self.dir.join("profiles_metadata.json")
     }
 
+    /// Returns the file of what the user prefers.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    /// Returns the file that says where servers came from.
+    #[must_use]
+    pub fn sources(&self) -> PathBuf {
+        self.dir.join("sources.json")
+    }
+
+    /// Returns the file that mcpm 1 kept profiles in.
+    #[must_use]
+    pub fn v1_profiles(&self) -> PathBuf {
+        self.dir.join("profiles.json")
+    }
+
+    /// Returns what can be fetched again: what registries said, and what the Python `mcpm` kept of
+    /// it.
+    #[must_use]
+    pub fn caches(&self) -> [PathBuf; 2] {
+        [self.servers_cache(), self.registry()]
+    }
+
+    /// Returns the folder of what was replaced.
+    #[must_use]
+    pub fn backups(&self) -> PathBuf {
+        self.dir.join("backups")
+    }
+
     /// Returns the file of the agent's private key.
     #[must_use]
     pub fn agent_key(&self) -> PathBuf {
@@ -87,6 +118,24 @@ impl Paths {
     #[must_use]
     pub fn catalog(&self) -> PathBuf {
         self.dir.join("catalog")
+    }
+
+    /// Returns the folder with the last good copies of the registries.
+    #[must_use]
+    pub fn registry(&self) -> PathBuf {
+        self.dir.join("registry")
+    }
+
+    /// Returns the copy that the Python `mcpm` has of the catalogue.
+    #[must_use]
+    pub fn servers_cache(&self) -> PathBuf {
+        self.dir.join("servers_cache.json")
+    }
+
+    /// Returns the folder with one unpacked bundle per server.
+    #[must_use]
+    pub fn bundles(&self) -> PathBuf {
+        self.dir.join("bundles")
     }
 
     /// Returns the database of what was used.
@@ -246,6 +295,24 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
         Ok(())
     };
     write().map_err(|source| FsError::Write { path: path.to_owned(), source })
+}
+
+/// Removes files and folders with all that is in them; tells whether any was there.
+///
+/// # Errors
+/// When one of them cannot be removed.
+pub fn clear(paths: &[PathBuf]) -> Result<bool, FsError> {
+    let mut cleared = false;
+    for path in paths {
+        let is_folder = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_dir(),
+            Err(_) => continue,
+        };
+        let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.map_err(|source| FsError::Write { path: path.clone(), source })?;
+        cleared = true;
+    }
+    Ok(cleared)
 }
 
 /// Makes a folder, and those above it, for their owner only.

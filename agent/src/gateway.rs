@@ -21,10 +21,12 @@ mod link;
 pub mod listen;
 mod reply;
 mod seal;
+pub mod secrets;
 mod sessions;
 mod talk;
 mod upstream;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -181,7 +183,8 @@ impl Gateway {
     /// parts of it that a client may choose: names, and the names of their servers.
     ///
     /// # Errors
-    /// An entry cannot be served: it is for one client only, or its URL or headers are not usable.
+    /// An entry cannot be served: it is for one client only, its URL or headers are not usable, or
+    /// it refers to a secret that cannot be had.
     pub fn aggregate(
         name: &str,
         servers: &[Server],
@@ -189,6 +192,9 @@ impl Gateway {
         options: GatewayOptions,
         scope: Scope,
     ) -> Result<Self, GatewayError> {
+        let servers: Result<Vec<Server>, _> =
+            servers.iter().map(|server| secrets::resolve(server).map(Cow::into_owned)).collect();
+        let servers = &servers?;
         // Our own child scope: `shutdown` must not stop the caller's tasks.
         let nursery = Nursery::new(scope.child(), options.guard.clone(), options.stderr.clone());
         drop(scope);

@@ -3,6 +3,7 @@ pub mod app;
 pub mod backoff;
 pub mod catalog;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod credentials;
 pub mod demo;
@@ -14,7 +15,10 @@ pub mod mcp;
 pub mod model;
 pub mod naming;
 pub mod oauth;
+pub mod registry;
 pub mod tunnel;
 pub mod usage;
+pub mod web;
 
+pub use self::clients::ClientConfigManager;
 pub use self::config::{GlobalConfigManager, ProfileConfigManager};

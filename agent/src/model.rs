@@ -4,6 +4,8 @@
 //! keys that we do not know are kept, so that writing an entry back loses nothing. This module
 //! only converts; reading and writing files is the business of `config`.
 
+pub mod reference;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -103,6 +105,17 @@ impl Vars {
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Returns these with every value as `change` makes it.
+    ///
+    /// # Errors
+    /// What `change` says about the first value it cannot change.
+    pub fn try_map<E>(
+        &self,
+        mut change: impl FnMut(&str, &str) -> Result<String, E>,
+    ) -> Result<Self, E> {
+        self.iter().map(|(name, value)| Ok((name, change(name, &value)?))).collect()
     }
 
     /// Sets one variable and returns self, for building by hand.

@@ -8,6 +8,7 @@ mod connection;
 mod dial;
 mod error;
 mod gate;
+mod look;
 mod renewal;
 mod serve;
 mod session;
@@ -35,6 +36,7 @@ pub use self::address::{AddressError, HttpTarget, RelayAddress, TargetError};
 pub use self::dial::{ProxySettings, fetch_fingerprint};
 pub use self::error::TunnelError;
 pub use self::gate::TunnelStats;
+pub use self::look::{Look, look};
 pub use self::serve::Backend;
 pub use self::tls::{TlsOptions, parse_fingerprint};
 

@@ -47,9 +47,9 @@ const CRATES: [Crate; 3] = [
         folder: "agent",
         layers: &[
             &["model", "hint", "backoff", "naming"],
-            &["mcp", "fs"],
+            &["mcp", "fs", "web"],
             &["config", "credentials", "oauth", "catalog", "logs", "usage"],
-            &["gateway", "demo"],
+            &["gateway", "demo", "registry", "clients"],
             &["tunnel"],
             &["app"],
             &["cli"],

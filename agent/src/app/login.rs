@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::fs::Paths;
+use crate::gateway::{GatewayError, secrets};
 use crate::hint::Hint;
 use crate::model::{Server, Transport, Vars};
 use crate::oauth::{Ask, Client, Flow, Hit, OauthError, Page, Record, Redirect, Store};
@@ -43,6 +44,9 @@ pub enum LoginError {
     /// The entry of the server brings its own credentials.
     #[error("server `{0}` has an `Authorization` header of its own")]
     OwnHeader(String),
+    /// The entry of the server cannot be used.
+    #[error(transparent)]
+    Entry(#[from] GatewayError),
     /// The login failed.
     #[error(transparent)]
     Oauth(#[from] OauthError),
@@ -63,6 +67,7 @@ impl Hint for LoginError {
             Self::OwnHeader(server) => Some(format!(
                 "Remove it from the `headers` of `{server}` in servers.json; a login would not be used beside it"
             )),
+            Self::Entry(error) => error.hint(),
             Self::Oauth(error) => error.hint(),
             Self::TimedOut => Some("Start the login again".to_owned()),
             Self::Stopped => None,
@@ -123,6 +128,8 @@ async fn log_in(
 }
 
 fn remote(server: &Server) -> Result<(String, Vars), LoginError> {
+    // Kept under the URL that the gateway asks with.
+    let server = secrets::resolve(server)?;
     let Transport::Remote { url, headers } = &server.transport else {
         return Err(LoginError::NotRemote(server.name.clone()));
     };

@@ -129,11 +129,38 @@ impl From<crate::oauth::OauthError> for CliError {
     }
 }
 
+impl From<crate::clients::ClientError> for CliError {
+    fn from(error: crate::clients::ClientError) -> Self {
+        use crate::clients::ClientError;
+        let code = match &error {
+            ClientError::Unknown { .. } => "unknown_client",
+            ClientError::Taken { .. } => "name_taken",
+            _ => "client_file",
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<crate::app::clients::ClientsError> for CliError {
+    fn from(error: crate::app::clients::ClientsError) -> Self {
+        use crate::app::clients::ClientsError;
+        let code = match error {
+            ClientsError::Client(error) => return error.into(),
+            ClientsError::Config(error) => return error.into(),
+            ClientsError::NoEntry { .. } => "unknown_server",
+            ClientsError::Exists { .. } => "name_taken",
+            ClientsError::NotImportable { .. } => "invalid_server",
+        };
+        Self::new(code, &error)
+    }
+}
+
 impl From<crate::app::login::LoginError> for CliError {
     fn from(error: crate::app::login::LoginError) -> Self {
         use crate::app::login::LoginError;
         let code = match error {
             LoginError::Oauth(error) => return error.into(),
+            LoginError::Entry(error) => return error.into(),
             LoginError::NotRemote(_) => "not_remote",
             LoginError::OwnHeader(_) => "own_header",
             LoginError::TimedOut => "timed_out",
@@ -185,6 +212,53 @@ impl From<crate::app::share::ShareError> for CliError {
     }
 }
 
+impl From<crate::registry::RegistryError> for CliError {
+    fn from(error: crate::registry::RegistryError) -> Self {
+        use crate::registry::RegistryError;
+        let code = match &error {
+            RegistryError::Unknown { .. } => "unknown_server",
+            RegistryError::Fs(_) => "file",
+            _ => "registry",
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<crate::app::install::InstallError> for CliError {
+    fn from(error: crate::app::install::InstallError) -> Self {
+        use crate::app::install::InstallError;
+        use crate::config::ConfigError;
+        let code = match error {
+            InstallError::Registry(error) => return error.into(),
+            InstallError::Config(ConfigError::Exists { .. }) => "exists",
+            InstallError::Config(error) => return error.into(),
+            InstallError::Fs(error) => return error.into(),
+            InstallError::Login(error) => return error.into(),
+            // The command line does not say enough.
+            InstallError::Fill(_) => {
+                return Self { exit: USAGE, ..Self::new("missing_arguments", &error) };
+            }
+            InstallError::Reference(_) => {
+                return Self { exit: USAGE, ..Self::new("usage", &error) };
+            }
+            InstallError::Bundle(_) | InstallError::Manifest(_) => "bundle",
+            InstallError::Fetch(_) => "unreachable",
+            _ => "install",
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<crate::app::servers::DraftError> for CliError {
+    fn from(error: crate::app::servers::DraftError) -> Self {
+        let usage = Self::usage(error.to_string());
+        match error.hint() {
+            Some(hint) => usage.with_hint(hint),
+            None => usage,
+        }
+    }
+}
+
 impl From<crate::config::ConfigError> for CliError {
     fn from(error: crate::config::ConfigError) -> Self {
         use crate::config::ConfigError;
@@ -192,6 +266,7 @@ impl From<crate::config::ConfigError> for CliError {
             ConfigError::UnknownServer { .. } => "unknown_server",
             ConfigError::UnknownProfile { .. } => "unknown_profile",
             ConfigError::InvalidServer { .. } => "invalid_server",
+            ConfigError::Exists { .. } => "exists",
             ConfigError::Fs(_) => "file",
             _ => "config",
         };

@@ -1,10 +1,12 @@
 //! `mcpm ls`: what is installed. Reads one file and starts nothing.
 
 use serde_json::{Value, json};
+use url::Url;
 
 use super::Context;
 use super::error::CliError;
 use crate::config::{GlobalConfigManager, Listed};
+use crate::model::reference::masked;
 use crate::model::{Server, Transport, Vars};
 
 /// List installed servers
@@ -43,36 +45,60 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     Ok(())
 }
 
-fn line(server: &Server, width: usize, verbose: bool) -> String {
+/// Describes a server in one line, or in several.
+pub(super) fn line(server: &Server, width: usize, verbose: bool) -> String {
     let mut line = format!("{:width$}  {:6}", server.name, server.transport.kind());
     if !server.profile_tags.is_empty() {
         line.push_str(&format!("  [{}]", server.profile_tags.join(", ")));
     }
     if verbose {
         match &server.transport {
-            Transport::Stdio { command, args, env, .. } => {
+            Transport::Stdio { command, args, env, cwd } => {
                 let words = std::iter::once(command).chain(args);
                 line.push_str(&format!("\n    {}", words.cloned().collect::<Vec<_>>().join(" ")));
-                line.push_str(&names("env", env));
+                if let Some(cwd) = cwd {
+                    line.push_str(&format!("\n    cwd: {}", cwd.display()));
+                }
+                line.push_str(&shown("env", env));
             }
             Transport::Remote { url, headers } => {
-                line.push_str(&format!("\n    {url}"));
-                line.push_str(&names("headers", headers));
+                line.push_str(&format!("\n    {}", shown_url(url)));
+                line.push_str(&shown("headers", headers));
             }
-            Transport::Custom { .. } => {}
+            Transport::Custom { .. } => line.push_str("\n    for its client alone"),
         }
     }
     line.trim_end().to_owned()
 }
 
-fn names(what: &str, vars: &Vars) -> String {
+/// Shows names, and where secrets are; never a value.
+fn shown(what: &str, vars: &Vars) -> String {
     if vars.is_empty() {
         return String::new();
     }
-    format!("\n    {what}: {}", vars.iter().map(|(name, _)| name).collect::<Vec<_>>().join(", "))
+    let pairs = vars.iter().map(|(name, value)| format!("{name}={}", masked(&value)));
+    format!("\n    {what}: {}", pairs.collect::<Vec<_>>().join(", "))
 }
 
-fn to_json(Listed { name, server }: &Listed) -> Value {
+/// Leaves out what may be a secret: user names, passwords and the values of a query.
+fn shown_url(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else { return text.to_owned() };
+    if url.query().is_none() && url.username().is_empty() && url.password().is_none() {
+        return text.to_owned();
+    }
+    // Only URLs without a host have neither, and those had none to begin with.
+    let user = url.username().is_empty() || url.set_username("***").is_ok();
+    let password = url.password().is_none() || url.set_password(Some("***")).is_ok();
+    if !user || !password {
+        return "***".to_owned();
+    }
+    let names: Vec<String> = url.query_pairs().map(|(name, _)| format!("{name}=***")).collect();
+    url.set_query(Some(names.join("&").as_str()).filter(|query| !query.is_empty()));
+    url.into()
+}
+
+/// Describes a server for machines: names of variables and headers only.
+pub(super) fn to_json(Listed { name, server }: &Listed) -> Value {
     let server = match server {
         Ok(server) => server,
         Err(error) => return json!({ "name": name, "error": error.to_string() }),
@@ -84,13 +110,16 @@ fn to_json(Listed { name, server }: &Listed) -> Value {
     });
     let keys = |vars: &Vars| vars.iter().map(|(name, _)| Value::from(name)).collect::<Value>();
     match &server.transport {
-        Transport::Stdio { command, args, env, .. } => {
+        Transport::Stdio { command, args, env, cwd } => {
             value["command"] = command.as_str().into();
             value["args"] = args.clone().into();
+            if let Some(cwd) = cwd {
+                value["cwd"] = cwd.to_string_lossy().into();
+            }
             value["env"] = keys(env);
         }
         Transport::Remote { url, headers } => {
-            value["url"] = url.as_str().into();
+            value["url"] = shown_url(url).into();
             value["headers"] = keys(headers);
         }
         Transport::Custom { .. } => {}
@@ -108,10 +137,21 @@ mod tests {
             json!({"command":"uvx","args":["x"],"env":{"KEY":"s3cret"},"profile_tags":["work"]});
         let server = Server::from_entry("notes", &entry).unwrap();
         let text = line(&server, 5, true);
-        assert_eq!(text, "notes  stdio   [work]\n    uvx x\n    env: KEY");
+        assert_eq!(text, "notes  stdio   [work]\n    uvx x\n    env: KEY=***");
         let listed = Listed { name: "notes".to_owned(), server: Ok(server) };
         let value = to_json(&listed);
         assert_eq!(value["env"], json!(["KEY"]));
         assert!(!value.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn references_are_shown_and_secrets_in_urls_are_not() {
+        let entry = json!({"url":"https://me:pw@x.example/mcp?key=s3cret&x","headers":{"A":"Bearer ${KEY}","B":"file:~/k"}});
+        let server = Server::from_entry("far", &entry).unwrap();
+        let expected = "far  remote\n    https://***:***@x.example/mcp?key=***&x=***\n    headers: A=Bearer ${KEY}, B=file:~/k";
+        assert_eq!(line(&server, 3, true), expected);
+        let listed = Listed { name: "far".to_owned(), server: Ok(server) };
+        assert!(!to_json(&listed).to_string().contains("s3cret"));
+        assert_eq!(shown_url("https://x.example"), "https://x.example");
     }
 }

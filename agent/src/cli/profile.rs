@@ -1,9 +1,13 @@
 //! `mcpm profile`: groups of servers, each served as one.
 
+mod change;
+mod ls;
+
 use std::process::ExitCode;
 
 use super::error::CliError;
-use super::{Context, run, share};
+use super::{Context, inspect, run, share};
+use crate::app::inspect::Subject;
 use crate::app::serving::Serving;
 use crate::config::{GlobalConfigManager, ProfileConfigManager};
 use crate::credentials::ShareTarget;
@@ -19,6 +23,17 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Ls(ls::Args),
+    Create(change::Create),
+    Edit(change::Edit),
+    Rm(change::Rm),
+    /// Look at a profile with the MCP Inspector, a program from npm
+    Inspect {
+        /// The profile
+        profile: String,
+        #[command(flatten)]
+        options: inspect::Options,
+    },
     /// Run the servers of a profile as one, over stdio, or over HTTP on this machine
     Run {
         /// The profile
@@ -65,6 +80,11 @@ impl From<Share> for Isolation {
 impl Args {
     pub(super) fn json(&self) -> bool {
         match &self.command {
+            Command::Ls(args) => args.json(),
+            Command::Create(args) => args.json.json,
+            Command::Edit(args) => args.json.json,
+            Command::Rm(args) => args.json.json,
+            Command::Inspect { options, .. } => options.json(),
             Command::Run { .. } => false,
             Command::Share { options, .. } => options.json(),
         }
@@ -72,7 +92,16 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
+    let done = |()| ExitCode::SUCCESS;
     match args.command {
+        Command::Ls(args) => ls::run(&args, context).map(done),
+        Command::Create(args) => change::create(&args, context).map(done),
+        Command::Edit(args) => change::edit(&args, context).map(done),
+        Command::Rm(args) => change::rm(&args, context).map(done),
+        Command::Inspect { profile, options } => {
+            servers_of(&profile, context)?;
+            inspect::inspect(&Subject::Profile(profile), &options, context)
+        }
         Command::Run { profile, options, isolation } => {
             let serving = serving(profile, isolation, context)?;
             let isolation = isolation.map_or(Isolation::Shared, Into::into);
@@ -82,7 +111,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
             let serving = serving(profile.clone(), isolation, context)?;
             let isolation = isolation.map_or(Isolation::Session, Into::into);
             share::serve(ShareTarget::Profile(profile), serving, options, isolation, context)
-                .map(|()| ExitCode::SUCCESS)
+                .map(done)
         }
     }
 }
@@ -105,10 +134,8 @@ fn servers_of(name: &str, context: &Context) -> Result<Vec<Server>, CliError> {
     let global = GlobalConfigManager::open(&paths)?;
     if profile.servers.is_empty() {
         let error = CliError::user("empty_profile", format!("profile `{name}` has no server"));
-        return Err(error.with_hint(format!(
-            "Add `{name}` to the `profile_tags` of a server in {}",
-            paths.servers().display()
-        )));
+        let hint = format!("Put one in with `mcpm profile edit {name} --add-server SERVER`");
+        return Err(error.with_hint(hint));
     }
     let servers: Result<Vec<Server>, _> =
         profile.servers.iter().map(|server| global.server(server)).collect();
@@ -144,6 +171,6 @@ mod tests {
 
     #[test]
     fn an_empty_profile_says_how_a_server_gets_into_it() {
-        assert!(failure("{}").hint().unwrap().contains("profile_tags"));
+        assert!(failure("{}").hint().unwrap().contains("--add-server"));
     }
 }

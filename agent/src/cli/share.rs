@@ -141,6 +141,16 @@ impl RelayOptions {
         Ok(RelaySpec { address, credential, proxy, connections: self.connections })
     }
 
+    /// Returns a relay that was named without further options.
+    pub(super) fn spec_of(address: &str, paths: &Paths) -> Result<RelaySpec, CliError> {
+        let address: RelayAddress = address.parse().map_err(|error| {
+            CliError::usage(format!("`{address}` is not the address of a relay: {error}"))
+        })?;
+        let credential = RelayStore::open(paths)?.get(&address.origin()).cloned();
+        let (credential, proxy) = (credential.unwrap_or_default(), super::env::proxy());
+        Ok(RelaySpec { address, credential, proxy, connections: 1 })
+    }
+
     fn address(&self) -> Result<RelayAddress, CliError> {
         let bare = !self.address.contains("://");
         let text = match &self.address {

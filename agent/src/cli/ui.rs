@@ -50,7 +50,46 @@ impl Ui {
             .allow_empty_password(may_be_empty)
             .interact()
             .map(Token::new)
-            .map_err(|error| CliError::user("prompt", format!("cannot ask: {error}")))
+            .map_err(|error| cannot_ask(&error))
+    }
+
+    /// Asks for a line; an empty one takes the default, and is asked for again without one.
+    pub(super) fn ask(self, prompt: &str, default: Option<&str>) -> Result<String, CliError> {
+        let input = dialoguer::Input::<String>::new().with_prompt(prompt);
+        let input = match default {
+            Some(default) => input.default(default.to_owned()),
+            None => input,
+        };
+        input.interact_text().map_err(|error| cannot_ask(&error))
+    }
+
+    /// Asks for a line that may be empty.
+    pub(super) fn ask_or_nothing(self, prompt: &str) -> Result<String, CliError> {
+        self.ask_with(prompt, "")
+    }
+
+    /// Asks for a line that may be empty, and that begins as `text`.
+    pub(super) fn ask_with(self, prompt: &str, text: &str) -> Result<String, CliError> {
+        let input = dialoguer::Input::<String>::new().with_prompt(prompt).allow_empty(true);
+        let input = if text.is_empty() { input } else { input.with_initial_text(text) };
+        input.interact_text().map_err(|error| cannot_ask(&error))
+    }
+
+    /// Asks for one of several; returns which.
+    pub(super) fn choose(self, prompt: &str, items: &[&str]) -> Result<usize, CliError> {
+        let select = dialoguer::Select::new().with_prompt(prompt).items(items).default(0);
+        select.interact().map_err(|error| cannot_ask(&error))
+    }
+
+    /// Asks for any of several, of which some are chosen already; returns which.
+    pub(super) fn choose_many(
+        self,
+        prompt: &str,
+        items: &[String],
+        chosen: &[bool],
+    ) -> Result<Vec<usize>, CliError> {
+        let select = dialoguer::MultiSelect::new().with_prompt(prompt);
+        select.items(items).defaults(chosen).interact().map_err(|error| cannot_ask(&error))
     }
 
     /// Asks a question whose answer is no unless said otherwise.
@@ -59,7 +98,7 @@ impl Ui {
             .with_prompt(question)
             .default(false)
             .interact()
-            .map_err(|error| CliError::user("prompt", format!("cannot ask: {error}")))
+            .map_err(|error| cannot_ask(&error))
     }
 
     /// Writes one line of the result.
@@ -110,6 +149,11 @@ impl Ui {
             write_line(&mut err, &format!("hint: {hint}"));
         }
     }
+}
+
+fn cannot_ask(error: &dialoguer::Error) -> CliError {
+    CliError::user("prompt", format!("cannot ask: {error}"))
+        .with_hint("Say it with options; `--help` lists them")
 }
 
 fn write_line(mut out: impl io::Write, line: &str) {

@@ -1,14 +1,12 @@
-//! A JSON file that maps names to entries. Entries that are not touched stay byte for byte.
+//! A JSON file that maps names to entries. What is not touched stays byte for byte.
 
 use std::path::PathBuf;
 
-use indexmap::IndexMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::text::{Entries, Text};
 use crate::fs::{self, FsError};
-
-type Entries = IndexMap<String, Box<RawValue>>;
 
 /// One such file, as it was when opened.
 #[derive(Debug)]
@@ -41,30 +39,31 @@ impl Document {
 
     /// Sets or removes (`None`) one entry, under the lock and on top of what others wrote since.
     pub(super) fn set(&mut self, name: &str, entry: Option<&Value>) -> Result<(), FsError> {
-        self.edit(|entries| {
+        self.edit(|text| {
             match entry {
-                Some(entry) => {
-                    entries.insert(name.to_owned(), raw(entry)?);
-                }
-                None => {
-                    entries.shift_remove(name);
-                }
+                Some(entry) => text.set(&[name], entry),
+                None => text.remove(&[name]),
             }
             Ok(())
         })
     }
 
-    fn edit(
+    /// Changes the text under the lock and on top of what others wrote since. Nothing is written
+    /// when the change fails or changes nothing.
+    pub(super) fn edit<T, E: From<FsError>>(
         &mut self,
-        change: impl FnOnce(&mut Entries) -> serde_json::Result<()>,
-    ) -> Result<(), FsError> {
+        change: impl FnOnce(&mut Text) -> Result<T, E>,
+    ) -> Result<T, E> {
         let _lock = fs::lock(&self.path)?;
-        let mut entries = fs::read_json(&self.path)?.unwrap_or_default();
-        change(&mut entries)
+        let mut text = Text::parse(fs::read(&self.path)?.unwrap_or_default())
             .map_err(|source| FsError::Corrupt { path: self.path.clone(), source })?;
-        fs::write_json(&self.path, &entries)?;
-        self.entries = entries;
-        Ok(())
+        let before = text.as_str().to_owned();
+        let outcome = change(&mut text)?;
+        if text.as_str() != before {
+            fs::write_private(&self.path, text.as_str().as_bytes())?;
+        }
+        self.entries = text.entries();
+        Ok(outcome)
     }
 }
 
@@ -72,12 +71,6 @@ fn parse(raw: &RawValue) -> Value {
     // A raw value was checked when the file was read; only nesting beyond 128 levels can fail
     // here, and `null` is then reported as an entry of the wrong shape.
     serde_json::from_str(raw.get()).unwrap_or(Value::Null)
-}
-
-/// Writes an entry indented as it will stand inside the document, since raw text is copied as is.
-fn raw(entry: &Value) -> serde_json::Result<Box<RawValue>> {
-    let text = serde_json::to_string_pretty(entry)?.replace('\n', "\n  ");
-    RawValue::from_string(text)
 }
 
 #[cfg(test)]
@@ -97,7 +90,7 @@ mod tests {
         document.set("b", None).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(untouched), "{text}");
-        assert!(text.contains("  \"c\": {\n    \"k\": [\n      1\n    ]\n  }"), "{text}");
+        assert!(text.contains("\"c\": {\n  \"k\": [\n    1\n  ]\n}"), "{text}");
         assert!(!text.contains("\"b\""), "{text}");
     }
 

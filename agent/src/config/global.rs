@@ -8,7 +8,7 @@ use crate::model::{EntryError, Server};
 /// Reads and edits the servers of the user.
 #[derive(Debug)]
 pub struct GlobalConfigManager {
-    document: Document,
+    pub(super) document: Document,
 }
 
 /// One entry of the list: the server, or what is wrong with its entry.
@@ -57,15 +57,55 @@ impl GlobalConfigManager {
             .map_err(|source| ConfigError::InvalidServer { name: name.to_owned(), source })
     }
 
+    /// Tells whether there is an entry of this name, faulty or not.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.document.get(name).is_some()
+    }
+
+    /// Returns the profiles of a server, of a faulty entry too; none when it is unknown.
+    #[must_use]
+    pub fn profiles_of(&self, name: &str) -> Vec<String> {
+        self.document.get(name).map(|entry| Server::tags_of(&entry)).unwrap_or_default()
+    }
+
     /// Adds a server, or replaces the one of the same name when `replace` says so.
     ///
     /// # Errors
     /// When the name is taken or the file cannot be written.
     pub fn add_server(&mut self, server: &Server, replace: bool) -> Result<(), ConfigError> {
-        if !replace && self.document.get(&server.name).is_some() {
-            return Err(ConfigError::Exists { what: "server", name: server.name.clone() });
-        }
-        Ok(self.document.set(&server.name, Some(&server.to_entry()))?)
+        self.document.edit(|text| {
+            let name = server.name.as_str();
+            if !replace && text.get(&[name]).is_some() {
+                return Err(ConfigError::Exists { what: "server", name: name.to_owned() });
+            }
+            text.set(&[name], &server.to_entry());
+            Ok(())
+        })
+    }
+
+    /// Changes the profiles of all servers at once: `change` gets the name of a server, faulty
+    /// entries too, and its profiles, and tells whether it changed them.
+    pub(super) fn retag(
+        &mut self,
+        mut change: impl FnMut(&str, &mut Vec<String>) -> bool,
+    ) -> Result<(), ConfigError> {
+        let mut planned: Vec<(String, Vec<String>)> = Vec::new();
+        self.document.edit(|text| {
+            for name in text.entries().keys() {
+                let Some(entry) = text.get(&[name]).filter(serde_json::Value::is_object) else {
+                    continue;
+                };
+                let mut tags = Server::tags_of(&entry);
+                if change(name, &mut tags) {
+                    planned.push((name.clone(), tags));
+                }
+            }
+            for (name, tags) in planned {
+                text.set(&[&name, "profile_tags"], &tags.into());
+            }
+            Ok(())
+        })
     }
 
     /// Removes a server.

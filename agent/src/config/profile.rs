@@ -101,12 +101,7 @@ impl ProfileConfigManager {
         profile: &str,
         server: &str,
     ) -> Result<(), ConfigError> {
-        let mut server = self.global.server(server)?;
-        if server.profile_tags.iter().any(|tag| tag == profile) {
-            return Ok(());
-        }
-        server.profile_tags.push(profile.to_owned());
-        self.global.add_server(&server, true)
+        self.change_servers(profile, &ServersChange::Add(vec![server.to_owned()]))
     }
 
     /// Takes the tag of a profile from a server; does nothing when it has none.
@@ -118,13 +113,108 @@ impl ProfileConfigManager {
         profile: &str,
         server: &str,
     ) -> Result<(), ConfigError> {
-        let mut server = self.global.server(server)?;
-        let before = server.profile_tags.len();
-        server.profile_tags.retain(|tag| tag != profile);
-        if server.profile_tags.len() == before {
+        self.change_servers(profile, &ServersChange::Remove(vec![server.to_owned()]))
+    }
+
+    /// Changes which servers have the tag of a profile, all at once or not at all. Faulty entries
+    /// may be named too.
+    ///
+    /// # Errors
+    /// When a server is unknown or the file cannot be written.
+    pub fn change_servers(
+        &mut self,
+        profile: &str,
+        change: &ServersChange,
+    ) -> Result<(), ConfigError> {
+        for name in change.names() {
+            if !self.global.document.names().any(|known| known == name) {
+                return self.global.server(name).map(|_| ());
+            }
+        }
+        self.global.retag(|server, tags| {
+            let has = tags.iter().any(|tag| tag == profile);
+            let wanted = change.wants(server, has);
+            match (has, wanted) {
+                (false, true) => tags.push(profile.to_owned()),
+                (true, false) => tags.retain(|tag| tag != profile),
+                _ => {}
+            }
+            has != wanted
+        })
+    }
+
+    /// Gives a profile another name. What is said about it goes along.
+    ///
+    /// # Errors
+    /// When there is no such profile, the new name is taken, or a file cannot be written.
+    pub fn rename_profile(&mut self, old: &str, new: &str) -> Result<(), ConfigError> {
+        self.profile(old)?;
+        if old == new {
             return Ok(());
         }
-        self.global.add_server(&server, true)
+        if self.profile(new).is_ok() {
+            return Err(ConfigError::Exists { what: "profile", name: new.to_owned() });
+        }
+        self.metadata.edit(|text| {
+            if text.get(&[old, "name"]).is_some_and(|name| name == old) {
+                text.set(&[old, "name"], &new.into());
+            }
+            text.rename(&[old], new);
+            Ok::<_, ConfigError>(())
+        })?;
+        self.global.retag(|_, tags| {
+            let mut renamed = false;
+            for tag in tags.iter_mut().filter(|tag| *tag == old) {
+                new.clone_into(tag);
+                renamed = true;
+            }
+            renamed
+        })
+    }
+
+    /// Forgets a profile; its servers stay.
+    ///
+    /// # Errors
+    /// When there is no such profile or a file cannot be written.
+    pub fn remove_profile(&mut self, name: &str) -> Result<(), ConfigError> {
+        self.profile(name)?;
+        self.global.retag(|_, tags| {
+            let before = tags.len();
+            tags.retain(|tag| tag != name);
+            tags.len() != before
+        })?;
+        if self.metadata.get(name).is_some() {
+            self.metadata.set(name, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the servers of a profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServersChange {
+    /// These come beside those that are in it.
+    Add(Vec<String>),
+    /// These go.
+    Remove(Vec<String>),
+    /// Exactly these are in it.
+    Set(Vec<String>),
+}
+
+impl ServersChange {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Add(names) | Self::Remove(names) | Self::Set(names) => names,
+        }
+    }
+
+    fn wants(&self, server: &str, has: bool) -> bool {
+        let named = self.names().iter().any(|name| name == server);
+        match self {
+            Self::Add(_) => has || named,
+            Self::Remove(_) => has && !named,
+            Self::Set(_) => named,
+        }
     }
 }
 
@@ -176,5 +266,53 @@ mod tests {
         assert_eq!(profiles.profile("work").unwrap().servers, ["a"]);
         profiles.remove_server_from_profile("work", "a").unwrap();
         assert!(profiles.profile("work").unwrap().servers.is_empty());
+    }
+
+    const SERVERS: &str = r#"{"a": {"command": "x", "profile_tags": ["w"]}, "bad": {"profile_tags": "w"}, "c": {"command": "y"}}"#;
+    const METADATA: &str =
+        r#"{"w": {"name": "w", "api_key": "k", "description": "d", "more": 1.50}}"#;
+
+    fn home() -> (tempfile::TempDir, Paths, ProfileConfigManager) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::write(paths.servers(), SERVERS).unwrap();
+        std::fs::write(paths.profiles_metadata(), METADATA).unwrap();
+        let profiles = ProfileConfigManager::open(&paths).unwrap();
+        (dir, paths, profiles)
+    }
+
+    #[test]
+    fn renaming_a_profile_keeps_what_is_said_about_it_and_all_its_servers() {
+        let (_dir, paths, mut profiles) = home();
+        profiles.rename_profile("w", "work").unwrap();
+        let metadata = std::fs::read_to_string(paths.profiles_metadata()).unwrap();
+        assert_eq!(metadata, METADATA.replace("\"w\"", "\"work\""));
+        assert_eq!(profiles.profile("work").unwrap().servers, ["a", "bad"]);
+        assert!(profiles.profile("w").is_err());
+        assert!(profiles.rename_profile("w", "v").is_err());
+        profiles.create_profile("v", None).unwrap();
+        assert!(matches!(profiles.rename_profile("v", "work"), Err(ConfigError::Exists { .. })));
+    }
+
+    #[test]
+    fn the_servers_of_a_profile_change_all_at_once_or_not_at_all() {
+        let (_dir, paths, mut profiles) = home();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let unknown = ServersChange::Add(names(&["c", "none"]));
+        assert!(profiles.change_servers("w", &unknown).is_err());
+        assert_eq!(std::fs::read_to_string(paths.servers()).unwrap(), SERVERS);
+        profiles.change_servers("w", &ServersChange::Set(names(&["c", "bad"]))).unwrap();
+        assert_eq!(profiles.profile("w").unwrap().servers, ["bad", "c"]);
+        profiles.change_servers("w", &ServersChange::Remove(names(&["bad"]))).unwrap();
+        assert_eq!(profiles.profile("w").unwrap().servers, ["c"]);
+    }
+
+    #[test]
+    fn removing_a_profile_leaves_its_servers() {
+        let (_dir, paths, mut profiles) = home();
+        profiles.remove_profile("w").unwrap();
+        assert!(profiles.list_profiles().is_empty());
+        assert_eq!(GlobalConfigManager::open(&paths).unwrap().list_servers().len(), 3);
+        assert!(matches!(profiles.remove_profile("w"), Err(ConfigError::UnknownProfile { .. })));
     }
 }

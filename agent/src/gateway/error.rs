@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::secrets::SecretError;
 use crate::hint::Hint;
 use crate::oauth::OauthError;
 
@@ -24,6 +25,16 @@ pub enum GatewayError {
         key: &'static str,
         /// What it must hold, with its article.
         expected: &'static str,
+    },
+    /// A value of a server's entry refers to a secret that cannot be had.
+    #[error("cannot follow `{key}` of server `{server}`")]
+    Secret {
+        /// The server's name.
+        server: String,
+        /// The key whose value refers to it.
+        key: String,
+        /// Why it cannot be had.
+        source: Box<SecretError>,
     },
     /// The working directory of a server does not exist.
     #[error("the working directory `{}` of server `{server}` does not exist", cwd.display())]
@@ -196,6 +207,13 @@ impl Hint for GatewayError {
             Self::Entry { server, key, .. } => {
                 Some(format!("Correct `{key}` of `{server}` in servers.json"))
             }
+            Self::Secret { server, source, .. } => Some(match &**source {
+                // Applications that were not started from a shell have none of its variables.
+                SecretError::Unset(name) => format!(
+                    "Set `{name}` where mcpm is started, or keep the secret in a file and write `file:/its/path` into servers.json"
+                ),
+                _ => format!("Correct `{server}` in servers.json"),
+            }),
             Self::WorkingDirectory { server, .. } => {
                 Some(format!("Correct `cwd` of `{server}` in servers.json"))
             }

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,8 +20,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rmcp::transport::auth::{
     OAuthHttpClient, OAuthHttpClientFuture, OAuthHttpRedirectPolicy, OAuthHttpRequest,
 };
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use url::{Host, Url};
 
 use super::error::{BoxError, OauthError};
@@ -187,15 +185,7 @@ async fn gather(answer: Response<hyper::body::Incoming>) -> Result<Response<Vec<
 }
 
 fn caller(tls: bool, reach: Option<Reach>) -> Result<Caller, OauthError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(OauthError::Tls)?;
-    let config = if tls {
-        config.with_platform_verifier().map_err(OauthError::Tls)?.with_no_client_auth()
-    } else {
-        config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
-    };
+    let config = crate::web::tls(tls).map_err(OauthError::Tls)?;
     let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT));

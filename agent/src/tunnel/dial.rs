@@ -82,7 +82,7 @@ pub(super) struct Dialer {
 }
 
 /// Either kind of stream below HTTP.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Dialer {
@@ -107,7 +107,7 @@ impl Dialer {
             .map_err(|_| timeout())?
     }
 
-    async fn connect(&self) -> Result<TcpStream, TunnelError> {
+    pub(super) async fn connect(&self) -> Result<TcpStream, TunnelError> {
         let failed =
             |source| TunnelError::Connect { relay: self.relay.origin(), source: Arc::new(source) };
         let tcp = match &self.proxy {
@@ -144,7 +144,7 @@ impl Dialer {
         if (200..300).contains(&status) { Ok(tcp) } else { Err(fail(format!("HTTP {status}"))) }
     }
 
-    async fn secure(
+    pub(super) async fn secure(
         &self,
         tls: &TlsConnector,
         tcp: TcpStream,

@@ -29,6 +29,8 @@ pub struct Probe {
     pub version: String,
     /// The era it answered in; a server of both eras counts as legacy.
     pub era: Era,
+    /// How many tools it has, when it said so in time.
+    pub tools: Option<usize>,
 }
 
 impl Hub {
@@ -42,7 +44,8 @@ impl Hub {
         name: &str,
     ) -> Result<Probe, GatewayError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let ours = Probe { server_name: name.to_owned(), version, era: Era::Legacy };
+        let server_name = name.to_owned();
+        let ours = Probe { server_name, version, era: Era::Legacy, tools: None };
         let Some(only) = self.everything.single() else { return Ok(ours) };
         let (first, sure) = only.known().first(Era::Legacy);
         let era = Some(first).filter(|era| sure || *era == Era::Legacy);
@@ -52,16 +55,26 @@ impl Hub {
         only.known().opened(first, &opening.version, facts.clone());
         // So that clients are answered before a server of theirs runs.
         let offered = List::ALL.into_iter().filter(|list| known::offers(&facts, *list));
-        let lists = offered.map(|list| lists::fetch(self, only, conn.clone(), list, false));
-        if tokio::time::timeout(LISTS, join_all(lists)).await.is_err() {
-            tracing::warn!(server = %only.name, "its lists are late");
-        }
+        let lists = offered.map(|list| {
+            let fetched = lists::fetch(self, only, conn.clone(), list, false);
+            async move { (list, fetched.await.ok().flatten()) }
+        });
+        let tools = match tokio::time::timeout(LISTS, join_all(lists)).await {
+            Ok(lists) => {
+                let tools = lists.into_iter().find(|(list, _)| *list == List::Tools);
+                tools.map_or(Some(0), |(_, items)| items.map(|items| items.len()))
+            }
+            Err(_) => {
+                tracing::warn!(server = %only.name, "its lists are late");
+                None
+            }
+        };
         self.save(only);
         conn.stop();
         // Two processes at a time might want the same thing.
         drop(tokio::time::timeout(GONE, conn.over()).await);
         let info = facts.server_info.as_deref().and_then(Object::of).unwrap_or_default();
         let text = |key: &str| info.get_str(key).map(Cow::into_owned).unwrap_or_default();
-        Ok(Probe { server_name: text("name"), version: text("version"), era: facts.era })
+        Ok(Probe { server_name: text("name"), version: text("version"), era: facts.era, tools })
     }
 }

@@ -1,6 +1,5 @@
 //! Where a remote server is, and the HTTP client that reaches it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +11,6 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use mcpm_shared::token::Token;
-use rustls::ClientConfig;
-use rustls_platform_verifier::BuilderVerifierExt as _;
 
 use super::super::GatewayError;
 use super::super::body::BoxError;
@@ -189,16 +186,7 @@ fn with_token(mut headers: HeaderMap, token: &Token) -> HeaderMap {
 }
 
 fn client(tls: bool) -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, GatewayError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(GatewayError::Tls)?;
-    let config = if tls {
-        config.with_platform_verifier().map_err(GatewayError::Tls)?.with_no_client_auth()
-    } else {
-        // Reading the platform's roots takes milliseconds that a plain URL does not need.
-        config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
-    };
+    let config = crate::web::tls(tls).map_err(GatewayError::Tls)?;
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

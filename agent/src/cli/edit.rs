@@ -1,0 +1,217 @@
+//! `mcpm edit`: changes to a server, or to the whole file in an editor.
+
+use serde_json::json;
+
+use super::error::CliError;
+use super::fields::{self, Fields};
+use super::{Context, ForceArg, JsonArg, editor, new};
+use crate::app::servers::{change, check_url};
+use crate::config::{GlobalConfigManager, ServerChange};
+use crate::model::{Server, Transport, Vars};
+
+/// Change a server
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The server, as `mcpm ls` shows it
+    #[arg(required_unless_present_any = ["editor", "new"])]
+    server: Option<String>,
+    /// Open servers.json in $VISUAL or $EDITOR; what does not parse is not taken
+    #[arg(short, long, conflicts_with_all = ["server", "new", "name", "Fields"])]
+    editor: bool,
+    /// Add a server, as `mcpm new` does
+    #[arg(short = 'N', long, conflicts_with_all = ["server", "name", "Fields"])]
+    new: bool,
+    /// New name of the server
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    fields: Fields,
+    /// Variables to take away
+    #[arg(long, value_name = "KEY,…")]
+    remove_env: Vec<String>,
+    /// Headers to take away
+    #[arg(long, value_name = "KEY,…")]
+    remove_headers: Vec<String>,
+    #[command(flatten)]
+    force: ForceArg,
+    #[command(flatten)]
+    json: JsonArg,
+}
+
+impl Args {
+    pub(super) fn json(&self) -> bool {
+        self.json.json
+    }
+}
+
+pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    if args.editor {
+        return editor::edit(&context.paths()?.servers(), check, context);
+    }
+    let Some(name) = &args.server else {
+        return new::run(new::Args::asking(args.force, args.json), context);
+    };
+    let paths = context.paths()?;
+    let server = GlobalConfigManager::open(&paths)?.server(name)?;
+    let ui = context.ui;
+    let mut wanted = given(&args)?;
+    // Who forces does not want to be asked.
+    if wanted.is_empty() && ui.may_ask() && !args.force.force {
+        wanted = ask(&server, context)?;
+        if !wanted.is_empty() && !ui.confirm(&format!("Change `{name}`?"))? {
+            wanted = ServerChange::default();
+        }
+    } else if wanted.is_empty() {
+        return Err(CliError::usage("nothing to change was named")
+            .with_hint("See `mcpm edit --help`, or open the file with `mcpm edit -e`"));
+    }
+    if let Some(url) = &wanted.url {
+        check_url(url)?;
+    }
+    let changed = change(&paths, name, &wanted)?;
+    let now = wanted.name.as_deref().unwrap_or(name);
+    if ui.is_json() {
+        let event = if changed { "changed" } else { "unchanged" };
+        ui.json(&json!({ "event": event, "server": now }));
+    }
+    if !changed {
+        ui.note("Nothing has changed.");
+        return Ok(());
+    }
+    ui.note(format!("Server `{now}` is changed."));
+    if now != name {
+        ui.note(format!(
+            "Clients that were given `{name}` look for it under its old name; see `mcpm client ls`."
+        ));
+    }
+    Ok(())
+}
+
+fn given(args: &Args) -> Result<ServerChange, CliError> {
+    Ok(ServerChange {
+        name: args.name.clone(),
+        command: args.fields.command.clone(),
+        args: args.fields.words()?,
+        env: args.fields.env()?,
+        remove_env: fields::names(&args.remove_env),
+        url: args.fields.url.clone(),
+        headers: args.fields.headers()?,
+        remove_headers: fields::names(&args.remove_headers),
+    })
+}
+
+/// Asks a person, showing what is there but for the values that may be secrets.
+fn ask(server: &Server, context: &Context) -> Result<ServerChange, CliError> {
+    let ui = context.ui;
+    let same = |new: String, old: &str| Some(new).filter(|new| new != old);
+    let mut change = ServerChange {
+        name: same(ui.ask("Name", Some(&server.name))?, &server.name),
+        ..ServerChange::default()
+    };
+    match &server.transport {
+        Transport::Stdio { command, args, env, .. } => {
+            change.command = same(ui.ask("Command", Some(command))?, command);
+            let line = args.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" ");
+            let words = fields::words(&ui.ask_with("Arguments", &line)?)?;
+            change.args = Some(words).filter(|words| words != args);
+            (change.env, change.remove_env) = ask_vars("variables", env, context)?;
+        }
+        Transport::Remote { url, headers } => {
+            change.url = same(ui.ask("URL", Some(url))?, url);
+            (change.headers, change.remove_headers) = ask_vars("headers", headers, context)?;
+        }
+        Transport::Custom { .. } => {
+            ui.note("Its other keys are for its client alone; see `mcpm edit -e`.");
+        }
+    }
+    Ok(change)
+}
+
+fn ask_vars(what: &str, old: &Vars, context: &Context) -> Result<(Vars, Vec<String>), CliError> {
+    let ui = context.ui;
+    let names: Vec<&str> = old.iter().map(|(name, _)| name).collect();
+    let set =
+        ui.ask_or_nothing(&format!("Set {what} (KEY=VALUE,…; there are: {})", names.join(", ")))?;
+    let set = fields::pairs([set.as_str()])?;
+    if names.is_empty() {
+        return Ok((set, Vec::new()));
+    }
+    let remove = ui.ask_or_nothing(&format!("Remove {what} (KEY,…)"))?;
+    Ok((set, fields::names(&[remove])))
+}
+
+/// Writes an argument so that reading it gives the same again.
+fn quoted(arg: &str) -> String {
+    let plain =
+        !arg.is_empty() && !arg.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'');
+    if plain {
+        return arg.to_owned();
+    }
+    match arg.contains('\'') {
+        false => format!("'{arg}'"),
+        true => format!("\"{}\"", arg.replace('"', "\\\"")),
+    }
+}
+
+/// Tells what is wrong with the text of `servers.json`, and of entries that cannot be used.
+fn check(text: &str, context: &Context) -> Result<(), String> {
+    if text.trim().is_empty() {
+        return Ok(());
+    }
+    let entries: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    for (name, entry) in &entries {
+        if let Err(error) = Server::from_entry(name, entry) {
+            context.ui.warning(format!("server `{name}` cannot be used: {error}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::Home;
+
+    #[test]
+    fn options_change_what_they_name_and_merge_variables() {
+        let home = Home::new();
+        home.write(
+            "servers.json",
+            r#"{"a": {"command": "x", "env": {"K": "1", "L": "2"}, "cwd": "/"}}"#,
+        );
+        home.run(&["edit", "a", "--env", "K=3", "--remove-env", "L", "--args", "--flag v"])
+            .unwrap();
+        let expected =
+            r#"{"a": {"command": "x", "env": {"K": "3"}, "cwd": "/", "args": ["--flag", "v"]}}"#;
+        assert_eq!(home.read("servers.json"), expected);
+        home.run(&["edit", "a", "--name", "b", "--remove-env", "none"]).unwrap();
+        assert_eq!(home.read("servers.json"), expected.replace("\"a\"", "\"b\""));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said_with_the_right_exit_code() {
+        let home = Home::new();
+        home.write(
+            "servers.json",
+            r#"{"a": {"command": "x"}, "far": {"url": "https://x.example"}}"#,
+        );
+        let before = home.read("servers.json");
+        let exit = |args: &[&str]| home.run(args).unwrap_err().exit();
+        assert_eq!(exit(&["edit", "none", "--command", "y"]), 1);
+        assert_eq!(exit(&["edit", "a", "--url", "https://y.example"]), 1);
+        assert_eq!(exit(&["edit", "a", "--name", "far"]), 1);
+        assert_eq!(exit(&["edit", "far", "--url", "nowhere"]), 2);
+        assert_eq!(exit(&["edit", "a"]), 2);
+        assert_eq!(exit(&["edit"]), 2);
+        assert_eq!(exit(&["edit", "a", "-e"]), 2);
+        assert_eq!(home.read("servers.json"), before);
+    }
+
+    #[test]
+    fn arguments_survive_a_form_that_nobody_touches() {
+        for arg in ["a", "", "a b", "it's", "say \"x\"", "it's \"x\"", r"C:\dir\x", "--k='v'"] {
+            assert_eq!(fields::words(&quoted(arg)).unwrap(), [arg], "{arg}");
+        }
+    }
+}

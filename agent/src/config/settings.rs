@@ -1,0 +1,166 @@
+//! What users prefer: `config.json`. Keys that we do not know, such as those of mcpm 1, stay.
+
+use serde_json::Value;
+
+use super::document::Document;
+use super::{ConfigError, nearest};
+use crate::fs::{FsError, Paths};
+
+/// One thing that can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// What it is for, in a few words.
+    pub about: &'static str,
+    /// The values it may have.
+    pub values: &'static [&'static str],
+}
+
+/// All settings.
+pub const SETTINGS: [Setting; 1] = [Setting {
+    key: "node_executable",
+    about: "the program that starts servers from npm packages",
+    values: &["npx", "bunx", "pnpm dlx", "yarn dlx"],
+}];
+
+/// Reads and edits the settings.
+#[derive(Debug)]
+pub struct Settings {
+    document: Document,
+}
+
+impl Settings {
+    /// Reads the file; a missing one sets nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read or parsed.
+    pub fn open(paths: &Paths) -> Result<Self, ConfigError> {
+        Ok(Self { document: Document::open(paths.settings())? })
+    }
+
+    /// Returns the value of a setting, when it is set.
+    ///
+    /// # Errors
+    /// When there is no such setting.
+    pub fn get(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        let value = self.document.get(setting(key)?.key);
+        Ok(value.and_then(|value| match value {
+            Value::Null => None,
+            Value::String(text) => Some(text),
+            other => Some(other.to_string()),
+        }))
+    }
+
+    /// Returns all settings with their values.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Setting, Option<String>)> {
+        let value = |setting: &Setting| self.get(setting.key).ok().flatten();
+        SETTINGS.iter().map(|setting| (*setting, value(setting))).collect()
+    }
+
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// When there is no such setting, it must not have this value, or the file cannot be written.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
+        let setting = setting(key)?;
+        if !setting.values.contains(&value) {
+            return Err(ConfigError::BadSetting {
+                key: setting.key,
+                value: value.to_owned(),
+                values: setting.values,
+            });
+        }
+        Ok(self.document.set(setting.key, Some(&value.into()))?)
+    }
+
+    /// Forgets a value; tells whether there was one.
+    ///
+    /// # Errors
+    /// When there is no such setting or the file cannot be written.
+    pub fn unset(&mut self, key: &str) -> Result<bool, ConfigError> {
+        let key = setting(key)?.key;
+        let was_set = self.document.get(key).is_some();
+        if was_set {
+            self.document.set(key, None)?;
+        }
+        Ok(was_set)
+    }
+
+    /// Forgets all values; returns the keys of those that were set.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reset(&mut self) -> Result<Vec<&'static str>, ConfigError> {
+        let keys = SETTINGS.map(|setting| setting.key);
+        let set = keys.into_iter().filter(|key| self.document.get(key).is_some());
+        let set: Vec<_> = set.collect();
+        self.drop_keys(&set)?;
+        Ok(set)
+    }
+
+    /// Takes keys that need not be settings out of the file.
+    pub(super) fn drop_keys(&mut self, keys: &[&str]) -> Result<(), FsError> {
+        self.document.edit(|text| {
+            keys.iter().for_each(|key| text.remove(&[key]));
+            Ok(())
+        })
+    }
+
+    /// Returns an address that the user wrote into the file; it is none that `config set` knows.
+    #[must_use]
+    pub fn address(&self, key: &str) -> Option<String> {
+        self.document.get(key)?.as_str().map(str::to_owned)
+    }
+
+    /// Returns the value of a key that need not be a setting.
+    pub(super) fn raw(&self, key: &str) -> Option<Value> {
+        self.document.get(key)
+    }
+}
+
+fn setting(key: &str) -> Result<&'static Setting, ConfigError> {
+    const ALL: &[Setting] = &SETTINGS;
+    ALL.iter().find(|setting| setting.key == key).ok_or_else(|| ConfigError::UnknownSetting {
+        key: key.to_owned(),
+        near: nearest(key, ALL.iter().map(|setting| setting.key)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hint::Hint as _;
+
+    #[test]
+    fn settings_are_checked_and_strange_keys_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::write(paths.settings(), "{\n  \"router\": {\"port\": 1},\n  \"x\": 1.50\n}")
+            .unwrap();
+        let mut settings = Settings::open(&paths).unwrap();
+        settings.set("node_executable", "pnpm dlx").unwrap();
+        assert_eq!(settings.get("node_executable").unwrap().as_deref(), Some("pnpm dlx"));
+        let written = std::fs::read_to_string(paths.settings()).unwrap();
+        let expected = "{\n  \"router\": {\"port\": 1},\n  \"x\": 1.50,\n  \"node_executable\": \"pnpm dlx\"\n}";
+        assert_eq!(written, expected);
+        assert!(
+            settings.set("node_executable", "rm").unwrap_err().hint().unwrap().contains("bunx")
+        );
+        assert!(matches!(settings.set("node", "npx"), Err(ConfigError::UnknownSetting { .. })));
+        assert_eq!(settings.reset().unwrap(), ["node_executable"]);
+        assert!(!settings.unset("node_executable").unwrap());
+        let written = std::fs::read_to_string(paths.settings()).unwrap();
+        assert_eq!(written, "{\n  \"router\": {\"port\": 1},\n  \"x\": 1.50\n}");
+    }
+
+    #[test]
+    fn looking_at_settings_creates_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        assert_eq!(Settings::open(&paths).unwrap().get("node_executable").unwrap(), None);
+        assert_eq!(Settings::open(&paths).unwrap().reset().unwrap(), [""; 0]);
+        assert!(!paths.settings().exists());
+    }
+}
