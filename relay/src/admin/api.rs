@@ -1,7 +1,7 @@
 //! The admin API, version 1: what `mcpm-relay name|owner|share|token|status|audit` do, over HTTP.
 //!
 //! Every request carries the admin token, so that neither a page in a browser nor another user of
-//! the machine can use it. `openapi.json` describes it; a test holds it against [`ROUTES`].
+//! the machine can use it. `openapi.json` describes it; a test holds it against `ROUTES`.
 
 use std::sync::Arc;
 use std::time::Duration;

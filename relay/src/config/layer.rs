@@ -125,7 +125,7 @@ pub struct Layer {
     pub acme_challenge: Option<AcmeChallenge>,
 
     /// Who writes DNS records for the authority, needed for *.DOMAIN: exec:PROGRAM,
-    /// rfc2136:KEY@SERVER[:PORT]/ZONE, cloudflare or desec
+    /// rfc2136:KEY@SERVER:PORT/ZONE (without :PORT it is 53), cloudflare or desec
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACME_DNS", value_name = "PROVIDER"))]
     pub acme_dns: Option<DnsProvider>,
 
