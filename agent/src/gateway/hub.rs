@@ -388,6 +388,10 @@ impl Hub {
         lock(&self.tasks).owner(id, principal)
     }
 
+    fn task_is_of_another(&self, id: &str, session: &Session, member: &Member) -> bool {
+        lock(&self.tasks).is_of_another(id, &session.principal, member.index)
+    }
+
     fn learn_task(&self, id: &str, principal: &Principal, member: usize) {
         lock(&self.tasks).learn(id, principal, member);
     }

@@ -149,6 +149,8 @@ pub(super) struct Pages {
     /// The cursor of the next one, as the server wrote it.
     pub(super) next: String,
     pub(super) items: Vec<Box<RawValue>>,
+    /// Which question of this list the first page answered.
+    pub(super) asked: u64,
 }
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use super::kinds::List;
 use super::member::{Member, Unavailable};
 use super::route::{self, Astray, Route};
 use super::session::{Session, TakenBack, quoted};
-use super::{filter, listen, lists, modern, older, watch, welcome};
+use super::{filter, listen, lists, mirrored, modern, older, watch, welcome};
 use crate::gateway::link::{Claim, INBOX, Packet, Refusal};
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
@@ -179,6 +179,8 @@ impl Drive<'_> {
         edits: Vec<Edit>,
     ) {
         let headers = self.headers(member, conn, request);
+        let listed = List::of_method(request.method())
+            .map(|list| (list, member.known().said_mut(conn.facts().era).ask(list)));
         let (claim, mut packets) =
             match conn.request_with_headers(request, edits, headers, self.session.number).await {
                 Ok(begun) => begun,
@@ -188,8 +190,9 @@ impl Drive<'_> {
         while let Some(packet) = packets.recv().await {
             if packet.last {
                 route::learn(self.session, member, &packet.message);
-                if let Some(list) = List::of_method(request.method()) {
-                    lists::learn(&self.session.hub, member, conn, request, list, &packet.message);
+                self.relist_if_outdated(member, conn, request, &packet.message);
+                if let Some(listed) = listed {
+                    lists::learn(&self.session.hub, member, conn, request, listed, &packet.message);
                 }
                 return self.send(packet).await;
             }
@@ -198,6 +201,20 @@ impl Drive<'_> {
             }
         }
         self.gave_up(request, member).await;
+    }
+
+    /// Asks for the tools again after a refusal that says that other headers are wanted: the next call
+    /// has them. This one is the client's to repeat, for a call is made once.
+    pub(super) fn relist_if_outdated(
+        &self,
+        member: &Arc<Member>,
+        conn: &Arc<Conn>,
+        request: &Message<'_>,
+        answer: &[u8],
+    ) {
+        if mirrored::is_outdated(conn, request, answer) {
+            drop(lists::fetch(&self.session.hub, member, conn.clone(), List::Tools, true));
+        }
     }
 
     /// Returns the headers that a call must have besides those of every request.

@@ -37,6 +37,8 @@ pub(super) struct Said {
     pub(super) lists: [Option<Items>; 4],
     /// Which lists a client got that the server has not confirmed in this run.
     pub(super) unconfirmed: [bool; 4],
+    /// How often each list was asked for, and which of these questions what is known answers.
+    turns: [(u64, u64); 4],
 }
 
 const fn at(era: Era) -> usize {
@@ -163,6 +165,22 @@ impl Known {
 }
 
 impl Said {
+    /// Notes that a list is asked for, and returns which question that is.
+    pub(super) fn ask(&mut self, list: List) -> u64 {
+        let (last, _) = &mut self.turns[list.at()];
+        *last += 1;
+        *last
+    }
+
+    /// Tells whether an answer is the latest: two questions may be on their way at once, and what
+    /// was asked first may be answered last.
+    pub(super) fn is_news(&mut self, list: List, asked: u64) -> bool {
+        let (_, known) = &mut self.turns[list.at()];
+        let news = asked >= *known;
+        *known = asked.max(*known);
+        news
+    }
+
     /// Returns what the server said, unless it might say more to a client of this revision.
     pub(super) fn facts_for(&self, version: &str) -> Option<Arc<Facts>> {
         let facts = self.facts.as_ref()?;
@@ -218,6 +236,17 @@ mod tests {
         // It was asked for more and had no more.
         said.asked = Some(LATEST_LEGACY.to_owned());
         assert!(said.facts_for(LATEST_LEGACY).is_some());
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_by_a_later_one_is_no_news() {
+        let mut said = Said::default();
+        let (first, second) = (said.ask(List::Tools), said.ask(List::Tools));
+        assert!(said.is_news(List::Tools, second));
+        assert!(!said.is_news(List::Tools, first));
+        assert!(said.is_news(List::Tools, second), "a page of the same answer");
+        let prompts = said.ask(List::Prompts);
+        assert!(said.is_news(List::Prompts, prompts));
     }
 
     #[test]

@@ -219,10 +219,11 @@ pub(super) fn fetch(
 ) -> oneshot::Receiver<Option<Items>> {
     let (done, fetched) = oneshot::channel();
     let (hub, member) = (hub.clone(), member.clone());
+    let asked = member.known().said_mut(conn.facts().era).ask(list);
     hub.scope().clone().spawn_until_cancelled(async move {
         let items = drain(&conn, list).await.map(Arc::new);
         if let Some(items) = &items {
-            note(&hub, &member, &conn, list, items, tell);
+            note(&hub, &member, &conn, list, (items, asked), tell);
         }
         drop(done.send(items));
     });
@@ -238,7 +239,7 @@ fn note(
     member: &Arc<Member>,
     conn: &Arc<Conn>,
     list: List,
-    items: &Items,
+    (items, asked): (&Items, u64),
     tell: bool,
 ) {
     member.known().slow = false;
@@ -254,24 +255,28 @@ fn note(
         }
         return;
     }
-    let (changed, unconfirmed) = replace(hub, member, conn.facts().era, list, items);
+    let (changed, unconfirmed) = replace(hub, member, conn.facts().era, list, (items, asked));
     if changed && (tell || unconfirmed) {
         hub.tell_changed(member, list);
     }
 }
 
-/// Keeps a list as the server has it now; tells whether clients see another one than before, and
-/// whether a client got that without the server having confirmed it.
+/// Keeps a list as the server has it now, unless a later question was answered before this one;
+/// tells whether clients see another one than before, and whether a client got that without the
+/// server having confirmed it.
 pub(super) fn replace(
     hub: &Arc<Hub>,
     member: &Arc<Member>,
     era: Era,
     list: List,
-    items: &Items,
+    (items, asked): (&Items, u64),
 ) -> (bool, bool) {
     let (before, unconfirmed) = {
         let mut known = member.known();
         let said = known.said_mut(era);
+        if !said.is_news(list, asked) {
+            return (false, false);
+        }
         let before = said.lists[list.at()].replace(items.clone());
         (before, std::mem::take(&mut said.unconfirmed[list.at()]))
     };
@@ -290,13 +295,14 @@ fn differ(hub: &Hub, member: &Member, list: List, before: Option<&Items>, after:
     !same_list(before.as_deref().map(Vec::as_slice), Some(shown(after).as_slice()))
 }
 
-/// Learns from a page of a list that passed by as the server wrote it.
+/// Learns from a page of a list that passed by as the server wrote it; `asked` is which question of
+/// its list the request was.
 pub(super) fn learn(
     hub: &Arc<Hub>,
     member: &Arc<Member>,
     conn: &Arc<Conn>,
     request: &Message<'_>,
-    list: List,
+    (list, asked): (List, u64),
     answer: &[u8],
 ) {
     let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return };
@@ -304,23 +310,24 @@ pub(super) fn learn(
     let Ok(page) = lists::items(result, list.key()) else { return };
     let cursor = cursor_of(request).map(RawValue::get);
     let next = lists::next_cursor(result).map(|next| next.get().to_owned());
-    let items = {
+    let (items, asked) = {
         let mut pages = conn.pages();
         let pages = &mut pages[list.at()];
         let before = pages.take().filter(|before| Some(before.next.as_str()) == cursor);
-        let mut items = match (before, cursor) {
-            (Some(before), _) => before.items,
-            (None, None) => Vec::new(),
+        let (mut items, asked) = match (before, cursor) {
+            (Some(before), _) => (before.items, before.asked),
+            (None, None) => (Vec::new(), asked),
             (None, Some(_)) => return,
         };
         items.extend(page.items.iter().map(|&item| item.to_owned()));
         if let Some(next) = next {
-            *pages = Some(Pages { next, items }).filter(|pages| pages.items.len() <= MAX_ITEMS);
+            *pages =
+                Some(Pages { next, items, asked }).filter(|pages| pages.items.len() <= MAX_ITEMS);
             return;
         }
-        Arc::new(items)
+        (Arc::new(items), asked)
     };
-    note(hub, member, conn, list, &items, false);
+    note(hub, member, conn, list, (&items, asked), false);
 }
 
 /// Collects all pages of a list.

@@ -10,8 +10,11 @@ use super::member::Member;
 use crate::gateway::upstream::{Conn, Target};
 use crate::mcp::era::Era;
 use crate::mcp::lists::member;
-use crate::mcp::message::Message;
+use crate::mcp::message::{HEADER_MISMATCH, Incoming, Message};
 use crate::mcp::mirror::{self, Mirrors};
+
+/// How long a refusal is at most.
+const SHORT: usize = 8 * 1024;
 
 /// What the tools of each server ask for.
 #[derive(Debug)]
@@ -49,4 +52,15 @@ impl Mirrored {
         let arguments = request.params().and_then(|params| member(params, "arguments"));
         asked.map_or(none, |asked| mirror::headers(&asked, arguments))
     }
+}
+
+/// Tells whether a server refuses a call for its headers: then its tools ask for others than is known.
+pub(super) fn is_outdated(conn: &Conn, request: &Message<'_>, answer: &[u8]) -> bool {
+    let told =
+        request.method() == "tools/call" && conn.facts().era == Era::Modern && answer.len() < SHORT;
+    let Some(Incoming::One(answer)) = told.then(|| Incoming::parse(answer).ok()).flatten() else {
+        return false;
+    };
+    let code = answer.error().and_then(|error| member(error, "code"));
+    code.is_some_and(|code| code.get().parse() == Ok(HEADER_MISMATCH))
 }

@@ -92,6 +92,7 @@ async fn round(
     let _asked = drive.asked(claim);
     while let Some(packet) = packets.recv().await {
         if packet.last {
+            drive.relist_if_outdated(member, conn, request, &packet.message);
             return finish(drive, request, &packet).await;
         }
         if let Some(message) = drive.on_the_way(member, conn, packet.message).await {

@@ -40,6 +40,12 @@ impl Astray {
 pub(super) async fn find(session: &Arc<Session>, request: &Message<'_>) -> Result<Route, Astray> {
     if let Some(only) = session.view.single() {
         filter::check(session, only, request)?;
+        if request.method().starts_with("tasks/")
+            && let Some(id) = task_of(request)
+            && session.hub.task_is_of_another(&id, session, only)
+        {
+            return Err(unknown_task(&id));
+        }
         return Ok(Route::To(only.clone(), Vec::new()));
     }
     match request.method() {
@@ -163,17 +169,25 @@ async fn by_reference(session: &Arc<Session>, request: &Message<'_>) -> Result<R
 }
 
 fn by_task(session: &Session, request: &Message<'_>) -> Result<Route, Astray> {
-    let id = request.params().and_then(|params| crate::mcp::lists::member(params, "taskId"));
-    let id = id.and_then(string).ok_or(Astray::Method)?;
+    let id = task_of(request).ok_or(Astray::Method)?;
     let owner = session.hub.task_owner(&id, &session.principal);
     let member = owner.and_then(|index| session.view.has(index).cloned());
-    let member = member.ok_or_else(|| Astray::Unknown(format!("unknown task: {id}")))?;
-    Ok(Route::To(member, Vec::new()))
+    Ok(Route::To(member.ok_or_else(|| unknown_task(&id))?, Vec::new()))
+}
+
+fn unknown_task(id: &str) -> Astray {
+    Astray::Unknown(format!("unknown task: {id}"))
+}
+
+/// Returns the task that a message is about.
+pub(super) fn task_of<'a>(message: &Message<'a>) -> Option<std::borrow::Cow<'a, str>> {
+    let params = message.params()?;
+    string(crate::mcp::lists::member(params, "taskId")?)
 }
 
 /// Learns from an answer what later requests may name: tasks, which belong to who made them.
 pub(super) fn learn(session: &Session, member: &Member, answer: &[u8]) {
-    if session.view.single().is_some() || memchr::memmem::find(answer, b"\"taskId\"").is_none() {
+    if memchr::memmem::find(answer, b"\"taskId\"").is_none() {
         return;
     }
     let Ok(Incoming::One(message)) = Incoming::parse(answer) else { return };

@@ -27,6 +27,12 @@ impl Tasks {
         }
     }
 
+    /// Tells whether a task of a server was made by somebody else, and not by this one.
+    pub(super) fn is_of_another(&self, id: &str, principal: &Principal, member: usize) -> bool {
+        self.owner(id, principal) != Some(member)
+            && self.of.iter().any(|((_, of), at)| of == id && *at == member)
+    }
+
     pub(super) fn owner(&self, id: &str, principal: &Principal) -> Option<usize> {
         self.of.get(&(principal.clone(), id.to_owned())).copied()
     }
@@ -43,6 +49,9 @@ mod tests {
         tasks.learn("t", &ann, 3);
         assert_eq!(tasks.owner("t", &ann), Some(3));
         assert_eq!(tasks.owner("t", &bob), None);
+        assert!(tasks.is_of_another("t", &bob, 3));
+        assert!(!tasks.is_of_another("t", &ann, 3));
+        assert!(!tasks.is_of_another("t", &bob, 4), "another server's task with this number");
         for n in 0..MAX {
             tasks.learn(&n.to_string(), &bob, 0);
         }

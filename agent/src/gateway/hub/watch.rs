@@ -11,6 +11,7 @@ use super::kinds::List;
 use super::listen::{Offer, our_listen, unmark};
 use super::lists;
 use super::member::{Member, Slot, SlotKey};
+use super::route::task_of;
 use super::session::Session;
 use super::turn::{Turn, set_off};
 use super::{GATHER, Hub};
@@ -201,8 +202,14 @@ async fn heard(
                 }
             }
         }
-        _ => {
-            for session in clients.iter().filter(|session| session.era == conn.facts().era) {
+        method => {
+            let task = method.starts_with("notifications/tasks").then(|| task_of(&message));
+            let task = task.flatten();
+            let theirs = |session: &&Arc<Session>| {
+                session.era == conn.facts().era
+                    && task.as_ref().is_none_or(|id| !hub.task_is_of_another(id, session, member))
+            };
+            for session in clients.iter().filter(theirs) {
                 session.say(text.clone());
             }
         }

@@ -184,7 +184,8 @@ async fn a_change_that_clients_do_not_see_is_not_told() {
             serde_json::value::RawValue::from_string(json!({"name":name}).to_string()).unwrap()
         });
         let items = Arc::new(items.collect());
-        lists::replace(hub, &hub.members[0], Era::Legacy, List::Tools, &items).0
+        let asked = hub.members[0].known().said_mut(Era::Legacy).ask(List::Tools);
+        lists::replace(hub, &hub.members[0], Era::Legacy, List::Tools, (&items, asked)).0
     };
     assert!(replace(&["one", "hidden"]));
     assert!(!replace(&["one", "hidden", "hidden2"]));

@@ -188,3 +188,45 @@ async fn names_that_collide_are_told() {
     assert_eq!(note, expected);
     client.end().await;
 }
+
+#[tokio::test]
+async fn tools_are_listed_again_when_a_server_wants_other_headers_than_it_said() {
+    let new = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let wants = new.clone();
+    let upstream = Upstream::start(move |heard: &Heard| {
+        let body: Value = serde_json::from_str(&heard.body).unwrap_or_default();
+        let id = &body["id"];
+        let method = body["method"].as_str().unwrap_or_default();
+        let named = heard.headers.contains_key("mcp-param-town");
+        match (wants.load(std::sync::atomic::Ordering::Relaxed), method) {
+            (true, "tools/list") => Answer::json(
+                200,
+                &json!({"jsonrpc":"2.0","id":id,"result":{
+                    "resultType":"complete","ttlMs":0,"cacheScope":"private","tools":[{"name":"book",
+                    "inputSchema":{"type":"object","properties":{
+                        "city":{"type":"string","x-mcp-header":"Town"}}}}]}})
+                .to_string(),
+            ),
+            (true, "tools/call") if !named => Answer::json(
+                400,
+                &json!({"jsonrpc":"2.0","id":id,"error":{"code":-32020,"message":"no town"}})
+                    .to_string(),
+            ),
+            _ => booking(heard),
+        }
+    })
+    .await;
+    let servers = [Server::remote("far", upstream.url())];
+    let call = json!({"name":"book","arguments":{"city":"Bern"}});
+    let mut client = Client::of(&servers, GatewayOptions::default());
+    client.open().await;
+    client.ask("tools/list", json!({})).await;
+    assert_eq!(text(&client.ask("tools/call", call.clone()).await), "done");
+    new.store(true, std::sync::atomic::Ordering::Relaxed);
+    let refused = client.ask("tools/call", call.clone()).await;
+    assert!(refused["error"].is_object(), "{refused}");
+    assert_eq!(client.hear().await["method"], "notifications/tools/list_changed");
+    assert_eq!(text(&client.ask("tools/call", call).await), "done");
+    client.end().await;
+    upstream.stop().await;
+}

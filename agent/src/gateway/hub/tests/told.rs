@@ -52,9 +52,13 @@ fn gateway(servers: &[Server]) -> Gateway {
 }
 
 async fn open(hub: &Arc<Hub>) -> Arc<Session> {
+    open_as(hub, &Principal::Anonymous).await
+}
+
+async fn open_as(hub: &Arc<Hub>, principal: &Principal) -> Arc<Session> {
     let open = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"capabilities":{"elicitation":{}}}}"#;
     let open = Message::parse(open).unwrap();
-    let (session, _) = hub.open(&open, &Principal::Anonymous, &hub.everything).await.unwrap();
+    let (session, _) = hub.open(&open, principal, &hub.everything).await.unwrap();
     session
 }
 
@@ -187,4 +191,29 @@ async fn progress_with_a_question_reaches_the_one_of_several_servers_that_asked(
     client.say(&progress).await;
     assert_eq!(text(&client.hear().await), "on its way");
     client.end().await;
+}
+
+#[tokio::test]
+async fn a_task_in_a_shared_process_is_its_makers_only() {
+    let cases = r#"*tools/call*) echo '{"jsonrpc":"2.0","id":'$(id "$line")',"result":{"task":{"taskId":"t","status":"working"}}}';;
+    *tasks/get*) echo '{"jsonrpc":"2.0","id":'$(id "$line")',"result":{"taskId":"t","status":"completed"}}'; echo '{"jsonrpc":"2.0","method":"notifications/tasks/status","params":{"taskId":"t","status":"completed"}}'; echo '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"error","data":"for all"}}';;"#;
+    let scribe = Scribe::new("a", "shared", cases);
+    let gateway = gateway(std::slice::from_ref(&scribe.server));
+    let hub = &gateway.0.hub;
+    let ann = open_as(hub, &Principal::Token("ann".into())).await;
+    let bob = open_as(hub, &Principal::Token("bob".into())).await;
+    call(&ann).await;
+    let refused = request(&bob, "tasks/get", json!({"taskId":"t"})).await;
+    assert_eq!(refused["error"]["message"], "unknown task: t");
+    let task = request(&ann, "tasks/get", json!({"taskId":"t"})).await;
+    assert_eq!(task["result"]["status"], "completed");
+    for (session, first) in [(&ann, "notifications/tasks/status"), (&bob, "notifications/message")]
+    {
+        let mut said = session.outlet.listen(None).unwrap();
+        let packet = tokio::time::timeout(Duration::from_secs(20), said.recv()).await.unwrap();
+        let packet = packet.unwrap();
+        let message: Value = serde_json::from_slice(&packet.message).unwrap();
+        assert_eq!(message["method"], first);
+    }
+    gateway.shutdown().await;
 }
