@@ -76,6 +76,8 @@ pub(super) async fn run(
         let mut visitor = TokioIo::new(visitor);
         let carried = async {
             visitor.write_all(&first).await?;
+            // With TLS what was written may not have left yet, and copying flushes its own only.
+            visitor.flush().await?;
             tokio::io::copy_bidirectional(&mut visitor, &mut agent).await
         };
         if let Err(error) = carried.await {

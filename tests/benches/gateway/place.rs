@@ -142,6 +142,8 @@ impl Place {
     /// Starts the contender over HTTP and waits until a session can be opened.
     pub(crate) async fn http(self, options: &Options) -> anyhow::Result<Running> {
         let name = self.contender.name;
+        let programs = ["mcpm", "mcpm-relay"].map(|program| options.bins.join(program));
+        Process::forget_pages(&programs.each_ref().map(AsRef::as_ref))?;
         let mut running = match self.contender.maker {
             Maker::Direct => {
                 let mut echo = Process::spawn(name, self.echo("http"))?;

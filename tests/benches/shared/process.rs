@@ -77,17 +77,20 @@ impl Process {
         Ok((process, pipes))
     }
 
-    /// Drops what the system keeps of a program's file, so that only what it touches is mapped when it
-    /// starts. How a file came into memory decides otherwise: one that was just linked counts a
-    /// megabyte more than the same file after a restart of the machine.
+    /// Drops what the system keeps of programs' files, so that only what they touch is mapped when
+    /// they start; a program that is not there is passed over. How a file came into memory decides
+    /// otherwise: one that was just linked counts a megabyte more than the same file after a restart
+    /// of the machine.
     ///
     /// # Errors
-    /// When the file cannot be opened.
-    pub fn forget_pages(program: &Path) -> anyhow::Result<()> {
-        let file = std::fs::File::open(program).with_context(|| format!("open {program:?}"))?;
-        // Pages that were not written yet would stay.
-        file.sync_all().ok();
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    /// When the system refuses.
+    pub fn forget_pages(programs: &[&Path]) -> anyhow::Result<()> {
+        for program in programs.iter().filter(|program| program.is_file()) {
+            let file = File::open(program).with_context(|| format!("open {program:?}"))?;
+            // Pages that were not written yet would stay.
+            file.sync_all().ok();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
         Ok(())
     }
 

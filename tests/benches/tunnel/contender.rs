@@ -105,6 +105,8 @@ impl Contender {
     pub(crate) async fn start(self, bench: &Bench<'_>) -> anyhow::Result<Running> {
         let Bench { options, backend, certs } = bench;
         let mut running = Running::nothing(backend)?;
+        let ours = ["mcpm", "mcpm-relay"].map(|program| options.bins.join(program));
+        Process::forget_pages(&[&ours[0], &ours[1], &options.rathole, &options.nginx])?;
         match self {
             Self::Direct => {}
             Self::DirectTls => {

@@ -74,6 +74,7 @@ pub(crate) async fn apply(target: &Target, load: Load) -> anyhow::Result<Outcome
 pub(crate) async fn once(target: &Target) -> anyhow::Result<usize> {
     let mut stream = target.connect().await?;
     stream.write_all(target.request(None, true).as_bytes()).await.context("send a request")?;
+    stream.flush().await.context("send a request")?;
     answer(&mut stream, &mut vec![0; 16 * 1024]).await
 }
 
@@ -89,6 +90,8 @@ async fn connection(target: Target, load: Load, deadline: Instant) -> anyhow::Re
             None => target.connect().await?,
         };
         stream.write_all(request.as_bytes()).await.context("send a request")?;
+        // With TLS a request that was written may not have left yet.
+        stream.flush().await.context("send a request")?;
         outcome.bytes += answer(&mut stream, &mut buffer).await?;
         outcome.latencies.push(begun.elapsed().as_secs_f64());
         if !load.close {

@@ -1,5 +1,5 @@
-//! `tools/call`: the tools that answer at once or talk while they work; the others are in `rounds` and `jobs`.
-#![expect(deprecated, reason = "logging and sampling are deprecated by the protocol, not gone")]
+//! `tools/call`: the tools that answer at once or talk while they work; the others are in `asks`, `rounds` and `jobs`.
+#![expect(deprecated, reason = "logging is deprecated by the protocol, not gone")]
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities,
     LoggingMessageNotificationParam, ProgressNotificationParam,
 };
-use rmcp::service::{RequestContext, RoleServer, ServiceError};
+use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
 
 use crate::catalog::typed;
 use crate::fixture::{Change, Fixture, may_log};
 use crate::reads::{AUDIO, IMAGE};
-use crate::{jobs, rounds};
+use crate::{asks, jobs, rounds};
 
 type Context = RequestContext<RoleServer>;
 
@@ -59,10 +59,7 @@ pub(crate) async fn call(
             pause(2 * MOMENT).await;
             json!([text_block("Here it is.")])
         }
-        "test_sampling" | "test_elicitation" => ask(&params, &context).await?,
-        "test_elicitation_sep1034_defaults" | "test_elicitation_sep1330_enums" => {
-            ask(&params, &context).await?
-        }
+        name if asks::knows(name) => return asks::call(&params, &context).await,
         name => content(name, &params)?,
     };
     Ok(result(&content, false).into())
@@ -164,74 +161,4 @@ async fn tell_progress(context: &Context) -> Value {
         pause(MOMENT).await;
     }
     json!([text_block("Done.")])
-}
-
-/// The tools that ask by a request of their own, as servers did before 2026-07-28.
-async fn ask(params: &CallToolRequestParams, context: &Context) -> Result<Value, ErrorData> {
-    let argument = |name: &str| params.arguments.as_ref().and_then(|all| all.get(name)?.as_str());
-    let refused = |error: ServiceError| ErrorData::invalid_request(error.to_string(), None);
-    let schema = match params.name.as_ref() {
-        "test_sampling" => {
-            let message = text_block(argument("prompt").unwrap_or("Hello"));
-            let request =
-                json!({ "messages": [{ "role": "user", "content": message }], "maxTokens": 100 });
-            let sampled = context.peer.create_message(typed(request)).await.map_err(refused)?;
-            let text = sampled.message.content.first().and_then(|block| block.as_text());
-            let text = text.map_or("nothing", |text| &text.text);
-            return Ok(json!([text_block(format!("LLM response: {text}"))]));
-        }
-        "test_elicitation" => person(),
-        "test_elicitation_sep1034_defaults" => defaults(),
-        _ => choices(),
-    };
-    let message = argument("message").unwrap_or("Please tell me.");
-    let request = json!({ "mode": "form", "message": message, "requestedSchema": schema });
-    let answer = context.peer.create_elicitation(typed(request)).await.map_err(refused)?;
-    let action = serde_json::to_value(&answer.action).unwrap_or_default();
-    let content = json!(answer.content);
-    let text = format!(
-        "Elicitation completed: action={}, content={content}",
-        action.as_str().unwrap_or_default()
-    );
-    Ok(json!([text_block(text)]))
-}
-
-fn person() -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "username": { "type": "string", "description": "The user's name" },
-            "email": { "type": "string", "description": "The user's address" },
-        },
-        "required": ["username", "email"],
-    })
-}
-
-fn defaults() -> Value {
-    json!({ "type": "object", "properties": {
-        "name": { "type": "string", "default": "John Doe" },
-        "age": { "type": "integer", "default": 30 },
-        "score": { "type": "number", "default": 95.5 },
-        "status": { "type": "string", "enum": ["active", "inactive", "pending"], "default": "active" },
-        "verified": { "type": "boolean", "default": true },
-    }})
-}
-
-fn choices() -> Value {
-    let titled = |word: &str| {
-        let one = |value: &str, title: &str| json!({ "const": value, "title": format!("{title} {word}") });
-        json!([one("value1", "First"), one("value2", "Second"), one("value3", "Third")])
-    };
-    let plain = json!(["option1", "option2", "option3"]);
-    json!({ "type": "object", "properties": {
-        "untitledSingle": { "type": "string", "enum": plain },
-        "titledSingle": { "type": "string", "oneOf": titled("Option") },
-        "legacyEnum": {
-            "type": "string",
-            "enum": ["opt1", "opt2", "opt3"],
-            "enumNames": ["Option One", "Option Two", "Option Three"],
-        },
-        "untitledMulti": { "type": "array", "items": { "type": "string", "enum": plain } },
-        "titledMulti": { "type": "array", "items": { "anyOf": titled("Choice") } },
-    }})
 }

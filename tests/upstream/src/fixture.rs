@@ -26,20 +26,31 @@ pub(crate) struct Fixture {
     pub(crate) tasks: TaskManager,
     pub(crate) seal: Arc<Seal>,
     pub(crate) changes: broadcast::Sender<Change>,
-    legacy_only: bool,
+    eras: Eras,
+}
+
+/// Which revisions it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Eras {
+    /// All there are.
+    Both,
+    /// Those up to 2025-11-25.
+    Legacy,
+    /// 2026-07-28.
+    Modern,
 }
 
 impl std::fmt::Debug for Fixture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fixture").field("legacy_only", &self.legacy_only).finish_non_exhaustive()
+        f.debug_struct("Fixture").field("eras", &self.eras).finish_non_exhaustive()
     }
 }
 
 impl Fixture {
-    /// A server that knows all revisions, or those up to 2025-11-25.
-    pub(crate) fn new(legacy_only: bool) -> Self {
+    /// A server that knows these revisions.
+    pub(crate) fn new(eras: Eras) -> Self {
         let (changes, _) = broadcast::channel(16);
-        Self { tasks: TaskManager::new(), seal: Arc::default(), changes, legacy_only }
+        Self { tasks: TaskManager::new(), seal: Arc::default(), changes, eras }
     }
 }
 
@@ -60,18 +71,20 @@ impl ServerHandler for Fixture {
             .enable_resources_subscribe()
             .enable_logging()
             .enable_completions();
-        let capabilities = if self.legacy_only { all.build() } else { all.enable_tasks().build() };
+        let capabilities =
+            if self.eras == Eras::Legacy { all.build() } else { all.enable_tasks().build() };
         ServerConfig::new(capabilities)
             .with_server_info(Implementation::new("conformance-upstream", "1.0.0"))
             .with_instructions("Holds what the conformance suite asks for.")
     }
 
     fn supported_protocol_versions(&self) -> Cow<'static, [ProtocolVersion]> {
-        let newest = match self.legacy_only {
-            true => ProtocolVersion::V_2025_11_25,
-            false => ProtocolVersion::V_2026_07_28,
-        };
-        Cow::Borrowed(ProtocolVersion::known_up_to(&newest))
+        const MODERN: &[ProtocolVersion] = &[ProtocolVersion::V_2026_07_28];
+        Cow::Borrowed(match self.eras {
+            Eras::Both => ProtocolVersion::known_up_to(&ProtocolVersion::V_2026_07_28),
+            Eras::Legacy => ProtocolVersion::known_up_to(&ProtocolVersion::V_2025_11_25),
+            Eras::Modern => MODERN,
+        })
     }
 
     async fn list_tools(

@@ -1,17 +1,20 @@
 //! The server behind mcpm in the conformance runs: it has every tool, resource and prompt that the suite asks for.
 //!
 //! It speaks all revisions up to 2026-07-28, over stdio or Streamable HTTP, and passes the suite by itself: whatever
-//! fails with mcpm in front of it, mcpm broke. `--legacy-only` makes it one of the many servers that know no 2026-07-28.
+//! fails with mcpm in front of it, mcpm broke. `--legacy-only` makes it one of the many servers that know no 2026-07-28,
+//! `--modern-only` one of those that will know nothing else.
 //!
 //! `--echo` makes it another server altogether: one that notes what it gets and repeats what it is told (see `echo`).
 #![expect(clippy::print_stdout, reason = "the address is the result of a program that serves HTTP")]
 
+mod asks;
 mod calls;
 mod catalog;
 mod echo;
 mod fixture;
 mod jobs;
 mod legacy;
+mod modern;
 mod reads;
 mod rounds;
 mod web;
@@ -23,7 +26,7 @@ use rmcp::ServiceExt;
 use rmcp::transport::stdio;
 
 use echo::Echo;
-use fixture::Fixture;
+use fixture::{Eras, Fixture};
 use legacy::Legacy;
 
 /// Serve the fixtures of the MCP conformance suite
@@ -38,8 +41,11 @@ struct Args {
     /// Know no revision after 2025-11-25, as most servers
     #[arg(long)]
     legacy_only: bool,
-    /// Note every message and say what it asks to say, instead of the fixtures
+    /// Know no revision before 2026-07-28
     #[arg(long, conflicts_with = "legacy_only")]
+    modern_only: bool,
+    /// Note every message and say what it asks to say, instead of the fixtures
+    #[arg(long, conflicts_with_all = ["legacy_only", "modern_only"])]
     echo: bool,
     /// File for the messages that come, byte for byte
     #[arg(long, value_name = "FILE", requires = "echo")]
@@ -59,15 +65,26 @@ async fn main() -> anyhow::Result<()> {
         println!("{url}");
         return server.await;
     }
-    let fixture = Fixture::new(args.legacy_only);
-    match (args.http, args.legacy_only) {
-        (Some(port), _) => {
-            let server = web::bind(port, fixture, args.legacy_only).await?;
-            println!("{}", server.url);
-            server.serve().await?;
+    let eras = match (args.legacy_only, args.modern_only) {
+        (true, _) => Eras::Legacy,
+        (_, true) => Eras::Modern,
+        _ => Eras::Both,
+    };
+    let fixture = Fixture::new(eras);
+    let Some(port) = args.http else {
+        match eras {
+            Eras::Legacy => drop(Legacy(fixture).serve(stdio()).await?.waiting().await?),
+            Eras::Modern => modern::stdio(fixture).await?,
+            Eras::Both => drop(fixture.serve(stdio()).await?.waiting().await?),
         }
-        (None, true) => drop(Legacy(fixture).serve(stdio()).await?.waiting().await?),
-        (None, false) => drop(fixture.serve(stdio()).await?.waiting().await?),
+        return Ok(());
+    };
+    let mut server = web::bind(port, fixture).await?;
+    match eras {
+        Eras::Legacy => server.refuse_modern(),
+        Eras::Modern => server.refuse_legacy(),
+        Eras::Both => {}
     }
-    Ok(())
+    println!("{}", server.url);
+    server.serve().await
 }

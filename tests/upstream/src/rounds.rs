@@ -181,7 +181,8 @@ impl Sealed for InputRequiredResult {
     }
 }
 
-fn asking(key: &str, request: Value) -> InputRequiredResult {
+/// Asks one thing.
+pub(crate) fn asking(key: &str, request: Value) -> InputRequiredResult {
     InputRequiredResult::from_input_requests(typed(json!({ key: request })))
 }
 

@@ -14,6 +14,7 @@ use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::net::TcpListener;
 
 use crate::fixture::Fixture;
+use crate::modern;
 
 /// A server that is bound and does not answer yet.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(crate) struct Server {
 ///
 /// # Errors
 /// When the port is taken.
-pub(crate) async fn bind(port: u16, fixture: Fixture, legacy_only: bool) -> anyhow::Result<Server> {
+pub(crate) async fn bind(port: u16, fixture: Fixture) -> anyhow::Result<Server> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.context("bind")?;
     let url = format!("http://{}/mcp", listener.local_addr()?);
     let config = StreamableHttpServerConfig::default().with_allowed_origins([
@@ -38,14 +39,23 @@ pub(crate) async fn bind(port: u16, fixture: Fixture, legacy_only: bool) -> anyh
     ]);
     let sessions = Arc::new(LocalSessionManager::default());
     let service = StreamableHttpService::new(move || Ok(fixture.clone()), sessions, config);
-    let mut router = Router::new().route_service("/mcp", service);
-    if legacy_only {
-        router = router.layer(middleware::from_fn(refuse_modern));
-    }
+    let router = Router::new().route_service("/mcp", service);
     Ok(Server { url, listener, router })
 }
 
 impl Server {
+    /// Makes it one that knows no 2026-07-28.
+    pub(crate) fn refuse_modern(&mut self) {
+        let router = std::mem::take(&mut self.router);
+        self.router = router.layer(middleware::from_fn(refuse_modern));
+    }
+
+    /// Makes it one that knows nothing else.
+    pub(crate) fn refuse_legacy(&mut self) {
+        let router = std::mem::take(&mut self.router);
+        self.router = router.layer(middleware::from_fn(modern::refuse_legacy));
+    }
+
     /// Serves for as long as the process lives.
     ///
     /// # Errors

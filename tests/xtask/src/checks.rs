@@ -30,7 +30,11 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     }
     step::run(tree, "fuzz targets", fuzz::check(tree))?;
     // The peer suites start these as processes.
-    step::run(tree, "bins", tree.cargo(&["build", "-p", "mcpm", "-p", "mcpm-relay", "--bins"]))?;
+    step::run(
+        tree,
+        "bins",
+        tree.cargo(&["build", "-p", "mcpm", "-p", "mcpm-relay", "-p", "mcpm-upstream", "--bins"]),
+    )?;
     let mut tests = tests(tree);
     tests.env("MCPM_PEERS", peers.join(","));
     step::run(tree, "test", tests)?;

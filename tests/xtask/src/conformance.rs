@@ -15,7 +15,7 @@ use crate::peers;
 use crate::step::{self, Failed};
 use crate::tree::Tree;
 use score::Score;
-use way::Way;
+use way::{Era, Way};
 
 /// One selection of scenarios, with the release of the suite that knows them.
 struct Suite {
@@ -45,22 +45,23 @@ const QUICK: (&[Way], &[&str]) = (&[Way::Stdio], &["2026-07-28"]);
 struct Plan {
     ways: Vec<Way>,
     suites: Vec<&'static Suite>,
-    legacy_only: bool,
+    /// The only era that the upstream speaks, if not both.
+    era: Option<Era>,
     /// The folder of programs to use instead of building them.
     bins: Option<PathBuf>,
 }
 
 impl Plan {
     fn of(args: &[&str]) -> Result<Self, Failed> {
-        let mut plan =
-            Self { ways: Vec::new(), suites: Vec::new(), legacy_only: false, bins: None };
+        let mut plan = Self { ways: Vec::new(), suites: Vec::new(), era: None, bins: None };
         let mut quick = false;
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().copied().ok_or(Failed(format!("{arg} wants a value")));
             match *arg {
                 "--quick" => quick = true,
-                "--legacy-only" => plan.legacy_only = true,
+                "--legacy-only" => plan.era = Some(Era::Legacy),
+                "--modern-only" => plan.era = Some(Era::Modern),
                 "--bins" => plan.bins = Some(PathBuf::from(value()?)),
                 "--through" => plan.ways.push(Way::named(value()?)?),
                 "--suite" => plan.suites.push(suite(value()?)?),
@@ -124,12 +125,12 @@ impl Bench<'_> {
         println!("{:<10} {:<12} {:>7} {:>7}  failing", "through", "suite", "passed", "failed");
         let mut wrong = Vec::new();
         for suite in &plan.suites {
-            let alone = self.measure(Way::Direct, suite, false)?;
+            let alone = self.measure(Way::Direct, suite, None)?;
             tell(Way::Direct, suite, &alone);
             for way in plan.ways.iter().filter(|way| **way != Way::Direct) {
-                let score = self.measure(*way, suite, plan.legacy_only)?;
+                let score = self.measure(*way, suite, plan.era)?;
                 tell(*way, suite, &score);
-                let list = if plan.legacy_only { "legacy" } else { way.name() };
+                let list = plan.era.map_or(way.name(), Era::name);
                 let expected = self.expected(list, suite)?;
                 let lost = score.lost(&alone);
                 let name = format!("{} through {}", suite.name, way.name());
@@ -144,7 +145,7 @@ impl Bench<'_> {
     }
 
     /// Runs one suite against a fresh server.
-    fn measure(&self, way: Way, suite: &Suite, legacy_only: bool) -> Result<Score, Failed> {
+    fn measure(&self, way: Way, suite: &Suite, era: Option<Era>) -> Result<Score, Failed> {
         let name = format!("{}-{}", way.name(), suite.name);
         let folder = self.tree.target.join("xtask/conformance").join(name);
         // What an earlier run wrote would be read as this one's.
@@ -154,7 +155,7 @@ impl Bench<'_> {
         }
         fs::create_dir_all(&folder)
             .map_err(|error| Failed::new(format!("make {}", folder.display()), error))?;
-        let server = way.start(&self.bins, &folder, legacy_only)?;
+        let server = way.start(&self.bins, &folder, era)?;
         let mut run = self.tree.command(&self.node, &[]);
         run.arg(self.modules.join(suite.package).join("dist/index.js"));
         run.args(["server", "--url", &server.url]).args(suite.flags);

@@ -22,7 +22,7 @@ usage: cargo xtask CHORE
 
   test                   install the peers, then run every check; this is what CI runs
   peers [--fresh]        install the npm and PyPI packages that the peer suites use
-  conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only] [--bins DIR]
+  conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only|--modern-only] [--bins DIR]
                          run the MCP conformance suite against an upstream, alone and behind mcpm
   bench [tunnel|gateway] [--quick] [--only NAME]
                          measure the tunnel (or the gateway) beside its peers (release build)

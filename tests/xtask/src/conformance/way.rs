@@ -20,6 +20,32 @@ pub(crate) enum Way {
     Relay,
 }
 
+/// The only era that an upstream speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Era {
+    /// Up to 2025-11-25.
+    Legacy,
+    /// 2026-07-28.
+    Modern,
+}
+
+impl Era {
+    /// Its name, which is that of its list of what may fail.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Modern => "modern",
+        }
+    }
+
+    const fn flag(self) -> &'static str {
+        match self {
+            Self::Legacy => "--legacy-only",
+            Self::Modern => "--modern-only",
+        }
+    }
+}
+
 /// A way that stands.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -53,17 +79,17 @@ impl Way {
         self,
         bins: &Path,
         folder: &Path,
-        legacy_only: bool,
+        era: Option<Era>,
     ) -> Result<Server, Failed> {
         let program = |name: &str, args: &[&str]| {
             let mut command = Command::new(bins.join(name));
             command.args(args);
             command
         };
-        let legacy = legacy_only.then_some("--legacy-only");
+        let only = era.map(Era::flag);
         let upstream = |args: &[&str]| {
             let mut command = program("conformance-upstream", args);
-            command.args(legacy);
+            command.args(only);
             command
         };
         let mcpm = |args: &[&str]| {
@@ -73,7 +99,7 @@ impl Way {
         };
         let child = || {
             let path = bins.join("conformance-upstream");
-            let args: Vec<_> = ["--stdio"].into_iter().chain(legacy).collect();
+            let args: Vec<_> = ["--stdio"].into_iter().chain(only).collect();
             // Debug writes strings as JSON does, for all that is in these.
             format!("{{ \"command\": {path:?}, \"args\": {args:?} }}")
         };
