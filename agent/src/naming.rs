@@ -106,6 +106,8 @@ pub struct Names {
     /// How many of them were told.
     told: usize,
     text: usize,
+    /// How often a name was given.
+    changes: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -134,6 +136,7 @@ impl Names {
             lost: Vec::new(),
             told: 0,
             text: 0,
+            changes: 0,
         }
     }
 
@@ -208,6 +211,12 @@ impl Names {
         self.lost[first..].iter().filter_map(collision).collect()
     }
 
+    /// Returns a number that changes when any name does.
+    #[must_use]
+    pub const fn state(&self) -> u64 {
+        self.changes
+    }
+
     /// Returns how many names are noted.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -231,6 +240,7 @@ impl Names {
     /// Gives the claim the first of its names that nobody of lower rank has; whoever is displaced
     /// moves on in the same way.
     fn place(&mut self, mut claim: Claim) {
+        self.changes += 1;
         loop {
             let server = &self.servers[claim.server];
             let name: Arc<str> = candidate(server, &claim.original, claim.attempt).into();

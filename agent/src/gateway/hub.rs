@@ -15,6 +15,7 @@ mod ledger;
 mod listen;
 mod lists;
 mod member;
+mod merged;
 mod mirrored;
 mod modern;
 mod older;
@@ -46,6 +47,7 @@ use self::kinds::List;
 use self::known::Known;
 pub use self::member::Isolation;
 use self::member::{Failure, Member, Slot, SlotKey, Unavailable};
+use self::merged::Merged;
 use self::mirrored::Mirrored;
 use self::parked::Parking;
 pub use self::probe::Probe;
@@ -152,8 +154,10 @@ impl Hub {
             members.push(Arc::new(Member::new(index, &server.name, target, isolation, known)));
             identities.push(identity);
         }
-        let view =
-            |members: Vec<Arc<Member>>| Arc::new(View { prefixed: members.len() > 1, members });
+        let view = |members: Vec<Arc<Member>>| {
+            let (prefixed, merged) = (members.len() > 1, Merged::default());
+            Arc::new(View { prefixed, members, merged })
+        };
         let part = |names: &[String]| {
             view(members.iter().filter(|m| names.contains(&m.name)).cloned().collect())
         };

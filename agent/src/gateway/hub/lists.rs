@@ -17,6 +17,7 @@ use super::drive::Drive;
 use super::kinds::List;
 use super::known::{self, Items};
 use super::member::{Isolation, Member, Unavailable};
+use super::merged::Last;
 use super::session::{Session, raw};
 use crate::catalog::same_list;
 use crate::gateway::upstream::{Conn, Pages};
@@ -35,10 +36,11 @@ const MAX_PAGES: usize = 1000;
 const MAX_ITEMS: usize = 100_000;
 
 /// One server's part of a list.
+#[derive(Debug)]
 pub(super) struct Part {
-    member: Arc<Member>,
-    era: Era,
-    items: Items,
+    pub(super) member: Arc<Member>,
+    pub(super) era: Era,
+    pub(super) items: Items,
 }
 
 /// Answers a request for a list.
@@ -70,16 +72,27 @@ pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List)
         // That it cannot say is not that it has nothing.
         return drive.to(only, request, Vec::new()).await;
     }
-    let result = merge(session, &parts, list);
-    drive.reply(request, &result).await;
+    drive.reply(request, &merge(session, parts, list)).await;
 }
 
 fn cursor_of<'a>(request: &Message<'a>) -> Option<&'a RawValue> {
     request.params().and_then(|params| lists::member(params, "cursor"))
 }
 
-/// Makes one result of the lists of several servers, with the names they are advertised by.
-fn merge(session: &Session, parts: &[Part], list: List) -> String {
+/// Returns one result of the lists of several servers, with the names they are advertised by.
+fn merge(session: &Session, parts: Vec<Part>, list: List) -> Arc<str> {
+    let names = || session.hub.names(list).state();
+    let merged = &session.view.merged;
+    if let Some(result) = merged.get(session.era, list, &parts, names()) {
+        return result;
+    }
+    let result: Arc<str> = join(session, &parts, list).into();
+    merged.keep(session.era, list, Last { parts, names: names(), result: result.clone() });
+    result
+}
+
+/// Makes such a result.
+fn join(session: &Session, parts: &[Part], list: List) -> String {
     let hub = &session.hub;
     let mut items: Vec<Box<RawValue>> = Vec::new();
     let mut seen = HashSet::new();

@@ -39,6 +39,8 @@ pub(in crate::gateway) struct View {
     pub(super) members: Vec<Arc<Member>>,
     /// Whether names carry their server's.
     pub(super) prefixed: bool,
+    /// The lists that its clients got last.
+    pub(super) merged: super::merged::Merged,
 }
 
 impl View {
