@@ -37,9 +37,9 @@ pub const MAX_STREAMS: usize = 4096;
 /// How many connections a session may have.
 pub const MAX_CONNECTIONS: u8 = 8;
 /// How much the receive windows of one connection may grow beyond yamux's 256 KiB a stream, in
-/// bytes: enough for one stream of 120 MB/s at 60 ms, too little to hurt a relay with many agents.
+/// bytes: enough for one stream of 150 MB/s at 60 ms, too little to hurt a relay with many agents.
 /// yamux gives a window back by halves, so that a stream has three quarters of it on average.
-pub const WINDOW_BUDGET: usize = 10 * 1024 * 1024;
+pub const WINDOW_BUDGET: usize = 12 * 1024 * 1024;
 
 /// How often an agent pings on each connection.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
