@@ -1,7 +1,10 @@
 //! The use cases: what users hire mcpm for, composed of the layers below. Nothing here prints or
 //! reads a terminal; what happens is told as events on a bounded channel.
 
+pub mod assistant;
+pub mod background;
 pub mod clients;
+pub mod connect;
 #[cfg(feature = "embedded-relay")]
 pub mod demo;
 pub mod doctor;
@@ -13,3 +16,4 @@ pub mod run;
 pub mod servers;
 pub mod serving;
 pub mod share;
+pub mod update;

@@ -2,10 +2,12 @@
 //!
 //! Only `ui` prints. Commands that need no network start no runtime.
 
+mod background;
 mod browser;
 mod client;
 mod completions;
 mod config;
+mod connect;
 mod demo;
 mod doctor;
 mod edit;
@@ -13,6 +15,7 @@ mod editor;
 mod env;
 mod error;
 mod fields;
+mod follow;
 mod info;
 mod inspect;
 mod install;
@@ -20,15 +23,20 @@ mod live;
 mod login;
 mod logs;
 mod ls;
+mod mcp;
 mod migrate;
 mod new;
+mod pick;
 mod profile;
 mod registry;
 mod relay;
+mod router;
 mod run;
 mod search;
+mod secret;
 mod servers;
 mod share;
+mod shares;
 mod snippets;
 mod table;
 mod time;
@@ -36,6 +44,8 @@ mod token;
 mod tunnel;
 mod ui;
 mod uninstall;
+mod unshare;
+mod update;
 mod usage;
 
 use std::ffi::OsString;
@@ -108,10 +118,15 @@ enum Command {
     Run(run::Args),
     Share(share::Args),
     Tunnel(tunnel::Args),
+    Shares(shares::Args),
+    Unshare(unshare::Args),
+    Connect(connect::Args),
+    Router(router::Args),
     Search(search::Args),
     Info(info::Args),
     Install(install::Args),
     Uninstall(uninstall::Args),
+    Update(update::Args),
     Ls(ls::Args),
     Client(client::Args),
     New(new::Args),
@@ -124,6 +139,7 @@ enum Command {
     Usage(usage::Args),
     Token(token::Args),
     Relay(relay::Args),
+    Mcp(mcp::Args),
     Config(config::Args),
     Doctor(doctor::Args),
     Migrate(migrate::Args),
@@ -142,10 +158,15 @@ impl Command {
         match self {
             Self::Share(args) => args.json(),
             Self::Tunnel(args) => args.json(),
+            Self::Shares(args) => args.json(),
+            Self::Unshare(args) => args.json(),
+            Self::Connect(args) => args.json(),
+            Self::Router(args) => args.json(),
             Self::Search(args) => args.json(),
             Self::Info(args) => args.json(),
             Self::Install(args) => args.json(),
             Self::Uninstall(args) => args.json(),
+            Self::Update(args) => args.json(),
             Self::Ls(args) => args.json(),
             Self::Client(args) => args.json(),
             Self::New(args) => args.json(),
@@ -162,7 +183,9 @@ impl Command {
             Self::Token(args) => args.json(),
             Self::Relay(args) => args.json(),
             Self::Demo(args) => args.json(),
-            Self::Run(_) | Self::Completions(_) | Self::Guard | Self::DemoServer => false,
+            Self::Mcp(_) | Self::Run(_) | Self::Completions(_) | Self::Guard | Self::DemoServer => {
+                false
+            }
         }
     }
 }
@@ -223,15 +246,21 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(args, context),
         Command::Share(args) => share::run(args, context).map(done),
         Command::Tunnel(args) => tunnel::run(args, context).map(done),
+        Command::Shares(_) => shares::run(context).map(done),
+        Command::Unshare(args) => unshare::run(&args, context).map(done),
+        Command::Connect(args) => connect::run(&args, context).map(done),
+        Command::Router(args) => router::run(args, context).map(done),
         Command::Search(args) => search::run(&args, context).map(done),
         Command::Info(args) => info::run(&args, context).map(done),
         Command::Install(args) => install::run(&args, context).map(done),
         Command::Uninstall(args) => uninstall::run(&args, context).map(done),
+        Command::Update(args) => update::run(&args, context),
         Command::Ls(args) => ls::run(&args, context).map(done),
         Command::Client(args) => client::run(args, context).map(done),
         Command::New(args) => new::run(args, context).map(done),
         Command::Edit(args) => edit::run(args, context).map(done),
         Command::Inspect(args) => inspect::run(args, context),
+        Command::Mcp(args) => mcp::run(args, context).map(done),
         Command::Config(args) => config::run(args, context).map(done),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Migrate(args) => migrate::run(&args, context).map(done),
@@ -281,6 +310,8 @@ fn block_on<T>(
     result
 }
 
+#[cfg(test)]
+mod hints;
 #[cfg(test)]
 mod life;
 #[cfg(test)]

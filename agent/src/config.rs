@@ -94,7 +94,7 @@ pub enum ConfigError {
         key: &'static str,
         /// What was given.
         value: String,
-        /// What it may be.
+        /// What it may be; with none it is the address of a site.
         values: &'static [&'static str],
     },
 }
@@ -131,6 +131,9 @@ impl Hint for ConfigError {
                 Some(format!("Did you mean `{near}`?"))
             }
             Self::UnknownSetting { .. } => Some("List settings with `mcpm config ls`".to_owned()),
+            Self::BadSetting { values: [], .. } => {
+                Some("Write an address such as https://mcp.example, without a password".to_owned())
+            }
             Self::BadSetting { values, .. } => Some(format!("Choose one of {}", values.join(", "))),
         }
     }

@@ -19,6 +19,13 @@ use crate::hint::Hint;
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long between two tries to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How the names of files begin that are not finished yet.
+pub(crate) const DRAFT: &str = ".mcpm-";
+/// How old such a file is when nobody will ever finish it. To write one takes milliseconds; who
+/// downloads one writes to it all the time.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// The same for a folder: nothing shows that somebody works deep inside of it.
+const ABANDONED_FOLDER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The places of all our files, below one folder.
 #[derive(Clone, Debug)]
@@ -106,6 +113,12 @@ impl Paths {
     #[must_use]
     pub fn shares(&self) -> PathBuf {
         self.dir.join("shares")
+    }
+
+    /// Returns the folder with the shares that run.
+    #[must_use]
+    pub fn live_shares(&self) -> PathBuf {
+        self.shares().join("live")
     }
 
     /// Returns the folder with one login per remote server.
@@ -288,13 +301,38 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
         let dir = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
         create_private_dir(dir)?;
         // A temporary file has mode 0600 from its first moment, and keeps it.
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        let mut file = draft_in(dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(&target)?;
         Ok(())
     };
     write().map_err(|source| FsError::Write { path: path.to_owned(), source })
+}
+
+/// Makes a file for its owner alone that gets its name when it is finished, and removes those that
+/// a process began and did not live to finish.
+pub(crate) fn draft_in(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
+    sweep(dir);
+    tempfile::Builder::new().prefix(DRAFT).tempfile_in(dir)
+}
+
+/// Removes files and folders that nobody will ever finish. What cannot be removed stays: the next
+/// one who writes there tries again.
+pub(crate) fn sweep(dir: &Path) {
+    let Ok(listed) = fs::read_dir(dir) else { return };
+    for entry in listed.flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
+            continue;
+        }
+        let Ok(about) = entry.metadata() else { continue };
+        let age = about.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+        let _stays = match about.is_dir() {
+            true if age > ABANDONED_FOLDER => fs::remove_dir_all(entry.path()),
+            false if age > ABANDONED => fs::remove_file(entry.path()),
+            _ => Ok(()),
+        };
+    }
 }
 
 /// Removes files and folders with all that is in them; tells whether any was there.
@@ -381,105 +419,4 @@ fn wait_for_lock(file: &File, patience: Duration) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reading_creates_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(dir.path().join("none"));
-        assert!(read(&paths.servers()).unwrap().is_none());
-        assert!(!paths.dir().exists());
-    }
-
-    #[test]
-    fn a_corrupt_file_is_an_error_that_names_it_and_says_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.json");
-        fs::write(&path, "{,").unwrap();
-        let error = read_json::<serde_json::Value>(&path).unwrap_err();
-        assert!(error.to_string().contains("x.json"));
-        assert!(error.hint().unwrap().contains("Repair"));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn written_files_belong_to_their_owner_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep").join("secret.json");
-        write_json(&path, &serde_json::json!({"a": 1})).unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path), 0o600);
-        assert_eq!(mode(path.parent().unwrap()), 0o700);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\n  \"a\": 1\n}\n");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_symbolic_link_survives_a_write() {
-        let dir = tempfile::tempdir().unwrap();
-        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        fs::write(&real, "old").unwrap();
-        std::os::unix::fs::symlink(&real, &link).unwrap();
-        write_private(&link, b"new").unwrap();
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_to_string(&real).unwrap(), "new");
-    }
-
-    #[test]
-    fn a_lock_excludes_until_it_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.json");
-        let held = lock(&path).unwrap();
-        let other = File::open(dir.path().join(".x.json.lock")).unwrap();
-        assert!(other.try_lock().is_err());
-        drop(held);
-        assert!(other.try_lock().is_ok());
-    }
-
-    #[test]
-    fn a_lock_that_is_never_let_go_is_an_error_with_a_hint_and_not_a_wait_for_ever() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.json");
-        let _held = lock(&path).unwrap();
-        let error = lock_within(&path, Duration::from_millis(30)).unwrap_err();
-        assert!(matches!(error, FsError::Lock { .. }), "{error}");
-        assert!(error.hint().unwrap().contains("other mcpm"));
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_read_over_and_not_written_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.json");
-        fs::write(&path, "\u{feff}{\"a\": 1}").unwrap();
-        let value: serde_json::Value = read_json(&path).unwrap().unwrap();
-        write_json(&path, &value).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"{\n  \"a\": 1\n}\n");
-    }
-
-    #[test]
-    fn text_that_is_not_utf_8_is_an_error_that_says_how_to_save_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.json");
-        // What PowerShell 5 writes: UTF-16, little end first.
-        let utf16: Vec<u8> =
-            "\u{feff}{}".encode_utf16().flat_map(|unit| unit.to_le_bytes()).collect();
-        fs::write(&path, &utf16).unwrap();
-        let error = read_json::<serde_json::Value>(&path).unwrap_err();
-        assert!(error.hint().unwrap().contains("as UTF-8"), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), utf16);
-    }
-
-    #[test]
-    fn every_error_says_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(dir.path());
-        fs::create_dir(paths.servers()).unwrap();
-        assert!(read(&paths.servers()).unwrap_err().hint().is_some());
-        assert!(write_private(&paths.servers(), b"x").unwrap_err().hint().is_some());
-        fs::write(paths.relays(), "").unwrap();
-        let below_a_file = paths.relays().join("x.json");
-        assert!(lock(&below_a_file).unwrap_err().hint().is_some());
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! Lines come from the hot path through a bounded queue and are written beside it. A log has a
 //! size limit and one predecessor. Reading never writes.
 
+pub mod raw;
 mod reader;
 mod writer;
 

@@ -14,6 +14,7 @@ mod official;
 pub mod reference;
 mod server_json;
 mod template;
+pub mod unfill;
 
 use std::collections::HashSet;
 use std::sync::Arc;

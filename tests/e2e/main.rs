@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;
+mod background;
+mod crash;
+mod defects;
 mod edge;
 mod embed;
 mod fidelity;
@@ -10,6 +13,7 @@ mod leaks;
 mod limits;
 mod peers;
 mod reconnect;
+mod replay;
 mod share;
 mod shutdown;
 mod tidy;

@@ -3,6 +3,7 @@
 //! `cargo xtask peers` installs the peers; a suite whose peers are missing says so and passes, unless `MCPM_PEERS` (set
 //! by `cargo xtask test`) says that they were installed.
 
+mod assistant;
 mod clients;
 mod failures;
 mod profiles;
@@ -14,4 +15,5 @@ mod stage;
 mod stops;
 mod tokens;
 mod tours;
+mod turns;
 mod visit;

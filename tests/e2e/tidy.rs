@@ -47,9 +47,9 @@ const CRATES: [Crate; 3] = [
         folder: "agent",
         layers: &[
             &["model", "hint", "backoff", "naming"],
-            &["mcp", "fs", "web"],
+            &["mcp", "fs", "web", "keyring"],
             &["config", "credentials", "oauth", "catalog", "logs", "usage"],
-            &["gateway", "demo", "registry", "clients"],
+            &["gateway", "demo", "registry", "clients", "running"],
             &["tunnel"],
             &["app"],
             &["cli"],

@@ -1,6 +1,8 @@
 //! The use cases around client applications: which are here, what they start, and bringing their
 //! own servers to us.
 
+pub mod follow;
+
 use std::path::{Path, PathBuf};
 
 use super::servers;

@@ -1,5 +1,6 @@
-//! What is well and what is not: files, runtimes, servers and the relay. Nothing is changed.
+//! What is well and what is not: files, runtimes, servers, clients and the relay. Nothing is changed.
 
+mod clients;
 mod files;
 mod runtimes;
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::serving::{Serving, Way};
 use super::share::RelaySpec;
+use crate::clients::Places;
 use crate::config::{GlobalConfigManager, Listed};
 use crate::fs::Paths;
 use crate::gateway::{GatewayError, GatewayOptions, Probe, StderrSink};
@@ -60,6 +62,8 @@ pub enum Area {
     File,
     /// A server.
     Server,
+    /// A client application.
+    Client,
     /// The relay.
     Relay,
 }
@@ -72,6 +76,7 @@ impl Area {
             Self::Runtime => "runtime",
             Self::File => "file",
             Self::Server => "server",
+            Self::Client => "client",
             Self::Relay => "relay",
         }
     }
@@ -119,8 +124,19 @@ pub struct Examination {
     pub servers: Vec<String>,
     /// How long a server may take to start and list its tools.
     pub patience: Duration,
+    /// Where clients keep their files; they are not looked at without it.
+    pub places: Option<Places>,
     /// The relay to look at, if any.
-    pub relay: Option<RelaySpec>,
+    pub relay: Option<RelayCheck>,
+}
+
+/// A relay to look at.
+#[derive(Debug)]
+pub struct RelayCheck {
+    /// Which one.
+    pub spec: RelaySpec,
+    /// Whether somebody needs it: who shares nothing can do without.
+    pub needed: bool,
 }
 
 /// Looks at everything and tells what it finds, file by file and server by server.
@@ -136,11 +152,14 @@ pub async fn examine(what: Examination, paths: &Paths, tell: mpsc::Sender<Findin
     for finding in runtimes::look(&servers).await {
         drop(tell.send(finding).await);
     }
-    let Examination { servers: only, patience, relay } = what;
+    let Examination { servers: only, patience, places, relay } = what;
     let wanted = listed.into_iter().filter(|listed| only.is_empty() || only.contains(&listed.name));
     let checks = wanted.map(|listed| check(listed, patience, paths));
     let mut checks = futures_util::stream::iter(checks).buffered(AT_A_TIME);
     while let Some(finding) = checks.next().await {
+        drop(tell.send(finding).await);
+    }
+    for finding in places.map(|places| clients::look(paths, &places)).unwrap_or_default() {
         drop(tell.send(finding).await);
     }
     if let Some(relay) = relay {
@@ -184,7 +203,11 @@ fn well(name: String, probe: &Probe) -> Finding {
 }
 
 /// Starts a server, asks what it has and stops it.
-async fn probe(server: Server, patience: Duration, paths: &Paths) -> Result<Probe, GatewayError> {
+pub(super) async fn probe(
+    server: Server,
+    patience: Duration,
+    paths: &Paths,
+) -> Result<Probe, GatewayError> {
     let scope = Scope::new();
     // What it writes to stderr is part of the error when it ends.
     let stderr = Some(StderrSink::new(|_, _| {}));
@@ -198,10 +221,20 @@ async fn probe(server: Server, patience: Duration, paths: &Paths) -> Result<Prob
     outcome
 }
 
-async fn check_relay(spec: RelaySpec) -> Finding {
-    let RelaySpec { address, credential, proxy, .. } = spec;
+async fn check_relay(check: RelayCheck) -> Finding {
+    let RelayCheck { spec: RelaySpec { address, credential, proxy, .. }, needed } = check;
     let trust = TlsOptions { ca: credential.ca, fingerprint: credential.fingerprint };
-    relay(address.origin(), look(&address, &trust, &proxy).await)
+    let finding = relay(address.origin(), look(&address, &trust, &proxy).await);
+    if needed { finding } else { spared(finding) }
+}
+
+/// Makes less of what is broken and nobody needs.
+fn spared(finding: Finding) -> Finding {
+    if finding.health != Health::Broken {
+        return finding;
+    }
+    let detail = format!("{} (no share uses it)", finding.detail);
+    Finding { health: Health::Warning, detail, ..finding }
 }
 
 fn relay(origin: String, looked: Result<Look, TunnelError>) -> Finding {

@@ -1,5 +1,7 @@
 //! Installing servers: from what a user names to an entry of `servers.json`, and back.
 
+pub mod belongings;
+pub mod provenance;
 mod runtime;
 
 use std::ffi::OsString;
@@ -12,11 +14,12 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use url::Url;
 
+use self::provenance::Registered;
 use super::servers;
 use crate::config::{self, ConfigError, GlobalConfigManager, Settings, Sources};
 use crate::fs::{self, FsError, Paths};
 use crate::hint::Hint;
-use crate::model::{Server, Transport};
+use crate::model::Server;
 use crate::oauth::{OauthError, Store};
 use crate::registry::bundle::{self, BundleError};
 use crate::registry::fill::{Answers, FillError};
@@ -54,6 +57,8 @@ pub struct Offer {
     /// What the user should know.
     pub warnings: Vec<String>,
     bundle: Option<Bundle>,
+    /// Where it comes from, when that is a registry.
+    pub(super) registered: Option<Registered>,
 }
 
 /// A bundle that was opened.
@@ -113,6 +118,9 @@ pub struct Removed {
     pub login: bool,
     /// Whether its bundle was removed.
     pub bundle: bool,
+    /// Where its secrets are that nobody else refers to, in our part of the keyring. They are still
+    /// there.
+    pub secrets: Vec<String>,
 }
 
 /// Why a server is not installed.
@@ -202,7 +210,20 @@ impl Hint for InstallError {
 
 impl Offer {
     fn of(manifest: Manifest) -> Self {
-        Self { manifest, warnings: Vec::new(), bundle: None }
+        Self { manifest, warnings: Vec::new(), bundle: None, registered: None }
+    }
+
+    /// Returns the folder that its bundle goes to, if it is one.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.bundle.as_ref().map(|bundle| bundle.folder.as_path())
+    }
+
+    /// Unpacks its bundle, if it is one.
+    pub(super) fn unpack(&self) -> Result<(), InstallError> {
+        match &self.bundle {
+            Some(Bundle { file, folder }) => Ok(bundle::unpack(file.path(), folder)?),
+            None => Ok(()),
+        }
     }
 
     /// Returns the method of this name, or the one to take when none is named.
@@ -241,7 +262,8 @@ impl Installer {
             Reference::Name { name, version } => {
                 let (manifest, problems) = self.registry.find(name, version.as_deref()).await?;
                 let warnings = problems.iter().map(ToString::to_string).collect();
-                Ok(Offer { warnings, ..Offer::of(manifest) })
+                let registered = Registered::of(&manifest, version.is_some());
+                Ok(Offer { warnings, registered, ..Offer::of(manifest) })
             }
             Reference::Package { kind, identifier, version } => {
                 Ok(Offer::of(reference::package(kind, identifier, version.as_deref())?))
@@ -273,9 +295,11 @@ impl Installer {
         method: Option<&str>,
         alias: Option<&str>,
     ) -> Result<Offer, InstallError> {
-        let Launch::Bundle { url, sha256 } = &offer.method(method)?.launch else {
+        let chosen = offer.method(method)?;
+        let Launch::Bundle { url, sha256 } = &chosen.launch else {
             return Ok(offer);
         };
+        let registered = offer.registered.clone().map(|known| known.by(&chosen.id));
         let address = Url::parse(url).map_err(|_| WebError::Address(url.clone()))?;
         let mut file = self.draft()?;
         let found = self.web.download(&address, &mut file, MAX_BUNDLE).await?;
@@ -285,7 +309,7 @@ impl Installer {
             None => warnings.push("nobody says which checksum the bundle must have".to_owned()),
         }
         let opened = self.open(Source::Downloaded(file), alias.or(Some(&offer.manifest.alias)))?;
-        Ok(Offer { warnings, ..opened })
+        Ok(Offer { warnings, registered, ..opened })
     }
 
     /// Writes the entry of a server, and unpacks its bundle.
@@ -300,20 +324,21 @@ impl Installer {
     ) -> Result<Installed, InstallError> {
         let replaced = self.admit(order.name, order.replace)?;
         let mut method = method.clone();
+        self.prefer(&mut method.launch)?;
         if let Launch::Stdio { args, .. } = &mut method.launch {
             args.extend(order.args.iter().cloned().map(Arg::Literal));
         }
         let filled = method.fill(order.answers)?;
-        let mut transport = filled.transport;
-        self.prefer(&mut transport)?;
+        let transport = filled.transport;
         let mut warnings = offer.warnings.clone();
         warnings.extend(method.notes);
         warnings.extend(runtime::lacking(&transport, &self.folders));
-        if let Some(Bundle { file, folder }) = &offer.bundle {
-            bundle::unpack(file.path(), folder)?;
-        }
+        offer.unpack()?;
         let server = Server::new(order.name, transport);
         servers::create(&self.paths, server.clone(), order.replace)?;
+        if let Some(registered) = offer.registered.clone() {
+            registered.with(&method.id, &method.launch).keep(order.name, &self.paths)?;
+        }
         Ok(Installed { server, secrets: filled.secrets, replaced, warnings })
     }
 
@@ -345,7 +370,7 @@ impl Installer {
         let folder = self.paths.bundles();
         let failed = |source| FsError::Write { path: folder.clone(), source };
         fs::create_private_dir(&folder).map_err(failed)?;
-        Ok(NamedTempFile::new_in(&folder).map_err(failed)?)
+        Ok(fs::draft_in(&folder).map_err(failed)?)
     }
 
     fn absolute(&self, path: &Path) -> Result<PathBuf, InstallError> {
@@ -360,8 +385,8 @@ impl Installer {
     }
 
     /// Runs npm packages with what the user prefers.
-    fn prefer(&self, transport: &mut Transport) -> Result<(), InstallError> {
-        let Transport::Stdio { command, args, .. } = transport else { return Ok(()) };
+    pub(super) fn prefer(&self, launch: &mut Launch) -> Result<(), InstallError> {
+        let Launch::Stdio { command, args, .. } = launch else { return Ok(()) };
         let preferred = Settings::open(&self.paths)?.get(NODE)?;
         let Some(preferred) = preferred.filter(|_| matches!(command.as_str(), "npx" | "bunx"))
         else {
@@ -371,9 +396,10 @@ impl Installer {
         let Some(program) = words.next() else { return Ok(()) };
         if program != "npx" {
             // Only npx asks before it fetches a package.
-            args.retain(|arg| arg != "-y" && arg != "--yes");
+            let agrees = |words: &[String]| matches!(words, [it] if it == "-y" || it == "--yes");
+            args.retain(|arg| !matches!(arg, Arg::Words(words) if agrees(words)));
         }
-        args.splice(0..0, words);
+        args.splice(0..0, words.map(|word| Arg::Words(vec![word])));
         *command = program;
         Ok(())
     }
@@ -402,11 +428,12 @@ pub fn uninstall(paths: &Paths, name: &str) -> Result<Removed, InstallError> {
     // Read before anything is written: a file that we must not replace should change nothing.
     let mut sources = Sources::open(paths)?;
     let profiles = global.profiles_of(name);
+    let left = belongings::of(name, &global, paths);
     global.remove_server(name)?;
     sources.forget(name)?;
     let login = Store::open(paths).forget(name)?.is_some();
-    let bundle = fs::clear(&[bundle_folder(paths, name)])?;
-    Ok(Removed { profiles, login, bundle })
+    let bundle = fs::clear(&left.folders)?;
+    Ok(Removed { profiles, login, bundle, secrets: left.secrets })
 }
 
 #[cfg(test)]

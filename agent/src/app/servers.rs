@@ -6,6 +6,7 @@ use crate::config::{self, ConfigError, GlobalConfigManager, ServerChange, Source
 use crate::fs::Paths;
 use crate::hint::Hint;
 use crate::model::{Server, Transport, Vars};
+use crate::oauth::Store;
 
 /// What a person says of a new server.
 #[derive(Clone, Debug, Default)]
@@ -138,6 +139,7 @@ pub fn change(paths: &Paths, name: &str, change: &ServerChange) -> Result<bool, 
     let changed = GlobalConfigManager::open(paths)?.edit_server(name, change)?;
     if let Some(new) = change.name.as_deref().filter(|new| *new != name) {
         sources.rename(name, new)?;
+        Store::open(paths).rename(name, new)?;
     }
     Ok(changed)
 }
@@ -188,6 +190,19 @@ mod tests {
         assert!(change(&paths, "a", &rename).unwrap());
         let sources = std::fs::read_to_string(paths.sources()).unwrap();
         assert!(sources.starts_with("{\n  \"b\": {"), "{sources}");
+    }
+
+    #[test]
+    fn a_renamed_server_takes_its_login_along() {
+        let (_dir, paths) = home();
+        let url = "https://far.example/mcp";
+        create(&paths, Server::remote("far", url), false).unwrap();
+        let store = Store::open(&paths);
+        store.keep(&crate::oauth::testing::record("far", url)).unwrap();
+        let rename = ServerChange { name: Some("near".to_owned()), ..ServerChange::default() };
+        assert!(change(&paths, "far", &rename).unwrap());
+        assert!(store.read("near", url).unwrap().is_some());
+        assert!(store.read("far", url).unwrap().is_none());
     }
 
     #[test]

@@ -230,7 +230,8 @@ fn names(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-fn launcher(context: &Context, places: &Places) -> Result<Launcher, CliError> {
+/// Returns how clients start this mcpm.
+pub(super) fn launcher(context: &Context, places: &Places) -> Result<Launcher, CliError> {
     let exe = std::env::current_exe()
         .map_err(|error| CliError::internal(format!("cannot find this program: {error}")))?;
     Ok(Launcher { program: places.launcher(&exe), config_dir: context.config_dir.clone() })
@@ -272,7 +273,7 @@ fn choose(
             })
             .collect();
         let on: Vec<bool> = items.iter().map(|(_, on)| *on).collect();
-        let prompt = format!("What shall {} start? Space selects", manager.client().name);
+        let prompt = format!("What shall {} start?", manager.client().name);
         let chosen = context.ui.choose_many(&prompt, &labels, &on)?;
         for (index, item) in items.iter_mut().enumerate() {
             item.1 = chosen.contains(&index);
@@ -396,7 +397,7 @@ fn choose_entries(
         return Ok(None);
     }
     let labels: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-    let prompt = format!("Which servers of {}? Space selects", manager.client().name);
+    let prompt = format!("Which servers of {}?", manager.client().name);
     let chosen = context.ui.choose_many(&prompt, &labels, &vec![true; labels.len()])?;
     let names: Vec<String> = chosen
         .into_iter()

@@ -152,7 +152,7 @@ fn list(context: &Context) -> Result<(), CliError> {
     let rows: Vec<[String; 3]> = settings
         .into_iter()
         .map(|(setting, value)| {
-            let about = format!("{}: {}", setting.about, setting.values.join(", "));
+            let about = format!("{}: {}", setting.about, setting.choices());
             [setting.key.to_owned(), value.unwrap_or_else(|| "-".to_owned()), about]
         })
         .collect();
@@ -215,8 +215,11 @@ mod tests {
         home.run(&["config", "unset", "node_executable"]).unwrap();
         assert_eq!(home.read("config.json"), "{}\n");
         assert_eq!(home.run(&["config", "get", "node_executable"]).unwrap_err().exit(), 1);
+        home.run(&["config", "set", "registry_url", "https://mcp.example"]).unwrap();
+        home.run(&["config", "unset", "registry_url"]).unwrap();
         let exit = |args: &[&str]| home.run(args).unwrap_err().exit();
         assert_eq!(exit(&["config", "set", "node_executable", "rm"]), 1);
+        assert_eq!(exit(&["config", "set", "registry_url", "nowhere"]), 1);
         assert_eq!(exit(&["config", "set", "other", "x"]), 1);
         assert_eq!(exit(&["config", "set", "node_executable"]), 2);
         assert_eq!(exit(&["config", "reset"]), 2);

@@ -9,14 +9,19 @@ use tokio::sync::mpsc;
 use super::error::CliError;
 use super::share::RelayOptions;
 use super::table::clean;
-use super::{Context, JsonArg, Threads, block_on};
-use crate::app::doctor::{Examination, Finding, Health, examine};
+use super::{Context, JsonArg, Threads, block_on, env};
+use crate::app::doctor::{Examination, Finding, Health, RelayCheck, examine};
+use crate::clients::Places;
 use crate::config::GlobalConfigManager;
+use crate::credentials;
+use crate::fs::Paths;
 
+/// The relay that is looked at when none is named.
+const RELAY: &str = "share.mcpm.sh";
 /// How many findings may wait for the terminal.
 const FINDINGS: usize = 16;
 
-/// Look at files, runtimes, servers and the relay, and say what to do; exit 1 when something is broken
+/// Look at files, runtimes, servers, clients and the relay, and say what to do; exit 1 when something is broken
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Look at this server alone; may be given again
@@ -37,14 +42,22 @@ pub(super) struct Args {
 /// Which relay.
 #[derive(Debug, clap::Args)]
 struct RelayAddressOptions {
-    /// The relay: HOST, HOST:PORT or a URL
-    #[arg(
-        long,
-        env = "MCPM_RELAY_ADDRESS",
-        hide_env_values = true,
-        default_value = "share.mcpm.sh"
-    )]
-    address: String,
+    /// The relay: HOST, HOST:PORT or a URL [default: share.mcpm.sh, which is no fault to be without
+    /// unless a share uses it]
+    #[arg(long, env = "MCPM_RELAY_ADDRESS", hide_env_values = true)]
+    address: Option<String>,
+}
+
+impl RelayAddressOptions {
+    /// Returns the relay to look at. Who names one needs it, and so do those who share there.
+    fn check(&self, paths: &Paths) -> Result<RelayCheck, CliError> {
+        let spec = RelayOptions::spec_of(self.address.as_deref().unwrap_or(RELAY), paths)?;
+        let origin = spec.address.origin();
+        let shares = credentials::list(paths).unwrap_or_default();
+        let mut records = shares.iter().filter_map(|share| share.record.as_ref().ok());
+        let needed = self.address.is_some() || records.any(|record| record.relay == origin);
+        Ok(RelayCheck { spec, needed })
+    }
 }
 
 impl Args {
@@ -54,6 +67,13 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
+    // Who asks about some servers does not ask about clients.
+    let places = if args.server.is_empty() { env::places().ok() } else { None };
+    run_at(args, context, places)
+}
+
+/// The same on a machine whose folders are given.
+fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitCode, CliError> {
     let paths = context.paths()?;
     let ui = context.ui;
     let Args { server: servers, timeout, offline, relay, json: _ } = args;
@@ -64,8 +84,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
             global.server(name)?;
         }
     }
-    let relay = if offline { None } else { Some(RelayOptions::spec_of(&relay.address, &paths)?) };
-    let what = Examination { servers, patience: Duration::from_secs(timeout), relay };
+    let relay = if offline { None } else { Some(relay.check(&paths)?) };
+    let what = Examination { servers, patience: Duration::from_secs(timeout), places, relay };
     let mut worst = Health::Ok;
     let mut all: Vec<Value> = Vec::new();
     block_on(Threads::Many, async {
@@ -140,9 +160,31 @@ mod tests {
     }
 
     #[test]
+    fn a_relay_is_needed_by_who_names_it_or_shares_there() {
+        let home = Home::new();
+        let needed = |address: Option<&str>| {
+            let options = RelayAddressOptions { address: address.map(str::to_owned) };
+            options.check(&home.paths).unwrap().needed
+        };
+        assert!(!needed(None));
+        assert!(needed(Some("relay.example")));
+        let name = "time-x".parse().unwrap();
+        let origin = format!("https://{RELAY}");
+        let file = credentials::ShareFile::new(&home.paths, &name, &origin);
+        let target = credentials::ShareTarget::Server("time".to_owned());
+        let record = credentials::ShareRecord::new(name, origin, target);
+        file.edit(|_| Ok((record, ()))).unwrap();
+        assert!(needed(None));
+    }
+
+    #[test]
     fn what_is_broken_makes_exit_1_and_a_healthy_home_exit_0() {
         let home = Home::new();
-        let code = home.run(&["doctor", "--offline", "--json"]).unwrap();
+        let json = JsonArg { json: true };
+        let relay = RelayAddressOptions { address: None };
+        let args = Args { server: Vec::new(), timeout: 5, offline: true, relay, json };
+        // The clients of whoever runs this test may be ill.
+        let code = run_at(args, &home.context(), None).unwrap();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
         home.write("servers.json", r#"{"a": {"command": "mcpm-no-such-command"}}"#);
         let code = home.run(&["doctor", "--offline", "--json", "--server", "a"]).unwrap();

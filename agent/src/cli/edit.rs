@@ -4,9 +4,14 @@ use serde_json::json;
 
 use super::error::CliError;
 use super::fields::{self, Fields};
-use super::{Context, ForceArg, JsonArg, editor, new};
+use super::follow::{Change, Followed, follow};
+use super::secret::SecretOptions;
+use super::{Context, ForceArg, JsonArg, editor, env, new, secret};
+use crate::app::install::belongings::orphaned;
 use crate::app::servers::{change, check_url};
-use crate::config::{GlobalConfigManager, ServerChange};
+use crate::clients::Target;
+use crate::config::{ConfigError, GlobalConfigManager, ServerChange, check_name};
+use crate::fs::Paths;
 use crate::model::{Server, Transport, Vars};
 
 /// Change a server
@@ -16,16 +21,18 @@ pub(super) struct Args {
     #[arg(required_unless_present_any = ["editor", "new"])]
     server: Option<String>,
     /// Open servers.json in $VISUAL or $EDITOR; what does not parse is not taken
-    #[arg(short, long, conflicts_with_all = ["server", "new", "name", "Fields"])]
+    #[arg(short, long, conflicts_with_all = ["server", "new", "name", "Fields", "SecretOptions"])]
     editor: bool,
     /// Add a server, as `mcpm new` does
-    #[arg(short = 'N', long, conflicts_with_all = ["server", "name", "Fields"])]
+    #[arg(short = 'N', long, conflicts_with_all = ["server", "name", "Fields", "SecretOptions"])]
     new: bool,
-    /// New name of the server
+    /// New name of the server; clients that start it are changed if you agree, or with --force
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     #[command(flatten)]
     fields: Fields,
+    #[command(flatten)]
+    secrets: SecretOptions,
     /// Variables to take away
     #[arg(long, value_name = "KEY,…")]
     remove_env: Vec<String>,
@@ -56,33 +63,73 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let ui = context.ui;
     let mut wanted = given(&args)?;
     // Who forces does not want to be asked.
-    if wanted.is_empty() && ui.may_ask() && !args.force.force {
+    let is_idle = wanted.is_empty() && args.secrets.is_empty();
+    if is_idle && ui.may_ask() && !args.force.force {
         wanted = ask(&server, context)?;
         if !wanted.is_empty() && !ui.confirm(&format!("Change `{name}`?"))? {
             wanted = ServerChange::default();
         }
-    } else if wanted.is_empty() {
+    } else if is_idle {
         return Err(CliError::usage("nothing to change was named")
             .with_hint("See `mcpm edit --help`, or open the file with `mcpm edit -e`"));
     }
     if let Some(url) = &wanted.url {
         check_url(url)?;
     }
+    if !args.secrets.is_empty() {
+        keep_secrets(&args.secrets, &server, &mut wanted, &paths, context)?;
+    }
     let changed = change(&paths, name, &wanted)?;
+    // What the entry referred to before and nobody does now.
+    secret::forget(&orphaned(&server, &GlobalConfigManager::open(&paths)?), context);
     let now = wanted.name.as_deref().unwrap_or(name);
+    ui.note(if changed {
+        format!("Server `{now}` is changed.")
+    } else {
+        "Nothing has changed.".to_owned()
+    });
+    let followed = if now == name {
+        Followed::default()
+    } else {
+        let (before, now) = (Target::Server(name.clone()), Target::Server(now.to_owned()));
+        let change = Change { before: &before, now: Some(&now) };
+        follow(change, args.force.force, &paths, &env::places()?, context)?
+    };
     if ui.is_json() {
         let event = if changed { "changed" } else { "unchanged" };
-        ui.json(&json!({ "event": event, "server": now }));
+        let Followed { changed, left } = followed;
+        ui.json(&json!({
+            "event": event, "server": now, "clients": left, "clients_changed": changed,
+        }));
     }
-    if !changed {
-        ui.note("Nothing has changed.");
-        return Ok(());
+    Ok(())
+}
+
+/// Asks for secrets, and lets the entry refer to them.
+fn keep_secrets(
+    secrets: &SecretOptions,
+    server: &Server,
+    wanted: &mut ServerChange,
+    paths: &Paths,
+    context: &Context,
+) -> Result<(), CliError> {
+    let now = wanted.name.as_deref().unwrap_or(&server.name);
+    if now != server.name {
+        // What cannot be done should leave nothing in the keyring.
+        check_name("server", now)?;
+        if GlobalConfigManager::open(paths)?.has(now) {
+            return Err(ConfigError::Exists { what: "server", name: now.to_owned() }.into());
+        }
     }
-    ui.note(format!("Server `{now}` is changed."));
-    if now != name {
-        ui.note(format!(
-            "Clients that were given `{name}` look for it under its old name; see `mcpm client ls`."
-        ));
+    let vars = match &server.transport {
+        Transport::Stdio { .. } => &mut wanted.env,
+        Transport::Remote { .. } => &mut wanted.headers,
+        Transport::Custom { .. } => {
+            return Err(CliError::usage("a custom entry has no variables and no headers"));
+        }
+    };
+    for (key, place) in secrets.keep(now, context)?.iter() {
+        *vars = std::mem::take(vars).with(key, place);
     }
     Ok(())
 }
@@ -130,8 +177,8 @@ fn ask(server: &Server, context: &Context) -> Result<ServerChange, CliError> {
 fn ask_vars(what: &str, old: &Vars, context: &Context) -> Result<(Vars, Vec<String>), CliError> {
     let ui = context.ui;
     let names: Vec<&str> = old.iter().map(|(name, _)| name).collect();
-    let set =
-        ui.ask_or_nothing(&format!("Set {what} (KEY=VALUE,…; there are: {})", names.join(", ")))?;
+    let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let set = ui.ask_or_nothing(&format!("Set {what} (KEY=VALUE,…; there are: {there})"))?;
     let set = fields::pairs([set.as_str()])?;
     if names.is_empty() {
         return Ok((set, Vec::new()));
@@ -141,7 +188,7 @@ fn ask_vars(what: &str, old: &Vars, context: &Context) -> Result<(Vars, Vec<Stri
 }
 
 /// Writes an argument so that reading it gives the same again.
-fn quoted(arg: &str) -> String {
+pub(super) fn quoted(arg: &str) -> String {
     let plain =
         !arg.is_empty() && !arg.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'');
     if plain {

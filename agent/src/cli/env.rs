@@ -23,6 +23,11 @@ pub(super) fn editor() -> Option<String> {
     first(&["VISUAL", "EDITOR"])
 }
 
+/// Returns the arguments that we were started with, without the program.
+pub(super) fn arguments() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
+}
+
 /// Returns the folders that commands are looked for in.
 pub(super) fn path() -> OsString {
     var_os("PATH").unwrap_or_default()

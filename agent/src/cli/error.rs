@@ -6,11 +6,14 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::hint::Hint;
+use crate::running::Ending;
 
 /// The exit code of an error that the user can do something about.
 const USER: u8 = 1;
 /// The exit code of a command line that makes no sense, as clap has it.
 const USAGE: u8 = 2;
+/// The exit code of what a person stopped: that of SIGINT.
+const STOPPED: u8 = 130;
 /// The exit code of an error that is ours (`EX_SOFTWARE` of sysexits.h).
 const INTERNAL: u8 = 70;
 
@@ -45,6 +48,16 @@ impl CliError {
         Self { exit: INTERNAL, hint: Some(hint), ..Self::user("internal", message) }
     }
 
+    /// Makes one for a person who pressed Ctrl-C, or Escape, in place of an answer.
+    pub(super) fn stopped() -> Self {
+        Self { exit: STOPPED, ..Self::user("stopped", "stopped") }
+    }
+
+    /// Tells whether a person stopped it.
+    pub(super) fn is_stop(&self) -> bool {
+        self.exit == STOPPED
+    }
+
     /// Sets what the user may do.
     #[must_use]
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -62,6 +75,17 @@ impl CliError {
         self.exit
     }
 
+    /// Returns the form in which another process of ours reads it.
+    pub(super) fn ending(&self) -> Ending {
+        let Self { code, message, hint, exit } = self;
+        Ending {
+            code: code.clone().into_owned(),
+            message: message.clone(),
+            hint: hint.clone(),
+            exit: *exit,
+        }
+    }
+
     /// Returns the form for machines.
     pub(super) fn to_json(&self) -> Value {
         let Self { code, message, hint, exit: _ } = self;
@@ -70,6 +94,12 @@ impl CliError {
             value["hint"] = hint.as_str().into();
         }
         value
+    }
+}
+
+impl From<Ending> for CliError {
+    fn from(Ending { code, message, hint, exit }: Ending) -> Self {
+        Self { code: code.into(), message, hint, exit }
     }
 }
 
@@ -234,6 +264,7 @@ impl From<crate::app::install::InstallError> for CliError {
             InstallError::Config(error) => return error.into(),
             InstallError::Fs(error) => return error.into(),
             InstallError::Login(error) => return error.into(),
+            InstallError::Fill(crate::registry::fill::FillError::Smuggled(_)) => "install",
             // The command line does not say enough.
             InstallError::Fill(_) => {
                 return Self { exit: USAGE, ..Self::new("missing_arguments", &error) };

@@ -1,6 +1,6 @@
 //! `mcpm install`: from a registry, a package, an address, a folder or a bundle.
 
-mod answers;
+pub(super) mod answers;
 
 use serde_json::{Value, json};
 

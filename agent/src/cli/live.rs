@@ -21,6 +21,8 @@ pub(super) struct Live {
     url: Option<String>,
     requests: u64,
     last: String,
+    /// Whether the share goes on in the background when this ends.
+    detached: bool,
 }
 
 impl Live {
@@ -35,6 +37,7 @@ impl Live {
             url: None,
             requests: 0,
             last: String::new(),
+            detached: false,
         };
         if spec.access == Access::Public {
             let place = if spec.relay.is_some() { "on the internet" } else { "on this machine" };
@@ -44,6 +47,18 @@ impl Live {
             ));
         }
         live
+    }
+
+    /// Shows a share that goes on in the background.
+    pub(super) fn detached(self) -> Self {
+        Self { detached: true, ..self }
+    }
+
+    /// Clears the live line and leaves the share to itself.
+    pub(super) fn leave(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
     }
 
     /// Prepares to show the demo.
@@ -58,6 +73,7 @@ impl Live {
             url: None,
             requests: 0,
             last: String::new(),
+            detached: false,
         }
     }
 
@@ -126,7 +142,9 @@ impl Live {
         let first = self.url.replace(up.url.clone()).is_none();
         if first || moved {
             self.apart(|ui| self.page(ui, up));
-            self.state("Connected. Press Ctrl-C to stop.".to_owned());
+            if !self.detached {
+                self.state("Connected. Press Ctrl-C to stop.".to_owned());
+            }
         } else {
             self.state(self.connected(0));
         }

@@ -4,15 +4,18 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::Context;
+use super::edit::quoted;
 use super::error::CliError;
 use crate::config::{GlobalConfigManager, Listed};
 use crate::model::reference::masked;
 use crate::model::{Server, Transport, Vars};
+use crate::registry::manifest::is_secret_name;
 
 /// List installed servers
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Show commands and URLs too; values of variables and headers are never shown
+    /// Show commands and URLs too; values of variables and headers, and arguments that look like
+    /// secrets, are never shown
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -54,8 +57,9 @@ pub(super) fn line(server: &Server, width: usize, verbose: bool) -> String {
     if verbose {
         match &server.transport {
             Transport::Stdio { command, args, env, cwd } => {
-                let words = std::iter::once(command).chain(args);
-                line.push_str(&format!("\n    {}", words.cloned().collect::<Vec<_>>().join(" ")));
+                let words = std::iter::once(command.clone()).chain(shown_words(args));
+                let words = words.map(|word| quoted(&word));
+                line.push_str(&format!("\n    {}", words.collect::<Vec<_>>().join(" ")));
                 if let Some(cwd) = cwd {
                     line.push_str(&format!("\n    cwd: {}", cwd.display()));
                 }
@@ -78,6 +82,34 @@ fn shown(what: &str, vars: &Vars) -> String {
     }
     let pairs = vars.iter().map(|(name, value)| format!("{name}={}", masked(&value)));
     format!("\n    {what}: {}", pairs.collect::<Vec<_>>().join(", "))
+}
+
+/// Shows arguments but for those that are secrets, as far as their names tell: `--token X`,
+/// `API_KEY=X`, `Authorization: X`, and what URLs may hold.
+fn shown_words(args: &[String]) -> Vec<String> {
+    let mut hides_next = false;
+    let show = |arg: &String| {
+        let is_value = std::mem::take(&mut hides_next) && !arg.starts_with('-');
+        if is_value {
+            return masked(arg);
+        }
+        let named = arg.split_once('=').map(|(name, value)| (name, "=", value));
+        let named = named.or(arg.split_once(": ").map(|(name, value)| (name, ": ", value)));
+        match named {
+            Some((name, sign, value)) if is_secret_name(name) => {
+                format!("{name}{sign}{}", masked(value))
+            }
+            Some((name, sign, value)) if value.contains("://") => {
+                format!("{name}{sign}{}", shown_url(value))
+            }
+            _ if arg.contains("://") => shown_url(arg),
+            _ => {
+                hides_next = arg.starts_with('-') && is_secret_name(arg);
+                arg.clone()
+            }
+        }
+    };
+    args.iter().map(show).collect()
 }
 
 /// Leaves out what may be a secret: user names, passwords and the values of a query.
@@ -112,7 +144,7 @@ pub(super) fn to_json(Listed { name, server }: &Listed) -> Value {
     match &server.transport {
         Transport::Stdio { command, args, env, cwd } => {
             value["command"] = command.as_str().into();
-            value["args"] = args.clone().into();
+            value["args"] = shown_words(args).into();
             if let Some(cwd) = cwd {
                 value["cwd"] = cwd.to_string_lossy().into();
             }
@@ -142,6 +174,21 @@ mod tests {
         let value = to_json(&listed);
         assert_eq!(value["env"], json!(["KEY"]));
         assert!(!value.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn arguments_that_are_secrets_by_their_names_are_not_shown() {
+        let words = |args: &[&str]| {
+            shown_words(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()).join(" ")
+        };
+        assert_eq!(words(&["-y", "pkg@1", "--dir", "/x"]), "-y pkg@1 --dir /x");
+        assert_eq!(words(&["--api-key", "s3cret", "--dir"]), "--api-key *** --dir");
+        assert_eq!(words(&["--token=s3cret", "KEY=s3cret"]), "--token=*** KEY=***");
+        assert_eq!(words(&["--header", "Authorization: Bearer x"]), "--header Authorization: ***");
+        assert_eq!(words(&["https://x.example/sse?k=s3cret"]), "https://x.example/sse?k=***");
+        assert_eq!(words(&["--at=https://x.example/?k=s3cret"]), "--at=https://x.example/?k=***");
+        assert_eq!(words(&["--token", "--verbose"]), "--token --verbose");
+        assert_eq!(words(&["run", "-e", "API_KEY", "image"]), "run -e API_KEY image");
     }
 
     #[test]

@@ -4,10 +4,11 @@ use serde_json::json;
 
 use super::error::CliError;
 use super::fields::{self, Fields};
+use super::secret::SecretOptions;
 use super::{Context, ForceArg, JsonArg};
 use crate::app::servers::{Draft, create};
-use crate::config::GlobalConfigManager;
-use crate::model::{Server, Vars};
+use crate::config::{ConfigError, GlobalConfigManager, check_name};
+use crate::model::{Server, Transport, Vars};
 
 /// Add a server by hand
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,8 @@ pub(super) struct Args {
     kind: Option<Kind>,
     #[command(flatten)]
     fields: Fields,
+    #[command(flatten)]
+    secrets: SecretOptions,
     #[command(flatten)]
     force: ForceArg,
     #[command(flatten)]
@@ -37,7 +40,8 @@ enum Kind {
 impl Args {
     /// Returns those that say nothing, so that everything is asked for.
     pub(super) fn asking(force: ForceArg, json: JsonArg) -> Self {
-        Self { name: None, kind: None, fields: Fields::default(), force, json }
+        let (fields, secrets) = (Fields::default(), SecretOptions::default());
+        Self { name: None, kind: None, fields, secrets, force, json }
     }
 
     pub(super) fn json(&self) -> bool {
@@ -51,7 +55,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     // Opened first: a file that we cannot read must not cost the user a form.
     let global = GlobalConfigManager::open(&paths)?;
     let asks = ui.may_ask() && args.fields.is_empty();
-    let Args { name, kind, fields, force, json: _ } = args;
+    let Args { name, kind, fields, secrets, force, json: _ } = args;
     let name = match name {
         Some(name) => name,
         None if ui.may_ask() => ui.ask("Name of the server", None)?,
@@ -70,7 +74,15 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
             return Ok(());
         }
     }
-    let server = if asks { ask(&name, kind, context)? } else { given(&name, kind, &fields)? };
+    let mut server = if asks { ask(&name, kind, context)? } else { given(&name, kind, &fields)? };
+    if !secrets.is_empty() {
+        // Before anything is kept: a name that cannot be, or is taken, should leave nothing behind.
+        check_name("server", &name)?;
+        if exists && !replace {
+            return Err(ConfigError::Exists { what: "server", name }.into());
+        }
+        add(&mut server.transport, &secrets.keep(&name, context)?);
+    }
     create(&paths, server, replace)?;
     let done = if exists { "replaced" } else { "created" };
     if ui.is_json() {
@@ -78,6 +90,18 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     ui.note(format!("Server `{name}` is {done}. Try it with `mcpm inspect {name}`."));
     Ok(())
+}
+
+/// Puts values where servers of this kind have them.
+fn add(transport: &mut Transport, more: &Vars) {
+    let vars = match transport {
+        Transport::Stdio { env, .. } => env,
+        Transport::Remote { headers, .. } => headers,
+        Transport::Custom { .. } => return,
+    };
+    for (name, value) in more.iter() {
+        *vars = std::mem::take(vars).with(name, value);
+    }
 }
 
 /// Makes a server of the options alone.
@@ -114,24 +138,21 @@ fn ask(name: &str, kind: Option<Kind>, context: &Context) -> Result<Server, CliE
         Kind::Stdio => {
             draft.command = Some(ui.ask("Command", None)?);
             draft.args = fields::words(&ui.ask_or_nothing("Arguments")?)?;
-            draft.env = ask_pairs(
-                "Variables (KEY=VALUE,…; `${VAR}` and `file:PATH` say where a secret is)",
-                context,
-            )?;
+            draft.env = ask_pairs("Variables (KEY=VALUE,…)", context)?;
             draft.stdio(name)
         }
         Kind::Remote => {
             draft.url = Some(ui.ask("URL", None)?);
-            draft.headers = ask_pairs(
-                "Headers (KEY=VALUE,…; `${VAR}` and `file:PATH` say where a secret is)",
-                context,
-            )?;
+            draft.headers = ask_pairs("Headers (KEY=VALUE,…)", context)?;
             draft.remote(name)
         }
     }?)
 }
 
 fn ask_pairs(prompt: &str, context: &Context) -> Result<Vars, CliError> {
+    context.ui.note(
+        "A value may say where a secret is: ${VARIABLE}, file:/its/path or keyring:SERVICE/NAME.",
+    );
     fields::pairs([context.ui.ask_or_nothing(prompt)?.as_str()])
 }
 
@@ -139,7 +160,6 @@ fn ask_pairs(prompt: &str, context: &Context) -> Result<Vars, CliError> {
 mod tests {
     use super::*;
     use crate::cli::testing::Home;
-    use crate::model::Transport;
 
     #[test]
     fn a_server_is_made_of_options_alone() {

@@ -128,7 +128,7 @@ fn serving(name: String, isolation: Option<Share>, context: &Context) -> Result<
 
 /// Returns the servers of a profile: at least one, and all of them. A faulty entry is an error:
 /// what is left without it is not what was asked for.
-fn servers_of(name: &str, context: &Context) -> Result<Vec<Server>, CliError> {
+pub(super) fn servers_of(name: &str, context: &Context) -> Result<Vec<Server>, CliError> {
     let paths = context.paths()?;
     let profile = ProfileConfigManager::open(&paths)?.profile(name)?;
     let global = GlobalConfigManager::open(&paths)?;

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
+use mcpm_shared::scope::Scope;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::background::{self, DetachOptions, Screen};
 use super::error::CliError;
-use super::live::Live;
 use super::run::{PORT, listen};
 use super::servers::ServerOptions;
 use super::time::lifetime;
 use super::{Context, JsonArg, Threads, block_on};
+use crate::app::background::{Beacon, Run};
 use crate::app::serving::Serving;
 use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
 use crate::config::GlobalConfigManager;
@@ -24,6 +26,8 @@ use crate::tunnel::RelayAddress;
 
 /// How many events may wait for the terminal.
 const EVENTS: usize = 64;
+/// How long it may take to tell other commands that the share is over.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Share a server through a relay
 #[derive(Debug, clap::Args)]
@@ -50,6 +54,8 @@ pub(super) struct Options {
     #[command(flatten)]
     relay: RelayOptions,
     #[command(flatten)]
+    detach: DetachOptions,
+    #[command(flatten)]
     json: JsonArg,
 }
 
@@ -74,6 +80,7 @@ pub(super) struct RelayOptions {
     /// The relay: HOST, HOST:PORT or a URL
     #[arg(
         long,
+        short_alias = 'a',
         env = "MCPM_RELAY_ADDRESS",
         hide_env_values = true,
         default_value = "share.mcpm.sh"
@@ -162,6 +169,11 @@ impl RelayOptions {
         })
     }
 
+    /// Returns how long a server may take to start.
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
     /// Returns when to give up on the first connection.
     pub(super) fn patience(&self) -> Patience {
         match self.retry {
@@ -178,7 +190,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     serve(ShareTarget::Server(server), serving, options, Isolation::Session, context)
 }
 
-/// Shares MCP servers until a signal comes.
+/// Shares MCP servers until a signal comes, or in the background.
 pub(super) fn serve(
     target: ShareTarget,
     serving: Serving,
@@ -186,7 +198,7 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<(), CliError> {
-    let Options { port, local_only, access, servers, relay, json: _ } = options;
+    let Options { port, local_only, access, servers, relay, detach, json: _ } = options;
     let paths = context.paths()?;
     let port = port.or(local_only.then_some(PORT));
     let spec = ShareSpec {
@@ -199,33 +211,36 @@ pub(super) fn serve(
         local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
         patience: relay.patience(),
         gateway: servers.apply(GatewayOptions {
-            start_timeout: Duration::from_secs(relay.timeout),
+            start_timeout: relay.timeout(),
             isolation,
             ..GatewayOptions::default()
         }),
     };
-    follow(spec, &paths, context)
+    background::follow(spec, &detach, &paths, context)
 }
 
-/// Runs a share, shows what happens and stops it at the first signal: that is a success. The
-/// second signal does not wait for anything.
-pub(super) fn follow(
+/// Runs a share, shows what happens and stops it at the first signal, or when another command wants
+/// it to end: that is a success. The second signal does not wait for anything.
+pub(super) fn run_here(
     mut spec: ShareSpec,
+    run: &Run,
+    mut screen: Screen,
     paths: &Paths,
-    context: &Context,
 ) -> Result<(), CliError> {
-    let mut live = Live::new(context.ui, &spec);
     let (logs, writer) = logs::channel(paths);
     spec.gateway.stderr = Some(StderrSink::new(move |server, line| {
         logs.line(server, line);
         tracing::info!(target: "mcpm::server", server, "{line}");
     }));
+    let (mut beacon, task) = Beacon::new(paths, run, &spec)?;
     block_on(Threads::Many, async {
         let mut signals = listen()?;
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), Scope::new());
+        tasks.spawn(task.run(stop.clone()));
         let (events, mut inbox) = mpsc::channel(EVENTS);
         let sharing = writer.beside(share(spec, paths, events, stop.clone()));
         tokio::pin!(sharing);
+        let mut told = false;
         let result = loop {
             tokio::select! {
                 biased;
@@ -233,18 +248,27 @@ pub(super) fn follow(
                     if stop.is_cancelled() {
                         break Ok(());
                     }
-                    live.stopping();
                     stop.cancel();
                 }
-                Some(event) = inbox.recv() => live.show(event),
+                () = stop.cancelled(), if !told => {
+                    told = true;
+                    screen.stopping();
+                }
+                Some(event) = inbox.recv() => screen.show(event, &mut beacon),
                 result = &mut sharing => break result,
             }
         };
         while let Ok(event) = inbox.try_recv() {
-            live.show(event);
+            screen.show(event, &mut beacon);
         }
-        live.end(result.is_ok());
-        Ok(result?)
+        let result = result.map_err(CliError::from);
+        if let Err(error) = &result {
+            beacon.ended(error.ending());
+        }
+        drop(beacon);
+        tasks.drain(LAST_WORDS).await;
+        screen.end(&result);
+        result
     })
 }
 

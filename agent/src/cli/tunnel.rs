@@ -1,7 +1,8 @@
 //! `mcpm tunnel`: an HTTP service through a relay, as it is.
 
+use super::background::{self, DetachOptions};
 use super::error::CliError;
-use super::share::{AccessOptions, RelayOptions, follow};
+use super::share::{AccessOptions, RelayOptions};
 use super::{Context, JsonArg};
 use crate::app::share::{ShareSpec, Source};
 use crate::credentials::ShareTarget;
@@ -19,6 +20,8 @@ pub(super) struct Args {
     #[command(flatten)]
     relay: RelayOptions,
     #[command(flatten)]
+    detach: DetachOptions,
+    #[command(flatten)]
     json: JsonArg,
 }
 
@@ -29,7 +32,7 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let Args { service, access, relay, json: _ } = args;
+    let Args { service, access, relay, detach, json: _ } = args;
     let paths = context.paths()?;
     let spec = ShareSpec {
         target: ShareTarget::Http(service.to_string()),
@@ -42,5 +45,5 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         patience: relay.patience(),
         gateway: GatewayOptions::default(),
     };
-    follow(spec, &paths, context)
+    background::follow(spec, &detach, &paths, context)
 }

@@ -6,6 +6,7 @@ use mcpm_shared::token::Token;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::pick::{self, Pick};
 
 /// Where and how a command speaks.
 ///
@@ -77,8 +78,9 @@ impl Ui {
 
     /// Asks for one of several; returns which.
     pub(super) fn choose(self, prompt: &str, items: &[&str]) -> Result<usize, CliError> {
-        let select = dialoguer::Select::new().with_prompt(prompt).items(items).default(0);
-        select.interact().map_err(|error| cannot_ask(&error))
+        let items: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
+        let picked = Pick::one(prompt, &items).ask().map_err(|error| cannot_ask(&error.into()))?;
+        picked.and_then(|picked| picked.first().copied()).ok_or_else(CliError::stopped)
     }
 
     /// Asks for any of several, of which some are chosen already; returns which.
@@ -88,17 +90,15 @@ impl Ui {
         items: &[String],
         chosen: &[bool],
     ) -> Result<Vec<usize>, CliError> {
-        let select = dialoguer::MultiSelect::new().with_prompt(prompt);
-        select.items(items).defaults(chosen).interact().map_err(|error| cannot_ask(&error))
+        let pick = Pick::many(prompt, items, chosen);
+        let picked = pick.ask().map_err(|error| cannot_ask(&error.into()))?;
+        picked.ok_or_else(CliError::stopped)
     }
 
     /// Asks a question whose answer is no unless said otherwise.
     pub(super) fn confirm(self, question: &str) -> Result<bool, CliError> {
-        dialoguer::Confirm::new()
-            .with_prompt(question)
-            .default(false)
-            .interact()
-            .map_err(|error| cannot_ask(&error))
+        let answer = pick::confirm(question).map_err(|error| cannot_ask(&error.into()))?;
+        answer.ok_or_else(CliError::stopped)
     }
 
     /// Writes one line of the result.
@@ -141,6 +141,10 @@ impl Ui {
     pub(super) fn error(self, error: &CliError) {
         if self.json {
             self.json(&error.to_json());
+            return;
+        }
+        if error.is_stop() {
+            // Who stopped it knows.
             return;
         }
         let mut err = io::stderr().lock();

@@ -3,15 +3,16 @@
 use serde_json::json;
 
 use super::error::CliError;
-use super::{Context, JsonArg, env};
-use crate::app::clients;
+use super::follow::{Change, follow, starting};
+use super::{Context, JsonArg, env, secret};
 use crate::app::install::uninstall;
-use crate::clients::Places;
+use crate::clients::{Places, Target};
 use crate::config::GlobalConfigManager;
 
 /// Remove an installed server
 ///
-/// It leaves its profiles with it, and its login is forgotten.
+/// It leaves its profiles with it; its login, its bundle and what only it has in the keyring are
+/// forgotten. Clients that start it are named, and changed if you agree, or with --force.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The server, as `mcpm ls` shows it
@@ -30,14 +31,24 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    run_at(args, context, &env::places()?)
+}
+
+/// The same on a machine whose folders are given.
+fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliError> {
     let paths = context.paths()?;
     let ui = context.ui;
     let name = &args.name;
+    let target = Target::Server(name.clone());
     let global = GlobalConfigManager::open(&paths)?;
     if global.has(name) && !args.force && ui.may_ask() {
         let profiles = global.profiles_of(name);
         if !profiles.is_empty() {
             ui.note(format!("`{name}` is in {}.", profiles.join(", ")));
+        }
+        let clients = starting(&target, &paths, places);
+        if !clients.is_empty() {
+            ui.note(format!("Clients start it: {}.", clients.join(", ")));
         }
         if !ui.confirm(&format!("Remove server `{name}`?"))? {
             ui.note("Nothing has changed.");
@@ -45,17 +56,6 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         }
     }
     let removed = uninstall(&paths, name)?;
-    let clients = env::places().map(|places| starting(name, &places)).unwrap_or_default();
-    if ui.is_json() {
-        ui.json(&json!({
-            "event": "removed",
-            "server": name,
-            "profiles": removed.profiles,
-            "login": removed.login,
-            "clients": clients,
-        }));
-        return Ok(());
-    }
     ui.note(format!("Server `{name}` is removed."));
     if !removed.profiles.is_empty() {
         ui.note(format!("It was in {}.", removed.profiles.join(", ")));
@@ -63,19 +63,24 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
     if removed.login {
         ui.note("The login to it is forgotten.");
     }
-    for client in clients {
-        let command = format!("mcpm client edit {client} --remove-server {name}");
-        ui.warning(format!("{client} still starts it; take it out with `{command}`"));
+    let secrets = secret::forget(&removed.secrets, context);
+    if !secrets.is_empty() {
+        ui.note("What it had in the keyring is forgotten.");
+    }
+    let change = Change { before: &target, now: None };
+    let clients = follow(change, args.force, &paths, places, context)?;
+    if ui.is_json() {
+        ui.json(&json!({
+            "event": "removed",
+            "server": name,
+            "profiles": removed.profiles,
+            "login": removed.login,
+            "secrets": secrets,
+            "clients": clients.left,
+            "clients_changed": clients.changed,
+        }));
     }
     Ok(())
-}
-
-/// Returns the clients that start a server through mcpm. What they would start may be the server of
-/// this name in another folder of mcpm's files, so they are told of and not changed.
-fn starting(server: &str, places: &Places) -> Vec<&'static str> {
-    let clients = clients::list(places).unwrap_or_default();
-    let starts = clients.iter().filter(|status| status.servers().any(|name| name == server));
-    starts.map(|status| status.client.id).collect()
 }
 
 #[cfg(test)]
@@ -84,25 +89,75 @@ mod tests {
     use crate::cli::testing::Home;
     use crate::clients::Os;
 
+    /// A home with one server, and two clients that start a server of this name: one the server of
+    /// this home, and one perhaps that of another.
+    fn desk() -> (Home, Places) {
+        let home = Home::new();
+        home.write("servers.json", r#"{"time": {"command": "x"}}"#);
+        let dir = home.paths.dir();
+        let entry = |env: serde_json::Value| {
+            json!({"mcpServers": {
+                "own": {"command": "y"},
+                "mcpm_time": {"command": "mcpm", "args": ["run", "time", "--warm"], "env": env},
+            }})
+        };
+        for (folder, file, env) in [
+            (".cursor", "mcp.json", json!({"MCPM_CONFIG_DIR": dir})),
+            (".kiro/settings", "mcp.json", json!({})),
+        ] {
+            std::fs::create_dir_all(dir.join(folder)).unwrap();
+            std::fs::write(dir.join(folder).join(file), entry(env).to_string()).unwrap();
+        }
+        let places = Places {
+            os: Os::Linux,
+            home: dir.to_owned(),
+            app_data: None,
+            xdg_config: None,
+            project: dir.join("project"),
+            path: Vec::new(),
+        };
+        (home, places)
+    }
+
+    fn uninstall_with(force: bool) -> (Home, Places) {
+        let (home, places) = desk();
+        let args = Args { name: "time".to_owned(), force, json: JsonArg::default() };
+        run_at(&args, &home.context(), &places).unwrap();
+        assert_eq!(home.read("servers.json"), "{}");
+        (home, places)
+    }
+
     /// Defect 25 of the Python `mcpm`: nobody heard of the clients that went on starting a server
     /// which was gone.
     #[test]
-    fn defect_25_clients_that_still_start_an_uninstalled_server_are_named() {
-        let home = Home::new();
-        let folder = home.paths.dir().join(".cursor");
-        std::fs::create_dir(&folder).unwrap();
-        let entry =
-            r#"{"mcpServers": {"mcpm_time": {"command": "mcpm", "args": ["run", "time"]}}}"#;
-        std::fs::write(folder.join("mcp.json"), entry).unwrap();
-        let places = Places {
-            os: Os::Linux,
-            home: home.paths.dir().to_owned(),
-            app_data: None,
-            xdg_config: None,
-            project: home.paths.dir().join("project"),
-            path: Vec::new(),
-        };
-        assert_eq!(starting("time", &places), ["cursor"]);
-        assert_eq!(starting("other", &places), [""; 0]);
+    fn defect_25_force_takes_an_uninstalled_server_out_of_the_clients_that_start_it() {
+        let (home, places) = uninstall_with(true);
+        assert!(!home.read(".cursor/mcp.json").contains("mcpm_time"));
+        assert!(home.read(".cursor/mcp.json").contains("own"));
+        // What may be a server of another home is told of, and left alone.
+        let target = Target::Server("time".to_owned());
+        assert_eq!(starting(&target, &home.paths, &places), ["kiro"]);
+    }
+
+    #[test]
+    fn clients_that_nobody_spoke_of_are_told_of_and_not_changed() {
+        let (home, places) = uninstall_with(false);
+        let target = Target::Server("time".to_owned());
+        assert_eq!(starting(&target, &home.paths, &places), ["cursor", "kiro"]);
+    }
+
+    #[test]
+    fn a_renamed_server_is_started_under_its_new_name_with_all_that_was_said() {
+        let (home, places) = desk();
+        let (before, now) = (Target::Server("time".to_owned()), Target::Server("t".to_owned()));
+        let change = Change { before: &before, now: Some(&now) };
+        let followed = follow(change, true, &home.paths, &places, &home.context()).unwrap();
+        assert_eq!((followed.changed, followed.left), (vec!["cursor"], vec!["kiro"]));
+        let text = home.read(".cursor/mcp.json");
+        let entries: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let entry = &entries["mcpServers"]["mcpm_t"];
+        assert_eq!(entry["args"], json!(["run", "t", "--warm"]), "{text}");
+        assert_eq!(entry["env"]["MCPM_CONFIG_DIR"], json!(home.paths.dir()));
+        assert!(entries["mcpServers"]["mcpm_time"].is_null(), "{text}");
     }
 }

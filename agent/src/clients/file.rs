@@ -36,6 +36,7 @@ pub(super) fn replace(
     let target = follow(path)?;
     let folder = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(folder)?;
+    crate::fs::sweep(folder);
     let mode = match fs::metadata(&target) {
         Ok(metadata) => Some(metadata.permissions()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -96,7 +97,7 @@ fn write(
 ) -> io::Result<tempfile::NamedTempFile> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".mcpm-");
+    builder.prefix(crate::fs::DRAFT);
     #[cfg(unix)]
     if audience == Audience::Project && mode.is_none() {
         // The mask of the user applies, as to any file of a project.

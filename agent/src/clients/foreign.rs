@@ -178,7 +178,24 @@ fn translate(map: &mut Map<String, Value>, unanswered: &mut Vec<String>) {
         if key != "name" {
             walk(value, unanswered);
         }
+        if let ("env" | "headers", Value::Object(pairs)) = (key.as_str(), value) {
+            pairs.values_mut().for_each(braced);
+        }
     }
+}
+
+/// Writes `$NAME`, which Gemini CLI and Qwen CLI know, as `${NAME}`. It is read as a whole word of a
+/// variable or header only: elsewhere it may be meant for a shell.
+fn braced(value: &mut Value) {
+    let Value::String(text) = value else { return };
+    let named = |word: &str| {
+        let name = word.strip_prefix('$').filter(|name| is_variable(name))?;
+        let shouted = !name.contains(|c: char| c.is_ascii_lowercase())
+            && !name.starts_with(|c: char| c.is_ascii_digit());
+        shouted.then(|| format!("${{{name}}}"))
+    };
+    let words = text.split(' ').map(|word| named(word).unwrap_or_else(|| word.to_owned()));
+    *text = words.collect::<Vec<_>>().join(" ");
 }
 
 /// `${env:X}` and `{env:X}` become `${X}`; `${input:x}` and the like stay and are noted.

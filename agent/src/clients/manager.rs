@@ -9,7 +9,7 @@ use super::entry::{Launch, Target};
 use super::file::{self, Audience};
 use super::places::Places;
 use super::table::{ALL, Client};
-use super::{ClientError, Foreign};
+use super::{ClientError, Foreign, foreign};
 use crate::fs::{self, Paths};
 
 /// How often an edit is done anew because the client wrote its file meanwhile.
@@ -33,6 +33,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns the program that the entry starts, if it starts one.
+    #[must_use]
+    pub fn program(&self) -> Option<String> {
+        foreign::command_line(&self.value).map(|(program, _)| program)
+    }
+
+    /// Returns a variable that the entry sets, whatever its client calls them.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let keys = ["env", "envs", "environment"];
+        keys.iter().find_map(|key| self.value[*key][name].as_str()).map(str::to_owned)
+    }
+
     /// Reads the entry as a server of ours.
     #[must_use]
     pub fn to_foreign(&self) -> Foreign {
@@ -47,6 +60,9 @@ pub enum Edit {
     Put(Target, Launch),
     /// Take out the entry of this name.
     Remove(String),
+    /// Let the entry of ours of this name start something else of the same kind. What else the
+    /// user or the client wrote there stays.
+    Retarget(String, Target),
 }
 
 /// What an edit did.
@@ -140,6 +156,33 @@ impl ClientConfigManager {
                     document.remove(key).map_err(|fault| self.error(fault))?;
                 }
                 Ok(())
+            }
+            Edit::Retarget(key, target) => {
+                let Some((_, old)) = entries.iter().find(|(name, _)| name == key) else {
+                    return Ok(());
+                };
+                let there = entries.iter().find(|(name, _)| *name == target.key());
+                match there {
+                    Some((name, value)) if Target::of_entry(name, value).is_none() => {
+                        return Err(ClientError::Taken {
+                            path: self.file.clone(),
+                            key: name.clone(),
+                        });
+                    }
+                    _ => {}
+                }
+                let Some((new, fields)) = self.client.shape.retargeted(key, old, target) else {
+                    return Ok(());
+                };
+                let moved = new != *key;
+                if moved {
+                    document.remove(key).map_err(|fault| self.error(fault))?;
+                }
+                if moved && there.is_some() {
+                    // It starts that already.
+                    return Ok(());
+                }
+                document.put(&new, &fields).map_err(|fault| self.error(fault))
             }
             Edit::Put(target, launch) => {
                 let wanted = Some(target);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::entry::Launch;
+use super::entry::{Launch, Target};
 
 /// The look of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,55 @@ impl Shape {
         }
         entry
     }
+}
+
+impl Shape {
+    /// Returns the name and the fields of an entry of ours that is to start something else; none
+    /// when it does not start mcpm in a way that we know.
+    pub(super) fn retargeted(
+        self,
+        key: &str,
+        entry: &Value,
+        target: &Target,
+    ) -> Option<(String, Map<String, Value>)> {
+        let from = Target::of_entry(key, entry)?;
+        let mut fields = entry.as_object()?.clone();
+        rename(&mut fields, &from, target)?;
+        // A name that the user chose stays.
+        let new = if *key == from.key() { target.key() } else { key.to_owned() };
+        let bare = Launch { program: String::new(), args: Vec::new(), env: Vec::new() };
+        let (before, after) = (self.entry(key, &bare), self.entry(&new, &bare));
+        for label in ["name", "key", "description"] {
+            if fields.get(label).is_some_and(|value| before.get(label) == Some(value))
+                && let Some(after) = after.get(label)
+            {
+                fields.insert(label.to_owned(), after.clone());
+            }
+        }
+        Some((new, fields))
+    }
+}
+
+/// Puts another name into the command line of an entry.
+fn rename(fields: &mut Map<String, Value>, from: &Target, to: &Target) -> Option<()> {
+    let lead: &[&str] = match (from, to) {
+        (Target::Server(_), Target::Server(_)) => &["run"],
+        (Target::Profile(_), Target::Profile(_)) => &["profile", "run"],
+        _ => return None,
+    };
+    ["args", "command"].into_iter().find_map(|field| {
+        // A list that begins with the program is one further.
+        let skipped = usize::from(field == "command");
+        let words = fields.get_mut(field)?.as_array_mut()?;
+        let mut expected = lead.iter().copied().chain([from.name()]).enumerate();
+        let fits = expected
+            .all(|(at, word)| words.get(skipped + at).and_then(Value::as_str) == Some(word));
+        if !fits {
+            return None;
+        }
+        *words.get_mut(skipped + lead.len())? = to.name().into();
+        Some(())
+    })
 }
 
 /// Returns letters and digits only, not beginning with a digit, as 5ire asks for.

@@ -1,6 +1,7 @@
 //! What users prefer: `config.json`. Keys that we do not know, such as those of mcpm 1, stay.
 
 use serde_json::Value;
+use url::Url;
 
 use super::document::Document;
 use super::{ConfigError, nearest};
@@ -13,16 +14,48 @@ pub struct Setting {
     pub key: &'static str,
     /// What it is for, in a few words.
     pub about: &'static str,
-    /// The values it may have.
+    /// The values it may have; with none it is the address of a site.
     pub values: &'static [&'static str],
 }
 
 /// All settings.
-pub const SETTINGS: [Setting; 1] = [Setting {
-    key: "node_executable",
-    about: "the program that starts servers from npm packages",
-    values: &["npx", "bunx", "pnpm dlx", "yarn dlx"],
-}];
+pub const SETTINGS: [Setting; 3] = [
+    Setting {
+        key: "node_executable",
+        about: "the program that starts servers from npm packages",
+        values: &["npx", "bunx", "pnpm dlx", "yarn dlx"],
+    },
+    Setting { key: "registry_url", about: "the catalogue to use in place of mcpm.sh", values: &[] },
+    Setting {
+        key: "official_registry_url",
+        about: "the registry to use in place of the official one",
+        values: &[],
+    },
+];
+
+impl Setting {
+    /// Returns the form that a value is kept in, if it may be one.
+    fn accept(&self, value: &str) -> Option<String> {
+        if !self.values.is_empty() {
+            return self.values.contains(&value).then(|| value.to_owned());
+        }
+        let value = value.trim();
+        let url = Url::parse(value).ok()?;
+        let is_site = matches!(url.scheme(), "http" | "https") && url.host().is_some();
+        // Whoever may read the settings could read a password in them.
+        let is_bare = url.username().is_empty() && url.password().is_none();
+        (is_site && is_bare).then(|| value.to_owned())
+    }
+
+    /// Says which values it may have.
+    #[must_use]
+    pub fn choices(&self) -> String {
+        match self.values {
+            [] => "an http or https address".to_owned(),
+            values => values.join(", "),
+        }
+    }
+}
 
 /// Reads and edits the settings.
 #[derive(Debug)]
@@ -65,14 +98,15 @@ impl Settings {
     /// When there is no such setting, it must not have this value, or the file cannot be written.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let setting = setting(key)?;
-        if !setting.values.contains(&value) {
+        let Some(accepted) = setting.accept(value) else {
             return Err(ConfigError::BadSetting {
                 key: setting.key,
-                value: value.to_owned(),
+                // What stands before the sign may be a password.
+                value: value.rsplit('@').next().unwrap_or_default().to_owned(),
                 values: setting.values,
             });
-        }
-        Ok(self.document.set(setting.key, Some(&value.into()))?)
+        };
+        Ok(self.document.set(setting.key, Some(&accepted.into()))?)
     }
 
     /// Forgets a value; tells whether there was one.
@@ -108,7 +142,7 @@ impl Settings {
         })
     }
 
-    /// Returns an address that the user wrote into the file; it is none that `config set` knows.
+    /// Returns an address that is set; a file that was written by hand may hold any text.
     #[must_use]
     pub fn address(&self, key: &str) -> Option<String> {
         self.document.get(key)?.as_str().map(str::to_owned)
@@ -149,6 +183,14 @@ mod tests {
             settings.set("node_executable", "rm").unwrap_err().hint().unwrap().contains("bunx")
         );
         assert!(matches!(settings.set("node", "npx"), Err(ConfigError::UnknownSetting { .. })));
+        let url = "https://mcp.example/api";
+        settings.set("registry_url", url).unwrap();
+        assert_eq!(settings.get("registry_url").unwrap().as_deref(), Some(url));
+        for wrong in ["", "mcp.example", "ftp://x", "https://", "https://me:pw@x.example"] {
+            let error = settings.set("official_registry_url", wrong).unwrap_err();
+            assert!(error.hint().unwrap().contains("http"), "{wrong}");
+        }
+        assert!(settings.unset("registry_url").unwrap());
         assert_eq!(settings.reset().unwrap(), ["node_executable"]);
         assert!(!settings.unset("node_executable").unwrap());
         let written = std::fs::read_to_string(paths.settings()).unwrap();

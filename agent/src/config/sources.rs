@@ -30,6 +30,35 @@ impl Sources {
         Ok(self.document.set(&server.name, Some(&source_of(server)))?)
     }
 
+    /// Returns what is known of where a server came from.
+    #[must_use]
+    pub fn get(&self, server: &str) -> Option<Value> {
+        self.document.get(server)
+    }
+
+    /// Notes one more thing about where a server came from, and leaves the others alone.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(&mut self, server: &str, key: &str, value: &Value) -> Result<(), ConfigError> {
+        self.document.edit(|text| {
+            let is_object = text.get(&[server]).is_some_and(|source| source.is_object());
+            match is_object {
+                true => text.set(&[server, key], value),
+                false => text.set(&[server], &json!({ key: value })),
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts a source in place of what was known.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn put(&mut self, server: &str, source: &Value) -> Result<(), ConfigError> {
+        Ok(self.document.set(server, Some(source))?)
+    }
+
     /// Follows a server to its new name.
     ///
     /// # Errors

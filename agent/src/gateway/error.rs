@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::secrets::SecretError;
 use crate::hint::Hint;
+use crate::keyring::KeyringError;
 use crate::oauth::OauthError;
 
 /// A failure of the gateway or of the server behind it.
@@ -182,9 +183,10 @@ fn after(stderr: &str) -> String {
 }
 
 impl GatewayError {
-    /// Says in a few words why a server cannot be used, for a visitor to read: what it wrote and how
+    /// Says in a few words why a server cannot be used, for strangers to read: what it wrote and how
     /// it is configured is its owner's business.
-    pub(super) fn brief(&self) -> String {
+    #[must_use]
+    pub fn brief(&self) -> String {
         match self {
             Self::ChildExited { status, .. } => format!("it stopped ({status})"),
             Self::StartTimeout { after, .. } => {
@@ -207,11 +209,16 @@ impl Hint for GatewayError {
             Self::Entry { server, key, .. } => {
                 Some(format!("Correct `{key}` of `{server}` in servers.json"))
             }
-            Self::Secret { server, source, .. } => Some(match &**source {
+            Self::Secret { server, key, source } => Some(match &**source {
                 // Applications that were not started from a shell have none of its variables.
                 SecretError::Unset(name) => format!(
                     "Set `{name}` where mcpm is started, or keep the secret in a file and write `file:/its/path` into servers.json"
                 ),
+                SecretError::Keyring(KeyringError::NoEntry(_)) => {
+                    let key = key.rsplit('.').next().unwrap_or(key);
+                    format!("Put it there with `mcpm edit {server} --secret {key}`")
+                }
+                SecretError::Keyring(error) => error.hint().unwrap_or_default(),
                 _ => format!("Correct `{server}` in servers.json"),
             }),
             Self::WorkingDirectory { server, .. } => {

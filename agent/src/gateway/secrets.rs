@@ -8,7 +8,8 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use super::error::GatewayError;
-use crate::model::reference::{self, Reference};
+use crate::keyring::{self, KeyringError};
+use crate::model::reference::{self, Reference, Slot};
 use crate::model::{Server, Transport};
 
 /// The longest secret in a file, in bytes.
@@ -32,6 +33,9 @@ pub enum SecretError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The keyring does not have it, or there is none.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
 }
 
 /// Returns the server as it is to be started: with the values that `env`, `headers` and `url` refer
@@ -40,15 +44,18 @@ pub enum SecretError {
 /// # Errors
 /// Names the key and the reference that leads nowhere.
 pub fn resolve(server: &Server) -> Result<Cow<'_, Server>, GatewayError> {
-    resolve_in(server, |name| std::env::var_os(name))
+    let keyring = |slot: Slot<'_>| Ok(keyring::read(slot)?.expose().to_owned());
+    resolve_in(server, |name| std::env::var_os(name), keyring)
 }
 
 fn resolve_in(
     server: &Server,
     environment: impl Fn(&str) -> Option<OsString>,
+    keyring: impl Fn(Slot<'_>) -> Result<String, KeyringError>,
 ) -> Result<Cow<'_, Server>, GatewayError> {
     let value = |key: String, value: &str| {
-        let found = reference::resolve(value, |reference| look_up(reference, &environment));
+        let look_up = |reference: Reference<'_>| look_up(reference, &environment, &keyring);
+        let found = reference::resolve(value, look_up);
         found.map(Cow::into_owned).map_err(|source| GatewayError::Secret {
             server: server.name.clone(),
             key,
@@ -75,6 +82,7 @@ fn resolve_in(
 fn look_up(
     reference: Reference<'_>,
     environment: impl Fn(&str) -> Option<OsString>,
+    keyring: impl Fn(Slot<'_>) -> Result<String, KeyringError>,
 ) -> Result<String, SecretError> {
     match reference {
         Reference::Variable { name, default } => {
@@ -95,6 +103,7 @@ fn look_up(
             };
             read(&path).map_err(|source| SecretError::File { path, source })
         }
+        Reference::Keyring(slot) => Ok(keyring(slot)?),
     }
 }
 
@@ -117,7 +126,11 @@ mod tests {
     fn resolved(entry: &serde_json::Value) -> Result<serde_json::Value, GatewayError> {
         let server = Server::from_entry("s", entry).unwrap();
         let environment = |name: &str| (name == "KEY").then(|| OsString::from("s3cret"));
-        resolve_in(&server, environment).map(|server| server.to_entry())
+        let keyring = |slot: Slot<'_>| match slot.name {
+            "s/KEY" => Ok("from keyring".to_owned()),
+            _ => Err(KeyringError::NoEntry(slot.to_string())),
+        };
+        resolve_in(&server, environment, keyring).map(|server| server.to_entry())
     }
 
     #[test]
@@ -126,9 +139,10 @@ mod tests {
         let path = dir.path().join("key");
         std::fs::write(&path, "from file\r\n").unwrap();
         let file = format!("file:{}", path.display());
-        let stdio = json!({"command": "x", "args": ["${KEY}"], "env": {"A": "${KEY}", "B": file, "C": "${NONE:-d}"}});
+        let stdio = json!({"command": "x", "args": ["${KEY}"], "env": {"A": "${KEY}", "B": file, "C": "${NONE:-d}", "D": "keyring:mcpm/s/KEY"}});
         let found = resolved(&stdio).unwrap();
-        assert_eq!(found["env"], json!({"A": "s3cret", "B": "from file", "C": "d"}));
+        let expected = json!({"A": "s3cret", "B": "from file", "C": "d", "D": "from keyring"});
+        assert_eq!(found["env"], expected);
         assert_eq!(found["args"], json!(["${KEY}"]));
         let remote = json!({"url": "https://${KEY}.example/", "headers": {"A": "Bearer ${KEY}"}});
         let found = resolved(&remote).unwrap();
@@ -146,5 +160,8 @@ mod tests {
         assert!(error.hint().unwrap().contains("NONE"));
         let error = resolved(&json!({"url": "https://x", "headers": {"A": "file:/none"}}));
         assert!(error.unwrap_err().hint().unwrap().contains("servers.json"));
+        let missing = json!({"command": "x", "env": {"A": "${keyring:mcpm/none}"}});
+        let hint = resolved(&missing).unwrap_err().hint().unwrap();
+        assert!(hint.contains("mcpm edit s --secret A"), "{hint}");
     }
 }

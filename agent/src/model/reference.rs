@@ -1,6 +1,7 @@
 //! Values of `servers.json` that say where a secret is instead of what it is: `${VAR}`,
-//! `${VAR:-default}` and `file:PATH`. This module reads and shows them; whoever starts a server
-//! looks them up.
+//! `${VAR:-default}`, `file:PATH` and `keyring:SERVICE/NAME`; the last one also within other text,
+//! as `${keyring:SERVICE/NAME}`. This module reads and shows them; whoever starts a server looks
+//! them up.
 
 use std::borrow::Cow;
 
@@ -16,6 +17,57 @@ pub enum Reference<'a> {
     },
     /// In a file: an absolute path, or one below the home folder (`~/`).
     File(&'a str),
+    /// In the keyring of the system.
+    Keyring(Slot<'a>),
+}
+
+/// A place in the keyring of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot<'a> {
+    /// Whose it is: the name of a program.
+    pub service: &'a str,
+    /// Its name there.
+    pub name: &'a str,
+}
+
+/// What stands in front of a place in the keyring.
+const KEYRING: &str = "keyring:";
+
+impl<'a> Slot<'a> {
+    /// Reads `SERVICE/NAME`; a name may have further slashes.
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (service, name) = text.split_once('/')?;
+        let fine = |part: &str| !part.trim().is_empty() && !part.contains(char::is_control);
+        // `keyring://x` would be a URL.
+        (fine(service) && fine(name) && !name.starts_with('/')).then_some(Self { service, name })
+    }
+
+    /// Reads a value that is a place in the keyring and nothing else.
+    #[must_use]
+    pub fn of_value(value: &'a str) -> Option<Self> {
+        Self::parse(value.strip_prefix(KEYRING)?)
+    }
+}
+
+impl std::fmt::Display for Slot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{KEYRING}{}/{}", self.service, self.name)
+    }
+}
+
+/// Tells whether a part of a value is looked up when a server is started.
+#[must_use]
+pub fn is_reference(value: &str) -> bool {
+    parts(value).iter().any(|part| matches!(part, Part::Reference(_)))
+}
+
+/// Returns the places in the keyring that a value names.
+pub fn slots(value: &str) -> impl Iterator<Item = Slot<'_>> {
+    parts(value).into_iter().filter_map(|part| match part {
+        Part::Reference(Reference::Keyring(slot)) => Some(slot),
+        _ => None,
+    })
 }
 
 /// One part of a value.
@@ -63,10 +115,12 @@ pub fn masked(value: &str) -> String {
             format!("${{{name}:-{MASK}}}")
         }
         Part::Reference(Reference::File(path)) => format!("file:{path}"),
+        Part::Reference(Reference::Keyring(slot)) => format!("${{{slot}}}"),
     };
     match parts(value).as_slice() {
         [] => String::new(),
         [Part::Text(_)] => MASK.to_owned(),
+        [Part::Reference(Reference::Keyring(_))] => value.to_owned(),
         parts => parts.iter().copied().map(show).collect(),
     }
 }
@@ -74,6 +128,9 @@ pub fn masked(value: &str) -> String {
 fn parts(value: &str) -> Vec<Part<'_>> {
     if let Some(path) = value.strip_prefix("file:").filter(|path| is_path(path)) {
         return vec![Part::Reference(Reference::File(path))];
+    }
+    if let Some(slot) = Slot::of_value(value) {
+        return vec![Part::Reference(Reference::Keyring(slot))];
     }
     let (mut parts, mut rest) = (Vec::new(), value);
     while let Some(at) = rest.find("${") {
@@ -103,10 +160,13 @@ fn parts(value: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// Reads `NAME}` or `NAME:-default}`; returns how long it is as well.
+/// Reads `NAME}`, `NAME:-default}` or `keyring:SERVICE/NAME}`; returns how long it is as well.
 fn variable(text: &str) -> Option<(Reference<'_>, usize)> {
     let end = text.find('}')?;
     let inside = &text[..end];
+    if let Some(slot) = Slot::of_value(inside) {
+        return Some((Reference::Keyring(slot), end + 1));
+    }
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inside, None),
@@ -137,6 +197,7 @@ mod tests {
             Reference::Variable { default: Some(default), .. } => Ok(default.to_owned()),
             Reference::Variable { name, .. } => Err(name.to_owned()),
             Reference::File(path) => Ok(format!("<{path}>")),
+            Reference::Keyring(Slot { service, name }) => Ok(format!("<{service}|{name}>")),
         }
     }
 
@@ -149,14 +210,32 @@ mod tests {
         assert_eq!(ok("file:/run/secrets/key"), "</run/secrets/key>");
         assert_eq!(ok("file:~/key"), "<~/key>");
         assert_eq!(ok("file:C:\\key"), "<C:\\key>");
+        assert_eq!(ok("keyring:mcpm/notes/KEY"), "<mcpm|notes/KEY>");
+        assert_eq!(ok("Bearer ${keyring:mcpm/crm}"), "Bearer <mcpm|crm>");
         assert_eq!(resolve("x ${B}", look_up), Err("B".to_owned()));
     }
 
     #[test]
     fn what_only_looks_like_a_reference_stays() {
-        for value in
-            ["", "$A", "${", "${}", "${1}", "${a b}", "$", "file:", "file:x.db", "file:///x", "a$b"]
-        {
+        for value in [
+            "",
+            "$A",
+            "${",
+            "${}",
+            "${1}",
+            "${a b}",
+            "$",
+            "file:",
+            "file:x.db",
+            "file:///x",
+            "a$b",
+            "keyring:",
+            "keyring:x",
+            "keyring:/x",
+            "keyring:x/",
+            "keyring://x/y",
+            "${keyring:x}",
+        ] {
             assert_eq!(resolve(value, look_up).unwrap(), value);
         }
         assert_eq!(resolve("$${A} ${A}", look_up).unwrap(), "${A} 1");
@@ -172,6 +251,10 @@ mod tests {
         assert_eq!(masked("s3cret${KEY}"), "***${KEY}");
         assert_eq!(masked("${KEY:-s3cret}"), "${KEY:-***}");
         assert_eq!(masked("file:~/key"), "file:~/key");
+        assert_eq!(masked("keyring:mcpm/x"), "keyring:mcpm/x");
+        assert_eq!(masked("Bearer ${keyring:mcpm/x}"), "Bearer ${keyring:mcpm/x}");
+        assert_eq!(slots("a ${keyring:b/c} ${D}").count(), 1);
+        assert!(is_reference("a ${B}") && is_reference("file:~/k") && !is_reference("$${B}"));
         assert!(!masked("$${s3cret}").contains("s3cret"));
     }
 }

@@ -73,6 +73,16 @@ impl Store {
         }
     }
 
+    /// Lets a login follow its server to another name.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or holds what we cannot read.
+    pub fn rename(&self, old: &str, new: &str) -> Result<(), FsError> {
+        let Some(record) = self.record(old)? else { return Ok(()) };
+        self.keep(&Record { server: new.to_owned(), ..record })?;
+        self.forget(old).map(drop)
+    }
+
     /// Keeps what a login became, unless it was replaced or forgotten meanwhile. Returns what is
     /// kept then.
     pub(super) fn replace(&self, old: &Record, new: &Record) -> Result<Option<Record>, FsError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::manifest::{Arg, Input, Launch, Method, Var};
 use super::template::{placeholders, substitute};
 use crate::hint::Hint;
-use crate::model::reference::masked;
+use crate::model::reference::{is_reference, masked};
 use crate::model::{Transport, Vars};
 
 /// What was answered, by the name of the input. What is empty is no answer.
@@ -45,6 +45,9 @@ pub enum FillError {
     /// A reference stands where it would not be followed.
     #[error("`{0}` goes into an argument of the command, where no reference is followed")]
     Reference(String),
+    /// What a registry says would have a secret of the user looked up, who did not name it.
+    #[error("`{0}` would be filled with a secret of yours that you did not name")]
+    Smuggled(String),
     /// The method is a bundle, of which nothing is known before it is downloaded.
     #[error("the bundle was not opened")]
     Closed,
@@ -67,6 +70,9 @@ impl Hint for FillError {
             }
             Self::Choice { .. } => Some("Choose one of them".to_owned()),
             Self::Reference(_) => Some("Give the value itself".to_owned()),
+            Self::Smuggled(_) => Some(
+                "Do not trust this server; add it by hand with `mcpm new` if you do".to_owned(),
+            ),
             Self::Closed => None,
         }
     }
@@ -122,9 +128,38 @@ impl Method {
             }
             Launch::Bundle { .. } => return Err(FillError::Closed),
         };
+        self.check_secrets(&transport, answers)?;
         let secret = self.inputs.iter().filter(|input| input.secret);
         let secrets = secret.filter_map(|input| value_of(input, answers)).collect();
         Ok(Filled { transport, secrets })
+    }
+
+    /// A reference to a secret must come from an answer: a registry that writes one would get the
+    /// secret, as a header for instance.
+    fn check_secrets(&self, transport: &Transport, answers: &Answers) -> Result<(), FillError> {
+        let (filled, vars, url) = match (transport, &self.launch) {
+            (Transport::Stdio { env, .. }, Launch::Stdio { env: vars, .. }) => (env, vars, None),
+            (Transport::Remote { url, headers }, Launch::Remote { headers: vars, url: from }) => {
+                (headers, vars, Some((url, from)))
+            }
+            _ => return Ok(()),
+        };
+        let asked_for = |template: &str| {
+            let mut names = placeholders(template).into_iter();
+            names.any(|name| answers.get(name).is_some_and(|answer| is_reference(answer)))
+        };
+        for (name, _) in filled.iter().filter(|(_, value)| is_reference(value)) {
+            let template = vars.iter().find(|var| var.name == name);
+            if !template.is_some_and(|var| asked_for(&var.value)) {
+                return Err(FillError::Smuggled(name.to_owned()));
+            }
+        }
+        match url {
+            Some((url, from)) if is_reference(url) && !asked_for(from) => {
+                Err(FillError::Smuggled("url".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// References are followed in variables, headers and addresses, and arguments are left alone.
@@ -132,7 +167,9 @@ impl Method {
         let Launch::Stdio { args, .. } = &self.launch else { return Ok(()) };
         let refers = |name: &str| {
             let answer = answers.get(name);
-            answer.is_some_and(|answer| answer.contains('$') || answer.starts_with("file:"))
+            let says_where =
+                |text: &str| ["file:", "keyring:"].iter().any(|start| text.starts_with(start));
+            answer.is_some_and(|answer| answer.contains('$') || says_where(answer))
                 && answer.is_some_and(|answer| masked(answer) == *answer)
         };
         let named = args.iter().flat_map(|arg| match arg {
@@ -304,6 +341,28 @@ mod tests {
         let env = vec![Var { name: "K".to_owned(), value: "${KEY}".to_owned() }];
         let (_, env) = args_of(&method(key(), vec![], env).fill(&answers).unwrap());
         assert_eq!(env, ["K=${MY_KEY}"]);
+    }
+
+    #[test]
+    fn a_registry_cannot_have_a_secret_looked_up_that_the_user_did_not_name() {
+        let with = |value: &str, default: Option<&str>, answer: &str| {
+            let path = Input { default: default.map(str::to_owned), ..input("PATH", false) };
+            let env = vec![Var { name: "K".to_owned(), value: value.to_owned() }];
+            method(vec![path], vec![], env).fill(&answers(&[("PATH", answer)]))
+        };
+        let smuggled = Err(FillError::Smuggled("K".to_owned()));
+        assert_eq!(with("file:~/.ssh/id", None, ""), smuggled);
+        assert_eq!(with("keyring:mcpm/a/K", None, ""), smuggled);
+        assert_eq!(with("file:${PATH}", None, "/etc/x"), smuggled);
+        assert_eq!(with("${PATH}", Some("file:~/.ssh/id"), ""), smuggled);
+        assert_eq!(with("${PATH}", Some("${AWS_KEY}"), ""), smuggled);
+        assert!(with("Bearer ${PATH}", None, "${MY_KEY}").is_ok());
+        assert!(with("${PATH}", None, "keyring:mcpm/a/K").is_ok());
+        let mut remote = method(vec![], vec![], vec![]);
+        let headers = vec![Var { name: "X".to_owned(), value: "file:~/.ssh/id".to_owned() }];
+        let url = "https://evil.example".to_owned();
+        remote.launch = Launch::Remote { url, headers };
+        assert_eq!(remote.fill(&Answers::new()), Err(FillError::Smuggled("X".to_owned())));
     }
 
     #[test]

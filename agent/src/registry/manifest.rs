@@ -1,6 +1,8 @@
 //! What a registry says of a server, in one form for all registries: what it is, the ways to
 //! install it, and what each of them asks for.
 
+use serde::{Deserialize, Serialize};
+
 use super::template::placeholders;
 
 /// One server of a registry.
@@ -116,7 +118,8 @@ pub struct Input {
 }
 
 /// What a method becomes. All texts may have placeholders, except where it is said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Launch {
     /// A child process.
     Stdio {
@@ -146,7 +149,8 @@ pub enum Launch {
 }
 
 /// A part of a command line that is there as a whole or not at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Arg {
     /// Words, left out when one of their placeholders has no value.
     Words(Vec<String>),
@@ -166,7 +170,7 @@ pub enum Arg {
 }
 
 /// A variable or a header, left out when a placeholder of its value has no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Var {
     /// Its name.
     pub name: String,
@@ -248,7 +252,8 @@ impl Launch {
 }
 
 /// Tells whether something of this name is likely to be a secret.
-pub(super) fn is_secret_name(name: &str) -> bool {
+#[must_use]
+pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_lowercase();
     let words = ["token", "key", "secret", "password", "passwd", "credential", "authorization"];
     words.iter().any(|word| name.contains(word))

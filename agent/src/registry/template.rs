@@ -25,6 +25,35 @@ pub(super) fn substitute(text: &str, value: impl Fn(&str) -> Option<String>) -> 
     Some(done)
 }
 
+/// Finds what stands in place of each placeholder of `template` in `text`, in order; none when it
+/// was not made of the template, or nothing tells where one value ends and the next begins.
+#[must_use]
+pub(super) fn capture<'t>(template: &'t str, text: &str) -> Option<Vec<(&'t str, String)>> {
+    let pieces: Vec<Piece<'t>> = pieces(template).collect();
+    let (mut found, mut rest) = (Vec::new(), text);
+    for (at, piece) in pieces.iter().enumerate() {
+        match piece {
+            Piece::Literal(literal) => rest = rest.strip_prefix(literal)?,
+            Piece::Placeholder(name) => {
+                let end = match &pieces[at + 1..] {
+                    [] => rest.len(),
+                    [Piece::Literal(last)] => rest.strip_suffix(last)?.len(),
+                    [Piece::Literal(next), ..] => rest.find(next)?,
+                    [Piece::Placeholder(_), ..] => return None,
+                };
+                let (value, after) = rest.split_at(end);
+                if value.is_empty() {
+                    // What is empty was never an answer.
+                    return None;
+                }
+                found.push((*name, value.to_owned()));
+                rest = after;
+            }
+        }
+    }
+    rest.is_empty().then_some(found)
+}
+
 /// Rewrites placeholders that `text` knows; the others stay as they are.
 #[must_use]
 pub(super) fn rewrite(text: &str, known: impl Fn(&str) -> Option<String>) -> String {

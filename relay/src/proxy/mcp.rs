@@ -31,7 +31,9 @@ pub(super) fn ask<'a>(
     let path = match path {
         // The same endpoint without a redirect: clients lose their token on redirects.
         "/mcp" | "/mcp/" => "/mcp",
-        "/" if method == Method::GET || method == Method::HEAD => return Ok(Ask::Page),
+        // A client that was given the bare address of a share asks there for events too.
+        "/" if method == Method::HEAD => return Ok(Ask::Page),
+        "/" if method == Method::GET && !wants_events(headers) => return Ok(Ask::Page),
         "/" => "/mcp",
         "/sse" | "/sse/" => "/sse",
         "/messages" | "/messages/" => "/messages",
@@ -44,6 +46,11 @@ pub(super) fn ask<'a>(
         Method::POST => Err(EdgeError::ContentType),
         _ => Err(EdgeError::Method),
     }
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
+    accepted.any(|types| types.to_ascii_lowercase().contains("text/event-stream"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -100,6 +107,11 @@ mod tests {
         }
         assert_eq!(ask(&Method::GET, "/mcp/", &HeaderMap::new()), Ok(Ask::Exchange("/mcp")));
         assert_eq!(ask(&Method::GET, "/", &HeaderMap::new()), Ok(Ask::Page));
+        let mut events = HeaderMap::new();
+        events.insert(header::ACCEPT, HeaderValue::from_static("text/html"));
+        assert_eq!(ask(&Method::GET, "/", &events), Ok(Ask::Page));
+        events.append(header::ACCEPT, HeaderValue::from_static("a/b, Text/Event-Stream"));
+        assert_eq!(ask(&Method::GET, "/", &events), Ok(Ask::Exchange("/mcp")));
     }
 
     #[test]

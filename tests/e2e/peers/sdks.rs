@@ -155,6 +155,11 @@ pub(super) fn python_ready() -> bool {
     ready("python")
 }
 
+/// Whether the Python `mcpm` is there.
+pub(super) fn mcpm_ready() -> bool {
+    ready("mcpm")
+}
+
 #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 fn ready(kind: &str) -> bool {
     let there = peers_folder().join(format!("{kind}.stamp")).exists();

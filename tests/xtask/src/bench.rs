@@ -12,17 +12,24 @@ use crate::tree::{Tree, has};
 /// output.
 pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
     let (bench, args) = match args {
+        ["cli", rest @ ..] => ("cli-bench", rest),
         ["gateway", rest @ ..] => ("gateway-bench", rest),
         ["tunnel", rest @ ..] => ("tunnel-bench", rest),
         rest => ("tunnel-bench", rest),
     };
     let build = ["build", "--release", "-p", "mcpm", "-p", "mcpm-relay", "--bins"];
     step::run(tree, "release bins", tree.cargo(&build))?;
-    let peers = if bench == "gateway-bench" {
-        let peers::Gateways { fastmcp, mcp_proxy, supergateway } = peers::gateways(tree)?;
-        vec![("--fastmcp", fastmcp), ("--mcp-proxy", mcp_proxy), ("--supergateway", supergateway)]
-    } else {
-        vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))]
+    let peers = match bench {
+        "cli-bench" => Vec::new(),
+        "gateway-bench" => {
+            let peers::Gateways { fastmcp, mcp_proxy, supergateway } = peers::gateways(tree)?;
+            vec![
+                ("--fastmcp", fastmcp),
+                ("--mcp-proxy", mcp_proxy),
+                ("--supergateway", supergateway),
+            ]
+        }
+        _ => vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))],
     };
     let run = ["run", "--quiet", "--release", "-p", "mcpm-bench", "--bin", bench, "--"];
     let mut bench = tree.cargo(&run);

@@ -24,8 +24,9 @@ usage: cargo xtask CHORE
   peers [--fresh]        install the npm and PyPI packages that the peer suites use
   conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only|--modern-only] [--bins DIR]
                          run the MCP conformance suite against an upstream, alone and behind mcpm
-  bench [tunnel|gateway] [--quick] [--only NAME]
-                         measure the tunnel (or the gateway) beside its peers (release build)
+  bench [tunnel|gateway|cli] [--quick] [--only NAME]
+                         measure the tunnel (or the gateway) beside its peers, or the start of commands that only look
+                         (release build)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
 

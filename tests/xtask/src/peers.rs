@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
 
-/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`.
+/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`, `mcpm`.
 pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Failed> {
     let folder = tree.peers();
     fs::create_dir_all(&folder)
@@ -20,7 +20,7 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
         debian(tree, &["pebble"]);
     }
     let mut ready = Vec::new();
-    for kind in [NODE, PYTHON] {
+    for kind in [NODE, PYTHON, MCPM] {
         match kind.ensure(tree, fresh) {
             Ok(()) => ready.push(kind.name),
             Err(Failed(why)) => {
@@ -115,6 +115,10 @@ const PYTHON: Kind = Kind {
     debian: &["python3", "python3-venv"],
     install: install_python,
 };
+
+/// It wants an older SDK and an older `FastMCP` than the other Python peers, so it has a folder of its own.
+const MCPM: Kind =
+    Kind { name: "mcpm", language: "Python mcpm", manifest: "tests/peers/mcpm.txt", ..PYTHON };
 
 /// One ecosystem that peers come from.
 struct Kind {

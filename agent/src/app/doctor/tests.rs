@@ -8,6 +8,7 @@ async fn findings(servers: &str, only: &[&str]) -> Vec<Finding> {
     let what = Examination {
         servers: only.iter().map(|name| (*name).to_owned()).collect(),
         patience: Duration::from_secs(20),
+        places: None,
         relay: None,
     };
     let gather = async {
@@ -96,5 +97,8 @@ fn a_clock_that_is_off_is_told_before_a_relay_refuses_us() {
     assert!(late.detail.contains("90 s behind"), "{late:?}");
     assert!(late.hint.unwrap().contains("clock"));
     let strange = Look { status: 404, ahead_secs: None };
-    assert_eq!(relay("x".to_owned(), Ok(strange)).health, Health::Broken);
+    let strange = relay("x".to_owned(), Ok(strange));
+    assert_eq!(strange.health, Health::Broken);
+    let spared = spared(strange);
+    assert!(spared.health == Health::Warning && spared.hint.is_some(), "{spared:?}");
 }

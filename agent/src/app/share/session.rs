@@ -17,7 +17,9 @@ use super::keeper::Keeper;
 use super::{Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up};
 use crate::gateway::Gateway;
 use crate::gateway::listen::{self, ListenOptions, listen};
-use crate::tunnel::{Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStatus};
+use crate::tunnel::{
+    Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStats, TunnelStatus,
+};
 
 /// How often the share looks at its file of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -85,10 +87,16 @@ impl Session {
         self.warm();
         self.say(ShareEvent::Up(Box::new(up))).await;
         let mut tick = ticker();
+        let mut seen = TunnelStats::default();
         loop {
             tokio::select! {
                 () = self.scope.cancelled() => return Err(ShareError::Stopped),
-                _ = tick.tick() => self.look(reach, None).await,
+                _ = tick.tick() => {
+                    self.look(reach, None).await;
+                    // Which of them are still open, nobody counts here.
+                    let requests = self.gateway.as_ref().map_or(0, |it| it.stats().requests);
+                    self.tell_activity(TunnelStats { requests, active: 0 }, &mut seen).await;
+                }
             }
         }
     }
@@ -168,7 +176,7 @@ impl Session {
         let mut status = tunnel.status();
         status.mark_changed();
         let mut tick = ticker();
-        let mut seen = 0;
+        let mut seen = TunnelStats::default();
         // Every branch is cancel-safe: tokens, watch channels and intervals keep their state.
         loop {
             tokio::select! {
@@ -181,7 +189,7 @@ impl Session {
                 }
                 _ = tick.tick() => {
                     self.look(reach, Some(tunnel)).await;
-                    self.tell_activity(tunnel, &mut seen).await;
+                    self.tell_activity(tunnel.stats(), &mut seen).await;
                 }
                 () = until(deadline), if !progress.was_up => {
                     return Err(progress.out_of_time());
@@ -268,12 +276,12 @@ impl Session {
         }
     }
 
-    async fn tell_activity(&self, tunnel: &Tunnel, seen: &mut u64) {
-        let stats = tunnel.stats();
-        if stats.requests != *seen {
-            *seen = stats.requests;
-            let event = ShareEvent::Activity { requests: stats.requests, active: stats.active };
-            self.say(event).await;
+    /// Tells how many requests were served, and are being served, if that is new.
+    async fn tell_activity(&self, stats: TunnelStats, seen: &mut TunnelStats) {
+        if stats != *seen {
+            *seen = stats;
+            let TunnelStats { requests, active } = stats;
+            self.say(ShareEvent::Activity { requests, active }).await;
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::registry::fill::{Answers, variable_of, variable_of_server};
 use crate::registry::manifest::Input;
 
 /// Reads `ARGUMENT=VALUE`.
-pub(super) fn given(set: &[String]) -> Result<Answers, CliError> {
+pub(in crate::cli) fn given(set: &[String]) -> Result<Answers, CliError> {
     let pair = |text: &String| {
         let pair = text.split_once('=').filter(|(name, _)| !name.trim().is_empty());
         // What it says may be a secret.
@@ -19,7 +19,7 @@ pub(super) fn given(set: &[String]) -> Result<Answers, CliError> {
 }
 
 /// Completes what was given on the command line.
-pub(super) fn gather(
+pub(in crate::cli) fn gather(
     server: &str,
     inputs: &[Input],
     given: Answers,

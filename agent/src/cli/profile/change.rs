@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::cli::error::CliError;
-use crate::cli::{Context, ForceArg, JsonArg, fields};
+use crate::cli::follow::{Change, Followed, follow, starting};
+use crate::cli::{Context, ForceArg, JsonArg, env, fields};
+use crate::clients::Target;
 use crate::config::{self, GlobalConfigManager, ProfileConfigManager, ServersChange};
 
 /// Make an empty profile
@@ -22,6 +24,8 @@ pub(super) struct Create {
 }
 
 /// Rename a profile, or change which servers are in it
+///
+/// Clients that start a renamed profile are changed if you agree, or with --force.
 #[derive(Debug, clap::Args)]
 pub(super) struct Edit {
     /// The profile
@@ -53,6 +57,8 @@ struct Servers {
 }
 
 /// Forget a profile; its servers stay
+///
+/// Clients that start it are named, and changed if you agree, or with --force.
 #[derive(Debug, clap::Args)]
 pub(super) struct Rm {
     /// The profile
@@ -101,13 +107,32 @@ pub(super) fn edit(args: &Edit, context: &Context) -> Result<(), CliError> {
     if let Some(new) = &new {
         profiles.rename_profile(&before.name, new)?;
     }
-    let now = new.as_deref().unwrap_or(&before.name);
-    let after = profiles.profile(now).map(|profile| profile.servers).unwrap_or_default();
+    let now = new.clone().unwrap_or_else(|| before.name.clone());
+    let after = profiles.profile(&now).map(|profile| profile.servers).unwrap_or_default();
     if after == before.servers && new.is_none() {
-        return tell("unchanged", now, "Nothing has changed.".to_owned(), context);
+        return tell("unchanged", &now, "Nothing has changed.".to_owned(), context);
     }
     let servers = if after.is_empty() { "no servers".to_owned() } else { after.join(", ") };
-    tell("changed", now, format!("Profile `{now}` has {servers}."), context)
+    context.ui.note(format!("Profile `{now}` has {servers}."));
+    let mut clients = Followed::default();
+    if let Some(new) = new {
+        let (old, new) = (Target::Profile(before.name), Target::Profile(new));
+        let change = Change { before: &old, now: Some(&new) };
+        clients = follow(change, args.force.force, &paths, &env::places()?, context)?;
+    }
+    tell_clients("changed", &now, &clients, context);
+    Ok(())
+}
+
+fn tell_clients(event: &str, profile: &str, clients: &Followed, context: &Context) {
+    if context.ui.is_json() {
+        context.ui.json(&json!({
+            "event": event,
+            "profile": profile,
+            "clients": clients.left,
+            "clients_changed": clients.changed,
+        }));
+    }
 }
 
 impl Servers {
@@ -134,32 +159,41 @@ fn ask(
         return Ok(None);
     }
     let chosen: Vec<bool> = names.iter().map(|name| servers.contains(name)).collect();
-    let chosen = context.ui.choose_many("Servers (space to choose)", &names, &chosen)?;
+    let chosen = context.ui.choose_many("Servers of the profile", &names, &chosen)?;
     Ok(Some(ServersChange::Set(chosen.into_iter().map(|at| names[at].clone()).collect())))
 }
 
 pub(super) fn rm(args: &Rm, context: &Context) -> Result<(), CliError> {
     let ui = context.ui;
-    let mut profiles = ProfileConfigManager::open(&context.paths()?)?;
+    let (paths, places) = (context.paths()?, env::places()?);
+    let mut profiles = ProfileConfigManager::open(&paths)?;
     let name = &args.profile;
     let profile = profiles.profile(name)?;
+    let target = Target::Profile(name.clone());
     if !args.force {
         if !ui.may_ask() {
             return Err(CliError::usage("there is nobody to ask whether to forget the profile")
                 .with_hint("Say so with --force"));
         }
-        let servers = profile.servers.len();
-        if !ui.confirm(&format!("Forget profile `{name}`? Its servers ({servers}) stay."))? {
+        let clients = starting(&target, &paths, &places);
+        if !clients.is_empty() {
+            ui.note(format!("Clients start it: {}.", clients.join(", ")));
+        }
+        let stay = match profile.servers.len() {
+            0 => String::new(),
+            1 => " Its server stays.".to_owned(),
+            many => format!(" Its {many} servers stay."),
+        };
+        if !ui.confirm(&format!("Forget profile `{name}`?{stay}"))? {
             return tell("unchanged", name, "Nothing has changed.".to_owned(), context);
         }
     }
     profiles.remove_profile(name)?;
-    tell(
-        "removed",
-        name,
-        format!("Profile `{name}` is forgotten; its servers are still there."),
-        context,
-    )
+    ui.note(format!("Profile `{name}` is forgotten."));
+    let change = Change { before: &target, now: None };
+    let clients = follow(change, args.force, &paths, &places, context)?;
+    tell_clients("removed", name, &clients, context);
+    Ok(())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is the last word of each command")]

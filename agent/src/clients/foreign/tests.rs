@@ -65,6 +65,20 @@ fn references_become_ours_and_placeholders_of_the_client_are_named() {
 }
 
 #[test]
+fn a_bare_variable_is_a_reference_in_variables_and_headers_and_nowhere_else() {
+    let entry = json!({
+        "command": "sh", "args": ["-c", "echo $HOME"],
+        "env": {"A": "$KEY", "B": "a$KEY", "C": "$5 $key", "D": "$1"},
+    });
+    let ours = Foreign::read("x", &entry).server.unwrap().to_entry();
+    assert_eq!(ours["args"][1], "echo $HOME");
+    assert_eq!(ours["env"], json!({"A": "${KEY}", "B": "a$KEY", "C": "$5 $key", "D": "$1"}));
+    let entry = json!({"httpUrl": "https://x.example", "headers": {"A": "Bearer $TOKEN"}});
+    let ours = Foreign::read("x", &entry).server.unwrap().to_entry();
+    assert_eq!(ours["headers"]["A"], "Bearer ${TOKEN}");
+}
+
+#[test]
 fn what_is_left_out_is_told_and_usual_values_are_not() {
     let entry = json!({
         "command": "x", "disabled": true, "timeout": 60, "autoApprove": ["a"], "alwaysAllow": [],

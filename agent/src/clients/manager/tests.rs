@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::clients::Os;
+use crate::clients::{Format, Os};
 use crate::hint::Hint as _;
 
 fn places(home: &Path) -> Places {
@@ -105,6 +105,88 @@ fn every_client_keeps_what_was_there_and_gets_it_back_when_ours_goes() {
             assert_eq!(home.text(), before, "{}", client.id);
         }
     }
+}
+
+/// The sample of a client with a comment before every line and one behind it; also their texts.
+fn commented(client: &Client) -> (String, Vec<String>) {
+    let (mut text, mut comments) = (String::new(), Vec::new());
+    // The lines of a text of YAML are deeper than its key, and no place for comments.
+    let mut inside_of = None;
+    for (number, line) in sample(client.id).lines().enumerate() {
+        let (note, tail) = (format!("note {number}"), format!("tail {number}"));
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if inside_of.is_some_and(|depth| indent.len() > depth) {
+            text.push_str(&format!("{line}\n"));
+            continue;
+        }
+        let begins = client.format == Format::Yaml && line.ends_with('|');
+        inside_of = begins.then_some(indent.len());
+        let behind = !begins && !line.trim().is_empty() && !line.contains(['#', '/']);
+        let lines = match client.format {
+            Format::Json if behind => format!("{indent}// {note}\n{line} /* {tail} */\n"),
+            Format::Json => format!("{indent}/* {note} */\n{line}\n"),
+            _ if behind => format!("{indent}# {note}\n{line} # {tail}\n"),
+            _ => format!("{indent}# {note}\n{line}\n"),
+        };
+        text.push_str(&lines);
+        comments.push(note);
+        comments.extend(behind.then_some(tail));
+    }
+    (text, comments)
+}
+
+/// Request 313 of the users of the Python `mcpm`: a file with comments was a broken file.
+#[test]
+fn every_client_keeps_comments_wherever_they_stand() {
+    for client in ALL {
+        let (before, comments) = commented(client);
+        let home = Home::new(client.id, Some(&before));
+        let own = |home: &Home| -> Vec<String> {
+            let entries = home.manager.entries().unwrap().into_iter();
+            entries.filter(|it| it.target.is_none()).map(|it| it.value.to_string()).collect()
+        };
+        let others = own(&home);
+        let work = Target::Profile("work".to_owned());
+        let changed = home.edit(&[put(&server("time")), put(&work)]);
+        changed.unwrap_or_else(|error| panic!("{}: {error}\n{before}", client.id));
+        let with = home.text();
+        let edits = [Edit::Remove(server("time").key()), Edit::Remove(work.key())];
+        home.edit(&edits).unwrap_or_else(|error| panic!("{}: {error}\n{with}", client.id));
+        for text in [&with, &home.text()] {
+            let mut rest = text.as_str();
+            for comment in &comments {
+                let found = rest.find(comment.as_str());
+                let at = found.unwrap_or_else(|| panic!("{}: lost {comment}\n{text}", client.id));
+                rest = &rest[at + comment.len()..];
+            }
+        }
+        assert_eq!(own(&home), others, "{}", client.id);
+    }
+}
+
+/// Defect 22 of the Python `mcpm`: URL entries became local servers without a command, and folders
+/// were lost.
+#[test]
+fn defect_22_every_client_hands_over_its_urls_headers_and_folders() {
+    let mut imported = String::new();
+    for client in ALL {
+        let home = Home::new(client.id, Some(&sample(client.id)));
+        for entry in home.manager.entries().unwrap() {
+            let foreign = entry.to_foreign();
+            let ours = match foreign.server {
+                Ok(server) => server.to_entry().to_string(),
+                Err(error) => error.to_string(),
+            };
+            imported.push_str(&format!("{} {}: {ours}", client.id, foreign.name));
+            for (what, names) in [("without", foreign.left_out), ("asks", foreign.unanswered)] {
+                if !names.is_empty() {
+                    imported.push_str(&format!("\n    {what} {}", names.join(", ")));
+                }
+            }
+            imported.push('\n');
+        }
+    }
+    insta::assert_snapshot!("imported", imported);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use crate::fs::DRAFT;
 use crate::hint::Hint;
 
 /// The longest `manifest.json`, in bytes.
@@ -149,17 +150,17 @@ fn unpack_within(path: &Path, into: &Path, limit: u64) -> Result<(), BundleError
     let mut archive = open(path)?;
     let parent = into.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
     crate::fs::create_private_dir(parent).map_err(failed)?;
+    crate::fs::sweep(parent);
     // Removed by itself when anything goes wrong.
-    let draft = tempfile::Builder::new().prefix(".unpack-").tempdir_in(parent).map_err(failed)?;
+    let draft = tempfile::Builder::new().prefix(DRAFT).tempdir_in(parent).map_err(failed)?;
     extract(&mut archive, path, draft.path(), limit)?;
     replace(draft, into).map_err(failed)
 }
 
 /// Puts the draft where the bundle shall be; what is there goes only when the new one is in place.
 fn replace(draft: tempfile::TempDir, into: &Path) -> io::Result<()> {
-    let old = tempfile::Builder::new()
-        .prefix(".old-")
-        .tempdir_in(draft.path().parent().unwrap_or(into))?;
+    let old =
+        tempfile::Builder::new().prefix(DRAFT).tempdir_in(draft.path().parent().unwrap_or(into))?;
     let old_place = old.path().join("bundle");
     let had = into.exists();
     if had {

@@ -1,0 +1,123 @@
+//! Ending a share that runs in another process.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+
+use crate::fs::{FsError, Paths};
+use crate::hint::Hint;
+use crate::running::{self, Seen};
+
+/// How long a share may take to end when it is asked to: its requests, servers and tunnel each have
+/// their own grace.
+const GRACE: Duration = Duration::from_secs(20);
+/// How long the system may take to end a process by force.
+const FORCE: Duration = Duration::from_secs(5);
+/// How long a process that runs nothing any more may take to be gone.
+const LAST_STEPS: Duration = Duration::from_secs(2);
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How a share ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// As it should.
+    Orderly,
+    /// By force: it did not hear.
+    Forced,
+}
+
+impl Stopped {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Orderly => "stopped",
+            Self::Forced => "killed",
+        }
+    }
+}
+
+/// Why a share still runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// It cannot be asked.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// It did not end, and cannot be ended.
+    #[error("the share does not end, and its process {} cannot be ended by force", pid.map_or_else(|| "(unknown)".to_owned(), |pid| pid.to_string()))]
+    Stuck {
+        /// The process.
+        pid: Option<u32>,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Hint for StopError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Fs(error) => error.hint(),
+            Self::Stuck { .. } => Some(
+                "End the process by hand; it may run in a container or on another machine that uses the same files"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// Stops a share and waits for its end, with its servers and its tunnel; one that does not hear is
+/// ended by force. A share that is gone already has ended as it should.
+///
+/// # Errors
+/// When it cannot be ended.
+pub async fn stop(paths: &Paths, share: &Seen) -> Result<Stopped, StopError> {
+    stop_within(paths, share, GRACE).await
+}
+
+pub(super) async fn stop_within(
+    paths: &Paths,
+    share: &Seen,
+    grace: Duration,
+) -> Result<Stopped, StopError> {
+    running::ask_to_stop(paths, &share.id)?;
+    if is_gone(paths, share, grace).await {
+        return Ok(Stopped::Orderly);
+    }
+    let process = share.record.as_ref().ok().map(|record| &record.process);
+    let pid = process.map(|process| process.pid);
+    let stuck = |source| StopError::Stuck { pid, source };
+    match process {
+        Some(process) => process.kill().map_err(stuck)?,
+        None => return Err(stuck(io::Error::other("its record cannot be read"))),
+    }
+    if is_gone(paths, share, FORCE).await {
+        return Ok(Stopped::Forced);
+    }
+    Err(stuck(io::ErrorKind::TimedOut.into()))
+}
+
+/// Waits for the end of a process, and cleans up behind it.
+async fn is_gone(paths: &Paths, share: &Seen, patience: Duration) -> bool {
+    let started = Instant::now();
+    let mut tick = interval(LOOK);
+    loop {
+        tick.tick().await;
+        if !running::is_alive(paths, &share.id) {
+            running::clean(paths, &share.id);
+            break;
+        }
+        if started.elapsed() >= patience {
+            return false;
+        }
+    }
+    // It has let go of everything; what is left of the process is on its way out.
+    let Ok(record) = &share.record else { return true };
+    let started = Instant::now();
+    while !record.process.has_ended() && started.elapsed() < LAST_STEPS {
+        tick.tick().await;
+    }
+    true
+}

@@ -1,0 +1,102 @@
+//! Bringing clients along when what they start gets another name, or goes.
+
+use super::Context;
+use super::error::with_sources;
+use crate::app::clients::follow::{Named, mend, naming};
+use crate::cli::error::CliError;
+use crate::clients::{Places, Target};
+use crate::fs::Paths;
+
+/// What became of the clients that start a thing.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// Those that know of the change.
+    pub(super) changed: Vec<&'static str>,
+    /// Those that still start what is not there.
+    pub(super) left: Vec<&'static str>,
+}
+
+/// A thing that is gone, or has another name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) before: &'a Target,
+    pub(super) now: Option<&'a Target>,
+}
+
+/// Returns the clients that start a thing, each once.
+pub(super) fn starting(target: &Target, paths: &Paths, places: &Places) -> Vec<&'static str> {
+    let mut ids: Vec<_> =
+        naming(target, paths, places).into_iter().map(|named| named.client.id).collect();
+    ids.dedup();
+    ids
+}
+
+/// Changes the clients, if that was asked for or a person agrees; names those that stay as they are.
+pub(super) fn follow(
+    change: Change<'_>,
+    force: bool,
+    paths: &Paths,
+    places: &Places,
+    context: &Context,
+) -> Result<Followed, CliError> {
+    let named = naming(change.before, paths, places);
+    // What another folder of files has under this name is somebody else's business.
+    let ours: Vec<&Named> = named.iter().filter(|named| named.ours).collect();
+    let agreed = !ours.is_empty() && (force || agree(change, &ours, context)?);
+    let mut followed = Followed::default();
+    for named in &named {
+        let id = named.client.id;
+        if !(named.ours && agreed) {
+            followed.left.push(id);
+            continue;
+        }
+        match mend(named, change.now, paths, places) {
+            Ok(()) => followed.changed.push(id),
+            Err(error) => {
+                context.ui.warning(with_sources(&error));
+                followed.left.push(id);
+            }
+        }
+    }
+    followed.changed.dedup();
+    followed.left.dedup();
+    tell(change, &followed, context);
+    Ok(followed)
+}
+
+fn agree(change: Change<'_>, named: &[&Named], context: &Context) -> Result<bool, CliError> {
+    if !context.ui.may_ask() {
+        return Ok(false);
+    }
+    let mut names: Vec<&str> = named.iter().map(|named| named.client.name).collect();
+    names.dedup();
+    let names = names.join(", ");
+    context.ui.confirm(&match change.now {
+        Some(now) => format!("These clients start it: {names}. Let them start {now}?"),
+        None => format!("These clients start it: {names}. Take it out of them?"),
+    })
+}
+
+fn tell(change: Change<'_>, followed: &Followed, context: &Context) {
+    let ui = context.ui;
+    if !followed.changed.is_empty() {
+        let done = match change.now {
+            Some(now) => format!("start {now} now"),
+            None => "start it no longer".to_owned(),
+        };
+        let names = followed.changed.join(", ");
+        ui.note(format!("Clients that {done}: {names}. Restart them to let them see it."));
+    }
+    let word = |target: &Target| match target {
+        Target::Server(_) => "server",
+        Target::Profile(_) => "profile",
+    };
+    let (kind, name) = (word(change.before), change.before.name());
+    for client in &followed.left {
+        let mut command = format!("mcpm client edit {client} --remove-{kind} {name}");
+        if let Some(now) = change.now {
+            command.push_str(&format!(" --add-{kind} {}", now.name()));
+        }
+        ui.warning(format!("{client} still starts {}; mend it with `{command}`", change.before));
+    }
+}
