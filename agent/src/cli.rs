@@ -284,6 +284,8 @@ fn block_on<T>(
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod testing;
 
 #[cfg(test)]

@@ -2,14 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abuse;
 mod access;
+mod deploy;
+mod dashboard;
+mod domains;
 mod edge;
 mod embed;
 mod fidelity;
 mod leaks;
 mod limits;
+mod nodes;
+mod observed;
+mod oidc;
 mod peers;
 mod reconnect;
+mod reload;
 mod share;
 mod shutdown;
+mod takeover;
 mod tidy;

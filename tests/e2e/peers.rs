@@ -8,6 +8,7 @@ mod failures;
 mod profiles;
 mod published;
 mod restarts;
+mod rolling;
 mod sdk;
 mod sdks;
 mod stage;
