@@ -31,6 +31,10 @@ doc:
 deny:
     cargo deny check
 
+# The images of deploy/docker, built and run where there is Docker
+images *args:
+    cargo xtask images {{args}}
+
 fuzz seconds="30":
     cargo xtask fuzz --seconds {{seconds}}
 

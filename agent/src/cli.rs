@@ -315,6 +315,8 @@ mod hints;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod testing;
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! else, so that `mcpm share` can print the same token again tomorrow; relays get digests only.
 
 mod key;
+mod proof;
 mod relays;
 mod shares;
 
 pub use self::key::agent_key;
+pub use self::proof::{ProofSource, TokenCommand};
 pub use self::relays::{Change, RelayChange, RelayCredential, RelayStore, Trust};
 pub use self::shares::{
     ListedShare, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version, find, list,

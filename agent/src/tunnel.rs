@@ -9,6 +9,7 @@ mod dial;
 mod error;
 mod gate;
 mod look;
+mod proof;
 mod renewal;
 mod serve;
 mod session;
@@ -22,7 +23,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mcpm_shared::access::AccessPolicy;
-use mcpm_shared::assertion::Proof;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
@@ -45,6 +45,7 @@ use self::dial::Dialer;
 use self::gate::Gate;
 use self::session::{Ended, Order, Session, Wanted};
 use crate::backoff::{Backoff, system_random};
+use crate::credentials::ProofSource;
 use crate::hint::Hint as _;
 
 /// How long a share that is given up may take to say so.
@@ -60,7 +61,7 @@ pub struct TunnelConfig {
     /// The agent's identity.
     pub key: AgentKey,
     /// What the relay asks for beside it.
-    pub proof: Proof,
+    pub proof: ProofSource,
     /// Whom to trust.
     pub tls: TlsOptions,
     /// How many connections at most; further ones are opened under load.
@@ -246,7 +247,9 @@ impl Runner {
             }
             let error = match ended {
                 Ended::Released => return self.say(TunnelStatus::Ended("stopped".to_owned())),
-                Ended::Lost(error) if error.is_terminal(was_up) => {
+                Ended::Lost(error)
+                    if error.is_terminal(was_up) && !self.may_renew(&error, was_up) =>
+                {
                     return self.say(self.terminal(error, &wanted));
                 }
                 Ended::Lost(error) => error,
@@ -269,6 +272,18 @@ impl Runner {
                 return self.say(TunnelStatus::Ended("stopped".to_owned()));
             }
         }
+    }
+
+    /// Tells whether another token may help: one that was good has come to its end, and a command
+    /// prints the next.
+    fn may_renew(&self, error: &TunnelError, was_up: bool) -> bool {
+        use mcpm_shared::proto::code;
+        let ended = |code: &str| [code::BAD_CREDENTIAL, code::EXPIRED].contains(&code);
+        let refused = match error {
+            TunnelError::Refused { refusal, .. } => ended(&refusal.code),
+            _ => false,
+        };
+        was_up && refused && self.config.proof.renews()
     }
 
     fn terminal(&self, error: TunnelError, wanted: &Wanted) -> TunnelStatus {

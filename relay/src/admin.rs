@@ -1,9 +1,10 @@
 //! What operators' machines ask: is it alive, is it ready, how is it doing.
 //!
 //! Served on a listener of its own, by default on loopback; that much needs no credential and tells
-//! no names. The API for operators ([`api`]) does both.
+//! no names. The API for operators ([`api`]) and the [`dashboard`] do both.
 
 pub mod api;
+pub mod dashboard;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use self::api::Api;
+use self::dashboard::Dashboard;
 use crate::metrics::{self, Metrics};
 use crate::store::Store;
 
@@ -56,16 +58,23 @@ pub struct Admin {
     pub phase: watch::Receiver<Phase>,
     /// The API for operators, where there is a token for it.
     pub api: Option<Api>,
+    /// The dashboard over the same.
+    pub dashboard: Option<Dashboard>,
 }
 
 /// Returns the routes of the admin listener.
 pub fn router(admin: Admin) -> Router {
     let api = admin.api.clone().map(api::router);
+    let dashboard = admin.dashboard.clone().map(dashboard::router);
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show_metrics))
         .with_state(admin);
+    let router = match dashboard {
+        Some(dashboard) => router.merge(dashboard),
+        None => router,
+    };
     match api {
         Some(api) => router.nest(api::BASE, api),
         None => router,
@@ -116,7 +125,13 @@ mod tests {
     }
 
     fn admin(phase: watch::Receiver<Phase>) -> Admin {
-        Admin { metrics: Metrics::new(), store: Arc::new(MemoryStore::new()), phase, api: None }
+        Admin {
+            metrics: Metrics::new(),
+            store: Arc::new(MemoryStore::new()),
+            phase,
+            api: None,
+            dashboard: None,
+        }
     }
 
     #[tokio::test]

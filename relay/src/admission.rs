@@ -3,18 +3,21 @@
 //! Every refusal is a status and a [`Refusal`] that the edge sends as they are. Rates of
 //! handshakes are not counted here: they are refused before an assertion is looked at.
 
+pub mod oidc;
 mod replay;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use http::StatusCode;
 use mcpm_shared::assertion::{self, AssertionError, LEEWAY_SECS, Verified};
 use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::token::Token;
 use tokio::sync::watch;
 
+use self::oidc::{Issuer, OidcError};
 use self::replay::{ReplayCache, Seen};
 use crate::config::AuthMode;
 use crate::grants::{Grant, GrantRequest, NamePatterns, RequestError};
@@ -23,6 +26,8 @@ use crate::store::{AuditEvent, Store, StoreError, TokenRecord};
 
 /// How often revocations by other processes are looked for: a session ends within a second.
 const REVOCATION_INTERVAL: Duration = Duration::from_millis(500);
+/// How long before the end of its token an agent is asked to come back with another.
+const RENEW_SECS: u64 = 60;
 /// How many tokens are remembered for when the store does not answer: a node's agents, several
 /// times over.
 const MAX_KNOWN: usize = 64 * 1024;
@@ -143,7 +148,7 @@ pub type Revoked = Arc<HashSet<String>>;
 /// Decides over agents. Shared by all handshakes of a relay.
 #[derive(Debug)]
 pub struct Admission {
-    auth: AuthMode,
+    auth: ArcSwap<AuthMode>,
     key: RelayKey,
     store: Arc<dyn Store>,
     seen: Mutex<ReplayCache>,
@@ -151,13 +156,25 @@ pub struct Admission {
     /// not answer.
     known: Mutex<HashMap<String, u64>>,
     revoked: watch::Sender<Revoked>,
+    /// Whose tokens are believed, with `--auth oidc`.
+    issuer: Option<Issuer>,
 }
 
 impl Admission {
     /// Makes the gate of a relay.
     pub fn new(auth: AuthMode, key: RelayKey, store: Arc<dyn Store>) -> Self {
         let revoked = watch::Sender::new(Revoked::default());
-        Self { auth, key, store, seen: Mutex::default(), known: Mutex::default(), revoked }
+        let issuer = match &auth {
+            AuthMode::Oidc(settings) => Some(Issuer::new(Arc::clone(settings))),
+            _ => None,
+        };
+        let auth = ArcSwap::from_pointee(auth);
+        Self { auth, key, store, seen: Mutex::default(), known: Mutex::default(), revoked, issuer }
+    }
+
+    /// Demands this of agents from now on: for secrets that were rotated. Sessions that are up stay.
+    pub fn set_auth(&self, auth: AuthMode) {
+        self.auth.store(Arc::new(auth));
     }
 
     /// Decides over the assertion that came with an upgrade request.
@@ -179,13 +196,15 @@ impl Admission {
     /// # Errors
     /// Fails with the answer to send in place of the upgrade.
     pub async fn admit(&self, verified: &Verified, now: u64) -> Result<Admitted, Refused> {
-        let admitted = match &self.auth {
+        let auth = self.auth.load_full();
+        let admitted = match &*auth {
             AuthMode::Open => by_key(verified),
             AuthMode::Secret(secrets) => {
                 check_secret(secrets, verified)?;
                 by_key(verified)
             }
             AuthMode::Token => self.by_token(verified, now).await?,
+            AuthMode::Oidc(_) => self.by_issuer(verified, now).await?,
         };
         // Last, so that only those who may come in fill the memory of what came.
         self.remember(verified, now)?;
@@ -222,6 +241,41 @@ impl Admission {
             token_jti: Some(grant.jti),
             expires_at: Some(grant.expires_at),
         })
+    }
+
+    async fn by_issuer(&self, verified: &Verified, now: u64) -> Result<Admitted, Refused> {
+        const LOGIN: &str = "Run `mcpm relay login` with a token of your identity provider, or with \
+                             --token-command and a command that prints one";
+        let token = verified.token.as_ref().ok_or_else(|| {
+            let message = "this relay asks for a token of its identity provider and none was sent";
+            Refused::credential(message).hint(LOGIN)
+        })?;
+        let Some(issuer) = &self.issuer else { return Err(Refused::unavailable("no issuer")) };
+        let found = issuer.identify(token.expose(), &verified.subject, now).await;
+        let identity = found.map_err(|error| refused(&error, LOGIN))?;
+        Ok(Admitted {
+            owner: Owner::of_subject(&identity.subject),
+            subject: verified.subject.clone(),
+            names: identity.names,
+            max_shares: None,
+            token_jti: None,
+            expires_at: Some(identity.expires_at),
+        })
+    }
+
+    /// Tells whether an agent should come back with a newer token, because its own ends soon: those
+    /// of identity providers live for minutes, and their agents can get another.
+    pub fn should_renew(&self, admitted: &Admitted, now: u64) -> bool {
+        self.issuer.is_some()
+            && admitted.expires_at.is_some_and(|end| end.saturating_sub(now) <= RENEW_SECS)
+    }
+
+    /// Reads the keys of the identity provider from time to time, until dropped.
+    pub async fn follow_issuer(&self) {
+        match &self.issuer {
+            Some(issuer) => issuer.follow().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Tells what the store says of a token; while it does not answer, what it said last.
@@ -315,7 +369,7 @@ impl Admission {
     ///
     /// `mcpm-relay token revoke` writes the same database while the relay serves.
     pub async fn follow_revocations(&self) {
-        if !matches!(self.auth, AuthMode::Token) {
+        if !matches!(**self.auth.load(), AuthMode::Token) {
             return std::future::pending().await;
         }
         let mut ticks = tokio::time::interval(REVOCATION_INTERVAL);
@@ -333,6 +387,22 @@ impl Admission {
                 Ok(()) => failing = false,
             }
         }
+    }
+}
+
+fn refused(error: &OidcError, hint: &str) -> Refused {
+    match error {
+        OidcError::NoKeys => Refused::unavailable(&error.to_string()),
+        OidcError::Later(wait) => {
+            let refusal = Refusal::new(code::UNAVAILABLE, error.to_string());
+            let refusal = refusal.retry_after(wait.as_secs().max(1));
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal)
+        }
+        OidcError::Claims(claims) if claims.is_forbidden() => Refused::new(
+            StatusCode::FORBIDDEN,
+            Refusal::new(code::FORBIDDEN, error.to_string()).hint("Ask the relay's operator"),
+        ),
+        _ => Refused::credential(error.to_string()).hint(hint),
     }
 }
 

@@ -25,11 +25,14 @@ use tokio::sync::Notify;
 
 use self::validity::{Alarm, Validity};
 use crate::metrics::Metrics;
+use crate::store::StoreError;
 
 #[cfg(feature = "acme")]
 pub use acme::AcmeCert;
 pub use files::CertFiles;
 pub use self_signed::SelfSigned;
+#[cfg(feature = "acme")]
+pub use vault::{Place, Vault};
 
 /// How often a source is asked for a newer certificate: renewals come weeks before an end.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
@@ -74,6 +77,12 @@ pub enum CertError {
     /// A sealed file was not sealed with this relay's key, or is damaged.
     #[error("{} cannot be opened with this relay's key", .0.display())]
     Sealed(PathBuf),
+    /// A sealed row of the database was not sealed with this relay's key, or is damaged.
+    #[error("`{0}` in the table `certificates` cannot be opened with this relay's key")]
+    SealedRow(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The relay cannot order certificates.
     #[error("cannot order certificates: {0}")]
     Order(String),
@@ -209,6 +218,16 @@ impl Current {
         Arc::new(Self(ArcSwapOption::from_pointee(key)))
     }
 
+    #[cfg(feature = "acme")]
+    fn none() -> Self {
+        Self(ArcSwapOption::empty())
+    }
+
+    #[cfg(feature = "acme")]
+    fn key(&self) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+
     fn show(&self, key: CertifiedKey) {
         self.0.store(Some(Arc::new(key)));
     }
@@ -241,9 +260,9 @@ mod tests {
 
     use super::*;
 
-    /// Accepts the one certificate with this fingerprint, as an agent that pins it.
+    /// Accepts the one certificate with this fingerprint, as an agent that pins it; or any.
     #[derive(Debug)]
-    pub(super) struct Pinned(pub(super) Digest);
+    pub(super) struct Pinned(pub(super) Option<Digest>);
 
     impl ServerCertVerifier for Pinned {
         fn verify_server_cert(
@@ -254,7 +273,7 @@ mod tests {
             _: &[u8],
             _: UnixTime,
         ) -> Result<ServerCertVerified, rustls::Error> {
-            assert!(self.0.matches(leaf));
+            assert!(self.0.as_ref().is_none_or(|pin| pin.matches(leaf)));
             Ok(ServerCertVerified::assertion())
         }
 
@@ -291,7 +310,7 @@ mod tests {
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned(source.fingerprint().unwrap())))
+            .with_custom_certificate_verifier(Arc::new(Pinned(source.fingerprint())))
             .with_no_client_auth();
         client.alpn_protocols = vec![b"h2".to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));

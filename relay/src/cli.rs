@@ -6,17 +6,21 @@ mod argv;
 mod ask;
 mod audit;
 mod config;
+mod domain;
 mod error;
 mod health;
+mod manager;
 mod name;
 mod out;
 mod owner;
+mod reload;
 mod serve;
 mod settings;
 mod share;
 mod status;
 mod storage;
 mod table;
+mod takeover;
 mod token;
 
 use std::process::ExitCode;
@@ -37,19 +41,24 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve agents and visitors until told to stop
-    Serve(Box<settings::ServeArgs>),
+    Serve(Box<serve::Args>),
     /// Issue, list and revoke the tokens of agents (with --auth token)
     #[command(subcommand)]
     Token(token::Command),
     /// Reserve, block, release and list names
     #[command(subcommand)]
     Name(name::Command),
-    /// List owners and grant them live shares
+    /// List owners, grant them more or less, and shut them out
     #[command(subcommand)]
     Owner(owner::Command),
+    /// Add, verify, remove and list the domains of owners
+    #[command(subcommand)]
+    Domain(domain::Command),
     /// List and close the shares of a running relay
     #[command(subcommand)]
     Share(share::Command),
+    /// Make a running relay read its settings again
+    Reload(reload::Args),
     /// Ask a running relay how it is
     Status(status::Args),
     /// Show what was decided over names, owners, shares and tokens
@@ -85,7 +94,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Token(command) => token::run(command),
         Command::Name(command) => name::run(command),
         Command::Owner(command) => owner::run(command),
+        Command::Domain(command) => domain::run(command),
         Command::Share(command) => share::run(command),
+        Command::Reload(args) => reload::run(args),
         Command::Status(args) => status::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Config(command) => config::run(command),
@@ -98,5 +109,7 @@ fn run(command: Command) -> Result<(), CliError> {
     }
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,12 @@
 mod acme;
 mod database;
 mod layer;
+mod live;
+mod names;
+mod nodes;
+mod observe;
+mod oidc;
+mod quotas;
 mod resolve;
 mod values;
 mod written;
@@ -13,17 +19,29 @@ mod written;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::token::Token;
 
-pub use acme::{Acme, AcmeChallenge, AcmeProof, DnsProvider, Nets, Rfc2136};
+use crate::host::Labels;
+use crate::quota::Allowance;
+
+pub use acme::{
+    Acme, AcmeChallenge, AcmeCustoms, AcmeProof, DnsProvider, DnsServers, Nets, Rfc2136,
+};
 pub use database::{Database, PostgresUrl};
 pub use layer::{Layer, LimitsLayer};
+pub use live::{Live, Obey, Prepare, ReloadError, Reloaded, Reloader, SettingsSource};
+pub use nodes::NodeSettings;
+pub use observe::{AccessLogConfig, AccessLogForm, AccessLogKind, TracesConfig};
+pub(crate) use oidc::is_loopback_url;
+pub use oidc::{Oidc, OidcLayer, OidcRequirement};
+pub use quotas::QuotasLayer;
 pub use resolve::{ConfigError, Problem, Storage};
-pub use values::{AuthKind, Domain, Listen, LogFormat, PublicUrl, TlsKind, ValueError};
+pub use values::{AuthKind, Contact, Domain, Listen, LogFormat, PublicUrl, TlsKind, ValueError};
 
 /// What a relay demands of agents beyond their key.
 #[derive(Clone, Debug)]
@@ -34,6 +52,8 @@ pub enum AuthMode {
     Secret(Vec<Token>),
     /// A token that this relay issued.
     Token,
+    /// A token of the operator's identity provider.
+    Oidc(Arc<Oidc>),
 }
 
 impl AuthMode {
@@ -43,6 +63,7 @@ impl AuthMode {
             Self::Open => AuthKind::Open,
             Self::Secret(_) => AuthKind::Secret,
             Self::Token => AuthKind::Token,
+            Self::Oidc(_) => AuthKind::Oidc,
         }
     }
 }
@@ -54,6 +75,8 @@ pub enum KeySource {
     Memory,
     /// Kept in this file, which is made once with mode 0600.
     File(PathBuf),
+    /// Made of the secret in this file, which all nodes have.
+    NodeSecret(PathBuf),
 }
 
 /// How the public listener speaks TLS.
@@ -109,6 +132,10 @@ pub struct Limits {
     pub claims_per_minute_per_address: Rate,
     /// Tunnel handshakes per minute of one address.
     pub handshakes_per_minute: Rate,
+    /// What one owner may use, unless an operator granted it something else.
+    pub per_owner: Allowance,
+    /// What one address may use, as a visitor's and as an agent's.
+    pub per_address: Allowance,
 }
 
 impl Default for Limits {
@@ -136,6 +163,9 @@ impl Default for Limits {
             claims_per_minute_per_address: NonZeroU32::new(256),
             // An office behind one NAT reconnects at once after a restart, up to 8 connections each.
             handshakes_per_minute: NonZeroU32::new(300),
+            // Who was let in by name is not counted out.
+            per_owner: Allowance::default(),
+            per_address: Allowance::default(),
         }
     }
 }
@@ -145,6 +175,8 @@ impl Default for Limits {
 pub struct Timing {
     /// Time that streams get to end after a shutdown was asked for.
     pub grace: Duration,
+    /// Time that visitors are still accepted before that, for balancers to notice.
+    pub drain: Duration,
     /// Time that requests wait for an agent that dropped out.
     pub hold: Duration,
     /// Silence on a body, in either direction, after which the exchange ends.
@@ -159,6 +191,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(30),
+            drain: Duration::ZERO,
             // Below the 20–30 s at which MCP clients give up on a connect.
             hold: Duration::from_secs(15),
             // A tool may think for minutes before its first byte.
@@ -169,6 +202,22 @@ impl Default for Timing {
     }
 }
 
+/// What one owner may use of a relay on which anybody may share: a person's work with room to spare,
+/// and not a site's.
+pub(crate) const OPEN_PER_OWNER: Allowance = Allowance {
+    names_per_hour: Some(60),
+    requests_per_day: Some(200_000),
+    bytes_per_day: Some(20 * 1024 * 1024 * 1024),
+    max_streams: Some(4096),
+};
+/// What one address may use of such a relay. Hosted assistants call for many people from a few
+/// addresses, and offices stand behind one: so it is more than one owner's.
+pub(crate) const OPEN_PER_ADDRESS: Allowance = Allowance {
+    names_per_hour: Some(240),
+    requests_per_day: Some(2_000_000),
+    bytes_per_day: Some(200 * 1024 * 1024 * 1024),
+    max_streams: Some(8192),
+};
 /// Life of an unrenewed share where anybody may share (design §5).
 pub(crate) const OPEN_SHARE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Time that a released name stays with its owner (design §5).
@@ -201,24 +250,42 @@ pub struct Config {
     pub database_file: Option<PathBuf>,
     /// Where the signing key lives.
     pub key: KeySource,
+    /// Where a successor gets the listeners; `None` offers them to nobody.
+    pub takeover_socket: Option<PathBuf>,
     /// Whether the apex serves shares at `/s/NAME/…` and share URLs have that form.
     pub paths: bool,
     /// Scheme and port of the URLs handed out, where a proxy stands in front.
     pub public_url: Option<PublicUrl>,
     /// TLS of the public and the tunnel listener.
     pub tls: Tls,
+    /// Who says whose custom domains are.
+    pub dns_servers: DnsServers,
+    /// For how long browsers shall know that there is HTTPS only; `None` tells them nothing.
+    pub hsts: Option<Duration>,
     /// Where connections must begin with a PROXY header, which names who is behind them.
     pub proxy_protocol: Nets,
     /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Nets,
     /// Whether agents may share plain HTTP servers besides MCP servers.
     pub http_mode: bool,
-    /// Name of this node in lease rows.
+    /// Name of this node in lease rows; empty until [`Config::name_node`] gives it one.
     pub node: String,
+    /// What makes this process one node of several.
+    pub nodes: Option<NodeSettings>,
     /// Form of the log lines.
     pub log_format: LogFormat,
     /// Filter of the log, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
+    /// The access log, where there is one.
+    pub access_log: Option<AccessLogConfig>,
+    /// Where traces go, where there are any.
+    pub traces: Option<TracesConfig>,
+    /// Which names are not given.
+    pub labels: Labels,
+    /// The file that the operator's own list of names came from, for `config print`.
+    pub reserved_names_file: Option<PathBuf>,
+    /// Whom to write to about abuse.
+    pub abuse_contact: Option<Contact>,
     /// Quotas.
     pub limits: Limits,
     /// Timers.
@@ -241,15 +308,24 @@ impl Config {
             database: Database::Memory,
             database_file: None,
             key: KeySource::Memory,
+            takeover_socket: None,
             paths: true,
             public_url: None,
             tls: Tls::None,
+            dns_servers: DnsServers::default(),
+            hsts: None,
             proxy_protocol: Nets::default(),
             trusted_proxies: Nets::default(),
             http_mode: true,
             node: DEFAULT_NODE.to_owned(),
+            nodes: None,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
+            access_log: None,
+            traces: None,
+            labels: Labels::default(),
+            reserved_names_file: None,
+            abuse_contact: None,
             limits: Limits::default(),
             timing: Timing::default(),
         }

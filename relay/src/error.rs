@@ -4,6 +4,7 @@
 //! as an older server. Every failure names itself in `Mcpm-Relay-Error`, and a JSON-RPC request
 //! gets a JSON-RPC error that echoes its id.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::headers::RELAY_ERROR;
+use crate::quota::Exhausted;
 
 /// A failure of the relay's own making.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,19 @@ pub enum EdgeError {
     /// Too many requests.
     #[error("too many requests; slow down")]
     RateLimited(Duration),
+    /// What may be used in a day is used up.
+    #[error("{} used up the {} of today", .whose.in_words(), in_words(*.what))]
+    Exhausted {
+        /// Of whom.
+        whose: Party,
+        /// What.
+        what: Exhausted,
+        /// How long until there is more.
+        wait: Duration,
+    },
+    /// The operator lets nobody see the share.
+    #[error("the operator of this relay has blocked this share{}", contact(.0.as_deref()))]
+    Blocked(Option<Arc<str>>),
     /// As many requests are in flight as allowed.
     #[error("too many requests are in flight on this share")]
     Busy,
@@ -58,6 +73,9 @@ pub enum EdgeError {
     /// The relay is about to restart.
     #[error("the relay is restarting")]
     Draining,
+    /// Another node passed the request on, and the share is not here.
+    #[error("the nodes of this relay do not agree where this share is")]
+    Misrouted,
     /// The agent took the request and failed.
     #[error("the agent behind this share failed to answer")]
     AgentFailed,
@@ -83,10 +101,13 @@ impl EdgeError {
             Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Exhausted { .. } => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded"),
+            Self::Blocked(_) => (StatusCode::FORBIDDEN, "blocked"),
             Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             Self::Offline => (StatusCode::SERVICE_UNAVAILABLE, "offline"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Self::Misrouted => (StatusCode::BAD_GATEWAY, "misrouted"),
             Self::AgentFailed => (StatusCode::BAD_GATEWAY, "agent_failed"),
             Self::NotMcpAnswer => (StatusCode::BAD_GATEWAY, "not_mcp_answer"),
             Self::Idle => (StatusCode::GATEWAY_TIMEOUT, "idle"),
@@ -97,7 +118,7 @@ impl EdgeError {
     #[must_use]
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::RateLimited(wait) => Some(wait.as_secs().max(1)),
+            Self::RateLimited(wait) | Self::Exhausted { wait, .. } => Some(wait.as_secs().max(1)),
             Self::Busy => Some(1),
             Self::Offline | Self::Unavailable => Some(5),
             Self::Draining => Some(2),
@@ -144,6 +165,35 @@ impl EdgeError {
         let id = rpc_id.map_or("null", RawValue::get);
         format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
     }
+}
+
+/// Whose quota it is that ended a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// That of the share's owner.
+    Owner,
+    /// That of the visitor's address.
+    Address,
+}
+
+impl Party {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Owner => "the owner of this share has",
+            Self::Address => "your address has",
+        }
+    }
+}
+
+fn in_words(what: Exhausted) -> &'static str {
+    match what {
+        Exhausted::Requests => "requests",
+        Exhausted::Bytes => "bytes",
+    }
+}
+
+fn contact(contact: Option<&str>) -> String {
+    contact.map_or(String::new(), |contact| format!("; questions and complaints go to {contact}"))
 }
 
 /// Returns the id of the JSON-RPC request in `body`, as it was written.
@@ -199,11 +249,32 @@ mod tests {
             EdgeError::NotMcpAnswer,
             EdgeError::Idle,
             EdgeError::RateLimited(Duration::from_millis(5)),
+            EdgeError::Blocked(None),
+            EdgeError::Exhausted {
+                whose: Party::Owner,
+                what: Exhausted::Bytes,
+                wait: Duration::from_secs(60),
+            },
         ];
         for failure in failures {
             let (status, _) = failure.parts();
             assert!(![400, 404, 405].contains(&status.as_u16()), "{failure}");
         }
+    }
+
+    #[test]
+    fn what_a_quota_refuses_says_whose_it_is_and_when_there_is_more() {
+        let error = EdgeError::Exhausted {
+            whose: Party::Owner,
+            what: Exhausted::Requests,
+            wait: Duration::from_secs(3600),
+        };
+        let response = error.response(false, None);
+        assert_eq!((response.status().as_u16(), error.retry_after()), (429, Some(3600)));
+        assert_eq!(response.headers()["mcpm-relay-error"], "quota_exceeded");
+        assert_eq!(error.to_string(), "the owner of this share has used up the requests of today");
+        let blocked = EdgeError::Blocked(Some("abuse@example.com".into()));
+        assert!(blocked.to_string().ends_with("go to abuse@example.com"), "{blocked}");
     }
 
     #[test]

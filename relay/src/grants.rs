@@ -225,11 +225,9 @@ impl GrantRequest {
     /// # Errors
     /// Fails when a part of the wish is out of bounds.
     pub fn grant(self, jti: String, now: u64) -> Result<Grant, RequestError> {
-        let subject_is_fine = (1..=MAX_SUBJECT_BYTES).contains(&self.subject.len())
-            && self.subject.chars().all(|c| !c.is_whitespace() && !c.is_control());
         let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         let is_thumbprint = |jkt: &String| jkt.len() == 43 && jkt.bytes().all(base64url);
-        if !subject_is_fine {
+        if !is_subject(&self.subject) {
             return Err(RequestError::Subject);
         }
         if !(1..=MAX_PATTERNS).contains(&self.names.as_slice().len()) {
@@ -251,6 +249,13 @@ impl GrantRequest {
             confirmation: self.bound_to.map(|jkt| Confirmation { jkt }),
         })
     }
+}
+
+/// Tells whether a text can be the subject of a token: 1 to 128 printable characters without blanks.
+#[must_use]
+pub fn is_subject(text: &str) -> bool {
+    (1..=MAX_SUBJECT_BYTES).contains(&text.len())
+        && text.chars().all(|c| !c.is_whitespace() && !c.is_control())
 }
 
 /// The claims of a resume ticket: proof of a lease that a store may have forgotten.

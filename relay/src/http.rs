@@ -4,13 +4,15 @@
 //! |---|---|---|
 //! | apex | `/v1/tunnel` | `tunnel` |
 //! | apex | `/s/NAME/…` (with `--paths`) | `proxy` |
-//! | apex | `/`, `/healthz`, `/robots.txt` | here |
-//! | `NAME.<domain>` | everything | `proxy` |
+//! | apex | `/`, `/.well-known/security.txt`, `/healthz`, `/robots.txt` | `pages` |
+//! | `NAME.<domain>`, custom domains | everything | `proxy` |
 //! | anything else | | 421 |
 //!
 //! With `--http-listen`, a listener for plain HTTP has routes of its own: see `redirect`.
 
 mod forwarded;
+pub mod node;
+mod pages;
 mod patience;
 mod proxy_header;
 mod redirect;
@@ -19,11 +21,13 @@ mod server;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
@@ -31,22 +35,29 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use mcpm_shared::name::Name;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use self::pages::{nothing_here, text};
 use self::patience::HEAD_TIMEOUT;
 use self::proxy_header::ProxyHeaderError;
 pub use self::server::Server;
+use crate::admission::unix_now;
 use crate::cert::{ACME_ALPN, CertSource};
-use crate::config::{Config, Domain, PublicUrl};
+use crate::config::{Config, Domain, Live, PublicUrl};
+use crate::domains::Domains;
 use crate::error::EdgeError;
 use crate::host::{self, Target};
+use crate::observe::{Observers, Seen};
 use crate::proxy::{EdgeBody, Proxy, Visitor};
 use crate::tunnel::Tunnels;
 
+/// Where whom to write to is looked for (RFC 9116 §3).
+const SECURITY_TXT: &str = "/.well-known/security.txt";
 /// How long to wait when the system has no descriptors left for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -54,7 +65,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Edge {
     /// The settings.
-    pub config: Arc<Config>,
+    pub config: Live,
     /// Scheme and port of public URLs.
     pub public: PublicUrl,
     /// The source of the certificate, which may have proofs to show.
@@ -68,7 +79,9 @@ pub struct Edge {
     /// Whether the relay is about to stop.
     pub draining: AtomicBool,
     /// Serves each connection.
-    pub server: Server,
+    pub server: ArcSwap<Server>,
+    /// Those who look at requests, where anybody does.
+    pub observers: OnceLock<Arc<Observers>>,
     /// Ends every connection at once when it is cancelled: the grace period is over.
     pub abort: Scope,
 }
@@ -78,18 +91,22 @@ pub struct Edge {
 pub struct Apex {
     host: String,
     local: bool,
+    domains: Arc<Domains>,
 }
 
 impl Apex {
-    /// Prepares a domain.
+    /// Prepares a domain, and those of owners beside it.
     #[must_use]
-    pub fn new(domain: &Domain) -> Self {
+    pub fn new(domain: &Domain, domains: Arc<Domains>) -> Self {
         // Without brackets, as hosts of requests are compared.
-        Self { host: domain.as_str().to_owned(), local: domain.is_local() }
+        Self { host: domain.as_str().to_owned(), local: domain.is_local(), domains }
     }
 
     fn classify(&self, host: &str) -> Target {
-        host::classify(host, &self.host, self.local)
+        match host::classify(host, &self.host, self.local) {
+            Target::Unknown => self.domains.find(host).map_or(Target::Unknown, Target::Custom),
+            target => target,
+        }
     }
 }
 
@@ -104,28 +121,43 @@ pub enum Routes {
     Redirect,
 }
 
-/// Accepts connections until the scope is cancelled; those that are open then end after the
-/// request they are at.
+/// Accepts connections until `listening` is cancelled, and then those that wait already. They are
+/// tasks of `visitors`; once that is cancelled, they end after the request they are at.
 pub async fn accept(
     edge: Arc<Edge>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     routes: Routes,
-    scope: Scope,
+    listening: Scope,
+    visitors: Scope,
 ) {
-    while let Some(accepted) = scope.token().run_until_cancelled(listener.accept()).await {
+    let serve = |(stream, peer): (TcpStream, SocketAddr)| {
+        let stop = Stop { listening: listening.clone(), visitors: visitors.clone() };
+        let (edge, tls) = (Arc::clone(&edge), tls.clone());
+        // Boxed here, so that its kilobytes of state are not moved once more by each layer.
+        visitors.spawn(Box::pin(connection(edge, stream, peer, tls, routes, stop)));
+    };
+    while let Some(accepted) = listening.token().run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => {
-                let (edge, tls, stop) = (Arc::clone(&edge), tls.clone(), scope.clone());
-                // Boxed here, so that its kilobytes of state are not moved once more by each layer.
-                scope.spawn(Box::pin(connection(edge, stream, peer, tls, routes, stop)));
-            }
+            Ok(accepted) => serve(accepted),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    // The system has told these visitors that they are connected.
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        serve(accepted);
+    }
+}
+
+/// What tells a connection to end.
+struct Stop {
+    /// Nothing more is accepted: where that does no harm, it may end already.
+    listening: Scope,
+    /// It must end after the request it is at.
+    visitors: Scope,
 }
 
 async fn connection(
@@ -134,7 +166,7 @@ async fn connection(
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     routes: Routes,
-    scope: Scope,
+    stop: Stop,
 ) {
     let Some(peer) = behind(&edge, &mut stream, peer).await else { return };
     if !cfg!(target_os = "linux")
@@ -143,7 +175,8 @@ async fn connection(
         return tracing::debug!(%error, "visitor gone before the first byte");
     }
     let Some(tls) = tls else {
-        return serve_http1(Connection::new(edge, peer, None, routes), stream, scope).await;
+        let connection = Connection::new(edge, peer, None, routes);
+        return serve_http1(connection, stream, stop.visitors).await;
     };
     match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -156,9 +189,10 @@ async fn connection(
             let connection = Connection::new(edge, peer, Some(session.server_name()), routes);
             // Boxed, so that the state of a plain connection is not as large as all together.
             if http2 {
-                Box::pin(serve_http2(connection, stream, scope)).await;
+                // Its visitor is told which requests were heard (RFC 9113 §6.8).
+                Box::pin(serve_http2(connection, stream, stop.listening)).await;
             } else {
-                Box::pin(serve_http1(connection, stream, scope)).await;
+                Box::pin(serve_http1(connection, stream, stop.visitors)).await;
             }
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
@@ -168,7 +202,7 @@ async fn connection(
 
 /// Returns who is behind a connection: its peer, or whom a proxy in front names.
 async fn behind(edge: &Edge, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
-    if !edge.config.proxy_protocol.contains(peer.ip()) {
+    if !edge.config.load().proxy_protocol.contains(peer.ip()) {
         return Some(peer);
     }
     match tokio::time::timeout(HEAD_TIMEOUT, proxy_header::read(stream)).await {
@@ -203,10 +237,10 @@ impl Connection {
         tls: Option<Option<&str>>,
         routes: Routes,
     ) -> Arc<Self> {
-        let visitor =
-            Visitor { address: peer.ip().to_canonical(), https: tls.is_some(), by_path: false };
+        let (address, https) = (peer.ip().to_canonical(), tls.is_some());
+        let visitor = Visitor { address, https, by_path: false, hop: None };
         let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
-        let proxied = edge.config.trusted_proxies.contains(visitor.address);
+        let proxied = edge.config.load().trusted_proxies.contains(visitor.address);
         Arc::new(Self { edge, visitor, meant, proxied, routes, asked: AtomicBool::new(false) })
     }
 
@@ -215,7 +249,8 @@ impl Connection {
         if !self.proxied {
             return self.visitor;
         }
-        let trusted = &self.edge.config.trusted_proxies;
+        let config = self.edge.config.load();
+        let trusted = &config.trusted_proxies;
         let address = forwarded::visitor(request.headers(), self.visitor.address, trusted);
         let https = forwarded::https(request.headers()).unwrap_or(self.visitor.https);
         Visitor { address, https, ..self.visitor }
@@ -223,10 +258,34 @@ impl Connection {
 
     async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<EdgeBody>, Infallible> {
         self.asked.store(true, Ordering::Relaxed);
-        Ok(self.edge.route(request, &self).await)
+        let mut seen = self.look(&mut request);
+        let hsts = self.hsts(&request);
+        let mut response = self.edge.route(request, &self, &mut seen).await;
+        if let Some(hsts) = hsts {
+            // In place of what a server behind a share says: the host is the relay's.
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+        }
+        seen.answered(response.status());
+        response.body_mut().show(seen);
+        Ok(response)
+    }
+
+    /// Lets those who look at requests begin to.
+    fn look(&self, request: &mut Request<Incoming>) -> Seen {
+        let Some(observers) = self.edge.observers.get() else { return Seen::default() };
+        let visitor = self.visitor(request);
+        observers.begin(request, visitor.address, visitor.https)
+    }
+
+    /// Returns what browsers are told of HTTPS, where they came by it: by plain HTTP nobody may say
+    /// so (RFC 6797 §7.2).
+    fn hsts<B>(&self, request: &Request<B>) -> Option<HeaderValue> {
+        let age = self.edge.config.load().hsts?;
+        let value = HeaderValue::try_from(format!("max-age={}", age.as_secs())).ok()?;
+        self.visitor(request).https.then_some(value)
     }
 
     /// Waits until the visitor should have asked something and has not.
@@ -245,7 +304,7 @@ where
     let edge = Arc::clone(&connection.edge);
     let (stream, timer) = patience::watch(stream);
     let service = service_fn(move |request| Arc::clone(&connection).answer(request));
-    let mut builder = edge.server.http1.clone();
+    let mut builder = edge.server.load().http1.clone();
     let serving = builder.timer(timer).serve_connection(TokioIo::new(stream), service);
     let finish = http1::UpgradeableConnection::graceful_shutdown;
     drive(serving.with_upgrades(), finish, &edge.abort, &scope).await;
@@ -258,7 +317,8 @@ where
     let edge = Arc::clone(&connection.edge);
     let asking = Arc::clone(&connection);
     let service = service_fn(move |request| Arc::clone(&asking).answer(request));
-    let serving = edge.server.http2.serve_connection(TokioIo::new(stream), service);
+    let server = edge.server.load_full();
+    let serving = server.http2.serve_connection(TokioIo::new(stream), service);
     let finish = http2::Connection::graceful_shutdown;
     // hyper waits for the preface and the first request as long as it takes; later, pings find
     // out who is gone.
@@ -290,11 +350,19 @@ where
 }
 
 impl Edge {
+    /// Obeys changed settings: in what was made of them, and by connections from now on.
+    pub fn obey(&self, config: &Config) {
+        self.server.store(Arc::new(Server::new(config)));
+        self.proxy.obey(config);
+        self.tunnels.obey(config);
+    }
+
     /// Sends one request where it belongs.
     async fn route(
         &self,
         request: Request<Incoming>,
         connection: &Connection,
+        seen: &mut Seen,
     ) -> Response<EdgeBody> {
         let visitor = connection.visitor(&request);
         match (connection.routes, request.uri().path()) {
@@ -313,15 +381,29 @@ impl Edge {
             return EdgeError::WrongHost.response(false, None).map(EdgeBody::from);
         }
         match target {
-            Target::Apex => self.apex(request, visitor).await,
-            Target::Share(name) => {
-                let path = path_of(&request);
-                let mut response = self.proxy.serve(&name, path, request, visitor).await;
-                self.close_when_draining(&mut response);
-                response
+            Target::Apex => self.apex(request, visitor, seen).await,
+            Target::Share(name) => self.share(&name, request, visitor, seen).await,
+            Target::Custom(route) => {
+                let mut request = request;
+                // The proxy lets nobody answer but a share of the domain's owner.
+                request.extensions_mut().insert(Arc::clone(&route));
+                self.share(&route.name, request, visitor, seen).await
             }
             Target::Unknown => EdgeError::WrongHost.response(false, None).map(EdgeBody::from),
         }
+    }
+
+    async fn share(
+        &self,
+        name: &Name,
+        request: Request<Incoming>,
+        visitor: Visitor,
+        seen: &mut Seen,
+    ) -> Response<EdgeBody> {
+        let path = path_of(&request);
+        let mut response = self.proxy.serve(name, path, request, visitor, seen).await;
+        self.close_when_draining(&mut response);
+        response
     }
 
     async fn tunnel(&self, request: Request<Incoming>, visitor: Visitor) -> Response<EdgeBody> {
@@ -330,12 +412,17 @@ impl Edge {
         answer.map(|body| EdgeBody::from(Bytes::from(body)))
     }
 
-    async fn apex(&self, request: Request<Incoming>, visitor: Visitor) -> Response<EdgeBody> {
+    async fn apex(
+        &self,
+        request: Request<Incoming>,
+        visitor: Visitor,
+        seen: &mut Seen,
+    ) -> Response<EdgeBody> {
         let path = request.uri().path();
         if path == TUNNEL_PATH {
             return self.tunnel(request, visitor).await;
         }
-        if self.config.paths
+        if self.config.load().paths
             && let Some((name, rest)) = host::split_share_path(path)
         {
             let path = match request.uri().query() {
@@ -346,13 +433,16 @@ impl Edge {
                 return EdgeError::Malformed.response(false, None).map(EdgeBody::from);
             };
             let visitor = Visitor { by_path: true, ..visitor };
-            let mut response = self.proxy.serve(&name, path, request, visitor).await;
+            let mut response = self.proxy.serve(&name, path, request, visitor, seen).await;
             self.close_when_draining(&mut response);
             return response;
         }
         let reading = request.method() == Method::GET || request.method() == Method::HEAD;
         match path {
-            "/" if reading => html(LANDING),
+            "/" if reading => pages::landing(self.config.load().abuse_contact.as_ref()),
+            SECURITY_TXT if reading => {
+                pages::security_txt(self.config.load().abuse_contact.as_ref(), unix_now())
+            }
             "/healthz" if reading => text(StatusCode::OK, "ok\n"),
             "/robots.txt" if reading => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
             _ => nothing_here(),
@@ -383,42 +473,6 @@ fn request_host<B>(request: &Request<B>) -> Option<&str> {
 fn path_of<B>(request: &Request<B>) -> PathAndQuery {
     let path = request.uri().path_and_query().cloned();
     path.unwrap_or_else(|| PathAndQuery::from_static("/"))
-}
-
-const LANDING: &str = "<!doctype html><html lang=en><meta charset=utf-8>\
-    <meta name=viewport content=\"width=device-width\"><title>mcpm relay</title>\
-    <style>body{font:16px/1.5 system-ui;max-width:36em;margin:12vh auto;padding:0 1em;color:#222}\
-    code{background:#eee;padding:.1em .3em}</style><h1>mcpm relay</h1>\
-    <p>This host gives MCP servers on people's own machines a public address. To share one: \
-    <code>mcpm share NAME --address &lt;this host&gt;</code></p></html>";
-
-fn nothing_here() -> Response<EdgeBody> {
-    text(StatusCode::NOT_FOUND, "nothing here\n")
-}
-
-fn html(page: &'static str) -> Response<EdgeBody> {
-    let mut response = text(StatusCode::OK, page);
-    let headers = response.headers_mut();
-    let set = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-        ),
-    ];
-    for (name, value) in set {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-fn text(status: StatusCode, text: &'static str) -> Response<EdgeBody> {
-    let mut response = Response::new(EdgeBody::from(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 #[cfg(test)]

@@ -119,6 +119,20 @@ impl RelayKey {
         Ok(Self::from_token(&token))
     }
 
+    /// Makes the key of several nodes out of the first line of the file with their secret.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read or is empty.
+    pub fn of_nodes(path: &Path) -> Result<Self, KeyFileError> {
+        let read = |source| KeyFileError::Read { path: path.to_owned(), source };
+        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(read)?);
+        warn_of_readers(path);
+        match text.lines().map(str::trim).find(|line| !line.is_empty()) {
+            Some(secret) => Ok(Self::from_token(&Token::new(secret))),
+            None => Err(KeyFileError::Short(path.to_owned())),
+        }
+    }
+
     fn from_token(token: &Token) -> Self {
         let secret = token.expose().as_bytes();
         let [ticket, token, storage] =
@@ -306,6 +320,22 @@ mod tests {
         assert!(theirs.verify_ticket(&ours.sign_ticket(&ticket()), 1).is_err());
         assert!(theirs.verify_token(&ours.sign_token(&grant())).is_err());
         assert_eq!(ours.verify_token(&ours.sign_token(&grant())).unwrap(), grant());
+    }
+
+    #[test]
+    fn nodes_with_one_secret_believe_each_others_tickets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nodes.secret");
+        let key = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            RelayKey::of_nodes(&path)
+        };
+        let (first, second) = ("a".repeat(32), "b".repeat(32));
+        let jwt = key(&first).unwrap().sign_ticket(&ticket());
+        let rotating = key(&format!("\n{first}\n{second}\n")).unwrap();
+        assert_eq!(rotating.verify_ticket(&jwt, 1).unwrap(), ticket());
+        assert!(key(&second).unwrap().verify_ticket(&jwt, 1).is_err());
+        assert!(matches!(key("\n"), Err(KeyFileError::Short(_))));
     }
 
     #[test]

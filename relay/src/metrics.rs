@@ -3,6 +3,11 @@
 //! Labels are few and fixed: never a share's name, an owner or an address. Handles are clones of
 //! atomics, so that counting costs the hot path no lock; families are resolved once, here.
 
+#[cfg(test)]
+mod lint;
+mod process;
+mod reading;
+
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -13,6 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use self::reading::{Reading, Sample};
 
 /// Content type of [`Metrics::encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -78,17 +85,83 @@ struct OrderLabel {
     result: &'static str,
 }
 
+/// Codes that are shown as 0 from the start, so that the first of each is a rise that alerts can see.
+/// One that is missing here appears when it is first counted.
+const EDGE_CODES: [&str; 21] = [
+    "agent_failed",
+    "blocked",
+    "busy",
+    "content_type",
+    "draining",
+    "idle",
+    "malformed",
+    "method",
+    "misrouted",
+    "not_mcp",
+    "not_mcp_answer",
+    "offline",
+    "quota_exceeded",
+    "rate_limited",
+    "token_ambiguous",
+    "token_expired",
+    "token_invalid",
+    "token_missing",
+    "too_large",
+    "unavailable",
+    "unknown_share",
+];
+const REFUSAL_CODES: [&str; 7] = [
+    "bad_credential",
+    "clock_skew",
+    "forbidden",
+    "rate_limited",
+    "replayed",
+    "unavailable",
+    "unsupported_version",
+];
+
+/// What became of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanResult {
+    /// The collector took them.
+    Sent,
+    /// It did not.
+    Failed,
+    /// There was no room to keep them until they are sent.
+    Dropped,
+}
+
+/// What became of a request that was sent to another node.
+const HOP_RESULTS: [&str; 4] = ["answered", "broken", "misrouted", "unreachable"];
+
 /// The handles with which the relay counts. Clones are the same metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    process: Arc<Registry>,
+    spans: Family<OrderLabel, Counter>,
     responses: [Counter; CLASSES.len()],
     claims: Family<ClaimLabel, Counter>,
     edge_errors: Family<CodeLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
     orders: Family<OrderLabel, Counter>,
+    hops: Family<OrderLabel, Counter>,
+    /// Nodes of this relay that live, this one included; 0 where there is one alone.
+    pub nodes: Gauge,
+    /// Requests that are at other nodes.
+    pub hops_open: Gauge,
+    /// Requests that other nodes passed on to this one.
+    pub hops_taken: Counter,
+    /// From sending a request to another node to the head of its answer, in seconds.
+    pub hop_seconds: Histogram,
     /// When the certificate that is shown ends, in Unix seconds; 0 while there is none.
     pub certificate_expiry: Gauge,
+    /// Custom domains that are served.
+    pub domains: Gauge,
+    /// Custom domains that have a certificate of their own.
+    pub domain_certificates: Gauge,
+    /// When the first of these ends, in Unix seconds; 0 while there is none.
+    pub domain_certificate_expiry: Gauge,
     /// Requests between their head and the end of their response.
     pub requests_in_flight: Gauge,
     /// Streams open towards agents.
@@ -107,6 +180,8 @@ pub struct Metrics {
     pub bytes_in: Counter,
     /// Bytes of bodies to visitors.
     pub bytes_out: Counter,
+    /// Requests whose line in the access log was dropped.
+    pub access_log_dropped: Counter,
     /// Tunnel handshakes that led to a connection; the others are refusals.
     pub handshakes: Counter,
     /// From a request's head to the head of its response, in seconds.
@@ -161,24 +236,58 @@ impl Metrics {
         registry.register("refusals", "Agents turned away, by code", refusals.clone());
         let orders = Family::<OrderLabel, Counter>::default();
         registry.register("certificate_orders", "Certificates ordered by result", orders.clone());
+        let spans = Family::<OrderLabel, Counter>::default();
+        registry.register("trace_spans", "Spans for the collector by result", spans.clone());
         for result in ["issued", "failed"] {
             // From the start, so that the first failure is a rise that alerts can see.
             drop(orders.get_or_create(&OrderLabel { result }));
         }
+        for result in ["sent", "failed", "dropped"] {
+            drop(spans.get_or_create(&OrderLabel { result }));
+        }
+        for code in EDGE_CODES {
+            drop(edge_errors.get_or_create(&CodeLabel { code }));
+        }
+        for code in REFUSAL_CODES {
+            drop(refusals.get_or_create(&CodeLabel { code }));
+        }
+        let all = [
+            ClaimResult::Given,
+            ClaimResult::Taken,
+            ClaimResult::Forbidden,
+            ClaimResult::TooMany,
+            ClaimResult::Limited,
+            ClaimResult::Failed,
+        ];
+        for result in all {
+            drop(claims.get_or_create(&result.label()));
+        }
+        let hops = Family::<OrderLabel, Counter>::default();
+        registry.register("hops", "Requests sent to other nodes by result", hops.clone());
+        for result in HOP_RESULTS {
+            drop(hops.get_or_create(&OrderLabel { result }));
+        }
+        let mut process = Registry::default();
+        process.register_collector(Box::new(process::Process::new()));
 
         Self {
             orders,
-            certificate_expiry: {
-                let gauge = Gauge::default();
-                let help = "When the certificate ends, in Unix seconds";
-                registry.register_with_unit(
-                    "certificate_expiry",
-                    help,
-                    Unit::Seconds,
-                    gauge.clone(),
-                );
-                gauge
-            },
+            certificate_expiry: ends(
+                &mut registry,
+                "certificate_expiry",
+                "When the certificate ends, in Unix seconds",
+            ),
+            domains: gauge(&mut registry, "domains", "Custom domains that are served"),
+            domain_certificates: gauge(
+                &mut registry,
+                "domain_certificates",
+                "Custom domains with a certificate of their own",
+            ),
+            domain_certificate_expiry: ends(
+                &mut registry,
+                "domain_certificate_expiry",
+                "When the first certificate of a custom domain ends, in Unix seconds",
+            ),
             responses,
             claims,
             edge_errors,
@@ -215,6 +324,29 @@ impl Metrics {
                 "From an agent's upgrade request to its answer",
                 &SECONDS,
             ),
+            access_log_dropped: {
+                let dropped = Counter::default();
+                let help = "Requests whose line in the access log was dropped";
+                registry.register("access_log_dropped", help, dropped.clone());
+                dropped
+            },
+            hops,
+            nodes: gauge(&mut registry, "nodes", "Nodes of this relay that live"),
+            hops_open: gauge(&mut registry, "hops_open", "Requests that are at other nodes"),
+            hops_taken: {
+                let taken = Counter::default();
+                let help = "Requests that other nodes passed on to this one";
+                registry.register("hops_taken", help, taken.clone());
+                taken
+            },
+            hop_seconds: seconds(
+                &mut registry,
+                "hop_duration",
+                "From sending a request to another node to the head of its answer",
+                &SECONDS,
+            ),
+            spans,
+            process: Arc::new(process),
             registry: Arc::new(registry),
         }
     }
@@ -237,10 +369,25 @@ impl Metrics {
         self.edge_errors.get_or_create(&CodeLabel { code }).inc();
     }
 
+    /// Counts a request that was sent to another node.
+    pub fn hop(&self, result: &'static str) {
+        self.hops.get_or_create(&OrderLabel { result }).inc();
+    }
+
     /// Counts a certificate that was ordered.
     pub fn order(&self, issued: bool) {
         let result = if issued { "issued" } else { "failed" };
         self.orders.get_or_create(&OrderLabel { result }).inc();
+    }
+
+    /// Returns what counts spans with this end.
+    pub fn spans(&self, result: SpanResult) -> Counter {
+        let result = match result {
+            SpanResult::Sent => "sent",
+            SpanResult::Failed => "failed",
+            SpanResult::Dropped => "dropped",
+        };
+        self.spans.get_or_create_owned(&OrderLabel { result })
     }
 
     /// Counts an agent that was turned away.
@@ -248,10 +395,18 @@ impl Metrics {
         self.refusals.get_or_create(&CodeLabel { code }).inc();
     }
 
+    /// Returns all metrics as they are now.
+    pub fn read(&self) -> Reading {
+        Reading::parse(&self.encode())
+    }
+
     /// Returns all metrics as `OpenMetrics` text.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry).expect("writing to a string cannot fail");
+        text::encode_registry(&mut out, &self.registry)
+            .and_then(|()| text::encode_registry(&mut out, &self.process))
+            .and_then(|()| text::encode_eof(&mut out))
+            .expect("writing to a string cannot fail");
         out
     }
 }
@@ -259,6 +414,12 @@ impl Metrics {
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     let gauge = Gauge::default();
     registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn ends(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register_with_unit(name, help, Unit::Seconds, gauge.clone());
     gauge
 }
 

@@ -1,15 +1,24 @@
 //! What operators do with names and owners: the same for the command line and the admin API. Every
 //! decision leaves a row in the audit trail.
 
+pub mod domains;
+mod owners;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
 use serde::Serialize;
 
+pub use self::owners::{
+    Change, OwnerDetail, OwnerEntry, QuotaChange, block_owner, owner, owners, set_quota,
+    unblock_owner,
+};
 use crate::admission::Owner;
+use crate::domains::LookupError;
 use crate::grants::MAX_SUBJECT_BYTES;
-use crate::store::{AuditEvent, Lease, NameRule, NameState, OwnerQuota, Store, StoreError};
+use crate::host::CustomDomain;
+use crate::store::{AuditEvent, Lease, NameRule, NameState, Store, StoreError};
 
 /// How long a name rests that was taken from its owner, unless the operator says otherwise: longer
 /// than most things point to a share that is gone.
@@ -27,6 +36,26 @@ pub enum OperatorError {
     /// Nobody has the name and no rule keeps it.
     #[error("nobody has the name `{0}`, and nothing keeps it")]
     NothingToRelease(Name),
+    /// The domain is the relay's own, or below it.
+    #[error("`{0}` is the relay's own: its names are for shares")]
+    DomainOfRelay(CustomDomain),
+    /// Somebody else has the domain.
+    #[error("the domain `{domain}` is for {owner} already")]
+    DomainTaken {
+        /// The domain.
+        domain: CustomDomain,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Nobody added the domain.
+    #[error("no domain `{0}` was added")]
+    NoDomain(CustomDomain),
+    /// Somebody changed the domain at the same time.
+    #[error("the domain `{0}` was changed at the same time: try again")]
+    DomainChanged(CustomDomain),
+    /// The DNS does not answer.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -205,76 +234,6 @@ pub async fn names(store: &dyn Store, now: u64) -> Result<Vec<NameEntry>, StoreE
         entries.entry(name.clone()).or_insert_with(free).lease = Some(lease);
     }
     Ok(entries.into_values().collect())
-}
-
-/// What an operator sees of an owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OwnerEntry {
-    /// The owner.
-    pub owner: String,
-    /// How many names of theirs are live.
-    pub live: u64,
-    /// How many names they have, live or kept.
-    pub names: u64,
-    /// How many tokens of theirs are good.
-    pub tokens: u64,
-    /// How many live shares an operator granted them; absent for what the token or the relay says.
-    pub max_shares: Option<u32>,
-}
-
-/// Returns all who have a name, a token or a quota.
-///
-/// # Errors
-/// Fails when the store does.
-pub async fn owners(store: &dyn Store, now: u64) -> Result<Vec<OwnerEntry>, StoreError> {
-    let mut entries = BTreeMap::new();
-    let mut entry = |owner: &str, change: &dyn Fn(&mut OwnerEntry)| {
-        let new = || OwnerEntry {
-            owner: owner.to_owned(),
-            live: 0,
-            names: 0,
-            tokens: 0,
-            max_shares: None,
-        };
-        change(entries.entry(owner.to_owned()).or_insert_with(new));
-    };
-    for lease in store.leases().await? {
-        if !lease.owner.is_empty() {
-            entry(&lease.owner, &|it| {
-                it.names += 1;
-                it.live += u64::from(lease.is_live(now));
-            });
-        }
-    }
-    for token in store.tokens().await? {
-        if token.revoked_at.is_none() && now < token.expires_at {
-            entry(Owner::of_subject(&token.subject).as_str(), &|it| it.tokens += 1);
-        }
-    }
-    for quota in store.owner_quotas().await? {
-        if quota.max_shares.is_some() {
-            entry(&quota.owner, &|it| it.max_shares = quota.max_shares);
-        }
-    }
-    Ok(entries.into_values().collect())
-}
-
-/// Grants an owner a number of live shares, or with `None` what the token or the relay says.
-/// Shares that are up stay.
-///
-/// # Errors
-/// Fails when the store does.
-pub async fn set_quota(
-    store: &dyn Store,
-    owner: &Owner,
-    max_shares: Option<u32>,
-    now: u64,
-) -> Result<OwnerQuota, StoreError> {
-    let quota = OwnerQuota { owner: owner.as_str().to_owned(), max_shares, changed_at: now };
-    store.set_owner_quota(quota.clone()).await?;
-    let detail = max_shares.map_or("default".to_owned(), |max| format!("{max} shares"));
-    note(store, "owner.quota", owner.as_str(), detail, now).await?;
-    Ok(quota)
 }
 
 #[cfg(test)]

@@ -7,7 +7,11 @@ use std::time::Duration;
 use mcpm_shared::token::Token;
 
 use crate::cert::{CertError, CertFiles, CertSource, SelfSigned};
-use crate::config::{Acme, Config, Database, KeySource, Storage, Tls};
+#[cfg(feature = "acme")]
+use crate::cert::{Place, Vault};
+use crate::config::{Acme, Config, Database, KeySource, SettingsSource, Storage, Tls};
+use crate::domains::Domains;
+use crate::handover::Inherited;
 use crate::keys::{KeyFileError, RelayKey, open_admin_token};
 use crate::store::{MemoryStore, Store, StoreError};
 
@@ -22,10 +26,16 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// The certificate to show; `None` serves plain HTTP.
     pub cert: Option<Arc<dyn CertSource>>,
+    /// The domains of owners, which the certificates follow too.
+    pub domains: Arc<Domains>,
     /// The key that signs tickets and tokens.
     pub key: RelayKey,
     /// What the admin API asks for; without it nobody may use it.
     pub admin_token: Option<Token>,
+    /// Where the settings are read again; without it they stay as they are.
+    pub settings: Option<Arc<dyn SettingsSource>>,
+    /// Listening sockets of a process that this one replaces.
+    pub inherited: Inherited,
 }
 
 /// Why the ports of a relay cannot be opened.
@@ -87,6 +97,10 @@ impl PortsError {
                  orders a new certificate"
                     .to_owned(),
             ),
+            Self::Cert(CertError::SealedRow(name)) => Some(format!(
+                "Give every node the key file that it was sealed with, or make it unreadable for \
+                 good: DELETE FROM certificates WHERE name = '{name}'; the relay then orders anew"
+            )),
             Self::Cert(CertError::Unusable(_)) => {
                 Some("Check that --tls-key is the key of the certificate in --tls-cert".to_owned())
             }
@@ -98,8 +112,16 @@ impl PortsError {
 impl Ports {
     /// Returns ports that keep nothing: for tests and embedded relays.
     pub fn in_memory() -> Self {
-        let store = Arc::new(MemoryStore::new());
-        Self { store, cert: None, key: RelayKey::generate(), admin_token: None }
+        let (store, domains) = (Arc::new(MemoryStore::new()), Arc::default());
+        Self {
+            store,
+            cert: None,
+            domains,
+            key: RelayKey::generate(),
+            admin_token: None,
+            settings: None,
+            inherited: Inherited::default(),
+        }
     }
 
     /// Opens what the settings name; makes the data directory, key and database when absent.
@@ -111,7 +133,7 @@ impl Ports {
             create_private_dir(dir)?;
         }
         let storage = Storage { database: config.database.clone(), key: config.key.clone() };
-        let Self { store, key, .. } = open_patiently(&storage).await?;
+        let Self { store, key, domains, .. } = open_patiently(&storage).await?;
         let token_file =
             config.admin_token_file.as_deref().filter(|_| config.admin_listen.is_some());
         let admin_token = token_file.map(open_admin_token).transpose()?;
@@ -120,9 +142,12 @@ impl Ports {
             (Tls::SelfSigned, Some(dir)) => Some(Arc::new(SelfSigned::open(dir, &config.domain)?)),
             (Tls::SelfSigned, None) => Some(Arc::new(SelfSigned::generate(&config.domain)?)),
             (Tls::Files { cert, key }, _) => Some(Arc::new(CertFiles::open(cert, key)?)),
-            (Tls::Acme(acme), dir) => Some(open_acme(acme, config, dir.as_deref(), &key)?),
+            (Tls::Acme(acme), _) => {
+                let shared = (Arc::clone(&store), Arc::clone(&domains));
+                Some(open_acme(acme, config, shared, &key).await?)
+            }
         };
-        Ok(Self { store, cert, key, admin_token })
+        Ok(Self { store, cert, domains, key, admin_token, ..Self::in_memory() })
     }
 
     /// Opens key and database only, making them and their directories when absent.
@@ -132,6 +157,7 @@ impl Ports {
     pub async fn open_storage(storage: &Storage) -> Result<Self, PortsError> {
         let key = match &storage.key {
             KeySource::Memory => RelayKey::generate(),
+            KeySource::NodeSecret(path) => RelayKey::of_nodes(path)?,
             KeySource::File(path) => {
                 path.parent().map_or(Ok(()), create_private_dir)?;
                 RelayKey::open(path)?
@@ -141,7 +167,7 @@ impl Ports {
             path.parent().map_or(Ok(()), create_private_dir)?;
         }
         let store = open_store(&storage.database).await?;
-        Ok(Self { store, cert: None, key, admin_token: None })
+        Ok(Self { store, key, ..Self::in_memory() })
     }
 }
 
@@ -187,22 +213,33 @@ async fn open_store(database: &Database) -> Result<Arc<dyn Store>, PortsError> {
     }
 }
 
+/// What certificates are ordered for, and where they are kept.
+type Shared = (Arc<dyn Store>, Arc<Domains>);
+
 #[cfg(feature = "acme")]
-fn open_acme(
+async fn open_acme(
     acme: &Acme,
     config: &Config,
-    dir: Option<&Path>,
+    (store, domains): Shared,
     key: &RelayKey,
 ) -> Result<Arc<dyn CertSource>, CertError> {
-    let dir = dir.ok_or_else(|| CertError::Order("there is no data directory".to_owned()))?;
-    Ok(Arc::new(crate::cert::AcmeCert::open(acme, &config.domain, dir, key.storage_key())?))
+    let files = config.data_dir.as_ref().map(|dir| dir.join("acme"));
+    // What is in memory would have to be ordered again at each start, until the authority refuses.
+    let place = match (&config.database, files) {
+        (Database::Memory, Some(dir)) => Place::Files(dir),
+        (_, files) => Place::Rows { store, files },
+    };
+    let vault = Vault::open(place, key.storage_key(), &config.node).await?;
+    let cert = crate::cert::AcmeCert::open(acme, &config.domain, vault, domains).await?;
+    Ok(Arc::new(cert))
 }
 
 #[cfg(not(feature = "acme"))]
-fn open_acme(
+#[expect(clippy::unused_async, reason = "the other features' signature")]
+async fn open_acme(
     _: &Acme,
     _: &Config,
-    _: Option<&Path>,
+    _: Shared,
     _: &RelayKey,
 ) -> Result<Arc<dyn CertSource>, CertError> {
     Err(CertError::Order("built without the feature `acme`".to_owned()))

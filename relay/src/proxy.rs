@@ -4,21 +4,25 @@
 //! lane → exchange. Nothing here reads a body; the only JSON ever parsed is the id of a request that
 //! failed.
 
+mod allowed;
 mod body;
 mod cors;
+mod hop;
 mod mcp;
 mod page;
+mod place;
 mod upgrade;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
@@ -30,20 +34,24 @@ use mcpm_shared::proto::head::Verdict;
 use mcpm_shared::scope::Scope;
 use tokio_util::sync::CancellationToken;
 
-pub use self::body::{BodyError, EdgeBody, LaneBody};
+pub use self::body::{BodyError, EdgeBody, HopAnswer, LaneBody};
 use self::mcp::Ask;
 use crate::admission::unix_now;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::error::{EdgeError, rpc_id};
 use crate::headers::{self, Forwarded};
 use crate::host;
 use crate::metrics::{Metrics, Tracked};
+use crate::nodes::Nodes;
+use crate::observe::Seen;
 use crate::quota::Keyed;
 use crate::store::Store;
 use crate::tunnel::lane::{Lane, LaneError, Outgoing};
+use crate::tunnel::owners::Owners;
+use crate::tunnel::rules::Rules;
 use crate::tunnel::share::{InFlight, Share, VisitorKey, rate_address};
-use crate::tunnel::table::{Entry, Presence, Table};
-use crate::tunnel::visitor_body::{FirstPiece, VisitorBody, VisitorBodyError};
+use crate::tunnel::table::{Entry, Place, Table};
+use crate::tunnel::visitor_body::{FirstPiece, RequestBody, VisitorBody, VisitorBodyError};
 
 /// How long the body of a request that failed before it was sent is read for its id.
 const ID_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,15 +73,21 @@ pub struct Visitor {
     pub https: bool,
     /// Whether they asked for a share by a path of the apex host.
     pub by_path: bool,
+    /// Where another node passes the request on, the generation that it thinks is served here.
+    pub hop: Option<u64>,
 }
 
 /// Serves visitors of shares.
 #[derive(Debug)]
 pub struct Proxy {
-    config: Arc<Config>,
+    /// The other nodes, where there are any.
+    pub nodes: OnceLock<Arc<Nodes>>,
+    config: Live,
     table: Arc<Table>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    rules: Arc<Rules>,
+    owners: Arc<Owners>,
     rate: Keyed<VisitorKey>,
     /// How often an address may ask for names that are not in the table.
     strangers: Keyed<IpAddr>,
@@ -101,19 +115,34 @@ struct Failure {
 impl Proxy {
     /// Makes the proxy of a relay that has just started.
     pub fn new(
-        config: Arc<Config>,
+        config: Live,
         table: Arc<Table>,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
+        (rules, owners): (Arc<Rules>, Arc<Owners>),
         draining: CancellationToken,
         scope: Scope,
     ) -> Self {
-        let limits = &config.limits;
+        let now = config.load_full();
+        let limits = &now.limits;
         let rate = Keyed::per_second(limits.requests_per_second, limits.requests_burst);
         let strangers =
             Keyed::per_second(limits.requests_per_second.and(STRANGERS), STRANGERS_BURST);
-        let warm_until = tokio::time::Instant::now() + config.timing.hold;
-        Self { table, store, metrics, rate, strangers, warm_until, draining, scope, config }
+        let warm_until = tokio::time::Instant::now() + now.timing.hold;
+        Self {
+            nodes: OnceLock::new(),
+            config,
+            table,
+            store,
+            metrics,
+            rules,
+            owners,
+            rate,
+            strangers,
+            warm_until,
+            draining,
+            scope,
+        }
     }
 
     /// Answers a request for the share `name`, whose path at the share is `path` with its query.
@@ -123,11 +152,13 @@ impl Proxy {
         path: PathAndQuery,
         request: Request<Incoming>,
         visitor: Visitor,
+        seen: &mut Seen,
     ) -> Response<EdgeBody> {
+        seen.share(name);
         let counted = Tracked::new(&self.metrics.requests_in_flight);
         let started = tokio::time::Instant::now();
         let method = request.method().clone();
-        let response = match self.answer(name, path, request, visitor).await {
+        let response = match self.answer(name, path, request, visitor, seen).await {
             Ok(response) => response,
             Err(failure) => {
                 let id = if failure.rpc { rpc_id(&failure.body) } else { None };
@@ -136,6 +167,7 @@ impl Proxy {
                 cors::allow(response.headers_mut());
                 mcp::harden(response.headers_mut());
                 self.metrics.edge_error(failure.error.parts().1);
+                seen.failed(failure.error.parts().1);
                 response
             }
         };
@@ -152,6 +184,14 @@ impl Proxy {
         response
     }
 
+    /// Counts by the rates of changed settings from now on.
+    pub fn obey(&self, config: &Config) {
+        let limits = &config.limits;
+        self.rate.set_per_second(limits.requests_per_second, limits.requests_burst);
+        let strangers = limits.requests_per_second.and(STRANGERS);
+        self.strangers.set_per_second(strangers, STRANGERS_BURST);
+    }
+
     /// Forgets visitors at rest; called by the janitor.
     pub fn tidy(&self) {
         let _full = self.rate.sweep() | self.strangers.sweep();
@@ -163,48 +203,71 @@ impl Proxy {
         path: PathAndQuery,
         request: Request<Incoming>,
         visitor: Visitor,
+        seen: &mut Seen,
     ) -> Result<Response<EdgeBody>, Failure> {
         let mut request = request;
         // The relay's own headers are nobody else's to send.
         request.headers_mut().remove(LINK_HEADER);
         let key = VisitorKey { address: rate_address(visitor.address), share: name.clone() };
-        if let Err(wait) = self.rate.check(&key) {
+        // The node that serves a share counts its requests.
+        if !self.is_elsewhere(name)
+            && let Err(wait) = self.rate.check(&key)
+        {
             let error = EdgeError::RateLimited(wait);
             return Err(Box::pin(Failure::unsent(error, request, None)).await);
         }
         if framing_is_ambiguous(request.headers()) {
             return Err(Failure::plain(EdgeError::Malformed));
         }
-        let found = match self.entry(name, visitor.address).await {
-            Ok(entry) => self.live(&entry).await.map(|share| (entry, share)),
+        let found = match self.place(name, &visitor).await {
+            Ok((entry, Place::Here(share))) => Ok((entry, share)),
+            Ok((entry, Place::There(at))) => {
+                let hop = self.hop(entry, at, name, path, request, visitor, seen);
+                return Box::pin(hop).await;
+            }
+            // The other node has the request still.
+            Err(EdgeError::Misrouted) => return Err(Failure::plain(EdgeError::Misrouted)),
             Err(error) => Err(error),
         };
+        // A custom domain is for a share of its owner, whoever has the name now.
+        let route = request.extensions().get::<Arc<host::Route>>();
+        let found = found.and_then(|(entry, share)| match route {
+            Some(route) if route.owner != share.facts.owner => Err(EdgeError::UnknownShare),
+            _ => Ok((entry, share)),
+        });
         let (entry, share) = match found {
             Ok(found) => found,
-            Err(error) => return Err(Box::pin(Failure::unsent(error, request, None)).await),
+            Err(error) => {
+                let error = if self.is_blocked(name) { self.blocked() } else { error };
+                return Err(Box::pin(Failure::unsent(error, request, None)).await);
+            }
         };
+        self.here(entry, share, name, path, request.map(RequestBody::from), visitor, seen).await
+    }
+
+    /// Serves a request by a share that is up here.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
+    async fn here(
+        &self,
+        entry: Arc<Entry>,
+        share: Arc<Share>,
+        name: &Name,
+        path: PathAndQuery,
+        request: Request<RequestBody>,
+        visitor: Visitor,
+        seen: &mut Seen,
+    ) -> Result<Response<EdgeBody>, Failure> {
         match share.facts.mode {
-            ShareMode::Http => self.pass(entry, share, path, request, visitor).await,
+            ShareMode::Http => self.pass(entry, share, path, request, visitor, seen).await,
             ShareMode::Mcp => match mcp::ask(request.method(), path.path(), request.headers()) {
                 Err(error) => Err(Failure::plain(error)),
                 Ok(Ask::Preflight) => Ok(cors::preflight(request.headers())),
                 Ok(Ask::Page) => Ok(page::share(name)),
                 Ok(Ask::Exchange(at)) => {
                     let path = with_path(at, &path);
-                    self.pass(entry, share, path, request, visitor).await
+                    self.pass(entry, share, path, request, visitor, seen).await
                 }
             },
-        }
-    }
-
-    /// Returns the share that serves the name, or waits for it. The right of its session and its
-    /// own life are looked at for every request.
-    async fn live(&self, entry: &Entry) -> Result<Arc<Share>, EdgeError> {
-        let now = unix_now();
-        match entry.presence() {
-            Presence::Live(share) if share.may_serve(now) => Ok(share),
-            Presence::Live(share) => Box::pin(self.hold(entry, share.facts.generation)).await,
-            Presence::Away { .. } => Box::pin(self.hold(entry, 0)).await,
         }
     }
 
@@ -214,27 +277,35 @@ impl Proxy {
         entry: Arc<Entry>,
         mut share: Arc<Share>,
         path: PathAndQuery,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         visitor: Visitor,
+        seen: &mut Seen,
     ) -> Result<Response<EdgeBody>, Failure> {
+        seen.agent(&share.session.admitted.subject);
         let mode = Some(share.facts.mode);
         let (link, source) = match gate(&share, &path, request.headers()) {
             Ok(admitted) => admitted,
             Err(error) => return Err(Box::pin(Failure::unsent(error, request, mode)).await),
         };
-        let limits = &self.config.limits;
+        let config = self.config.load_full();
+        let limits = &config.limits;
         if content_length(request.headers()).is_some_and(|length| length > limits.max_body_bytes) {
             return Err(Box::pin(Failure::unsent(EdgeError::TooLarge, request, mode)).await);
         }
+        let from = self.owners.visitor(rate_address(visitor.address));
         let full = share.session.in_flight() >= limits.max_streams_per_session;
-        let entered = share.enter(limits.max_streams_per_share).filter(|_| !full);
+        let entered =
+            share.enter_from(limits.max_streams_per_share, from.as_ref()).filter(|_| !full);
         let Some(mut in_flight) = entered else {
             return Err(Box::pin(Failure::unsent(EdgeError::Busy, request, mode)).await);
         };
+        if let Err(error) = allowed::begin(&share, from.as_deref()) {
+            return Err(Box::pin(Failure::unsent(error, request, mode)).await);
+        }
         if share.facts.mode == ShareMode::Http && upgrade::is_asked(request.headers()) {
             let request = self.forwardable(request, &path, link, source, visitor, &share, true);
             let run =
-                upgrade::run(&self.scope, &self.config, &share, in_flight, request, &self.metrics);
+                upgrade::run(&self.scope, &config, &share, in_flight, request, &self.metrics, seen);
             // Boxed like other rare paths: the state of a common request stays small.
             return Box::pin(run).await.map_err(Failure::plain);
         }
@@ -244,7 +315,8 @@ impl Proxy {
         let (request, forwarded) =
             self.forwardable(request, &path, link, source, visitor, &share, false);
         let request = request.map(|body| {
-            VisitorBody::new(body, limits.max_body_bytes, rpc.then(|| first.clone()), counter)
+            let first = rpc.then(|| first.clone());
+            VisitorBody::new(body, limits.max_body_bytes, first, counter, &in_flight)
         });
         let mut exchange = Exchange { request: Outgoing::new(request, &forwarded), rpc, first };
         let judged = Arc::clone(&*share.access());
@@ -264,17 +336,25 @@ impl Proxy {
                 && share.may_serve(unix_now())
                 && share.session.least_loaded().is_some();
             if !elsewhere {
-                let back = match Box::pin(self.hold(&entry, share.facts.generation)).await {
-                    Ok(back) => back,
+                let hold = self.hold(&entry, share.facts.generation, visitor.hop);
+                let back = match Box::pin(hold).await {
+                    Ok(Place::Here(back)) => back,
+                    // The request is half made for this node by now.
+                    Ok(Place::There(_)) => {
+                        return Err(Failure::after(EdgeError::Offline, &exchange));
+                    }
                     Err(error) => return Err(Failure::after(error, &exchange)),
                 };
                 // The visitor was judged by the policy of the share that went.
-                if back.facts.mode != share.facts.mode || **back.access() != *judged {
+                let same = back.facts.mode == share.facts.mode
+                    && back.facts.owner == share.facts.owner
+                    && **back.access() == *judged;
+                if !same {
                     return Err(Failure::after(EdgeError::Offline, &exchange));
                 }
                 share = back;
             }
-            in_flight = match share.enter(limits.max_streams_per_share) {
+            in_flight = match share.enter_from(limits.max_streams_per_share, from.as_ref()) {
                 Some(entered) => entered,
                 None => return Err(Failure::after(EdgeError::Busy, &exchange)),
             };
@@ -296,7 +376,8 @@ impl Proxy {
                 return Err(EdgeError::Offline);
             }
         };
-        match lane.exchange(&mut exchange.request, self.config.timing.idle).await {
+        let idle = self.config.load().timing.idle;
+        match lane.exchange(&mut exchange.request, idle).await {
             Ok(response) => {
                 let rest = exchange.request.take_rest().map(Box::new);
                 self.finish(response, share, in_flight, (Some(slot), lane), rest)
@@ -315,6 +396,9 @@ impl Proxy {
         lane: (Option<usize>, Lane),
         rest: Option<Box<Outgoing>>,
     ) -> Result<Response<EdgeBody>, EdgeError> {
+        if share.is_cut() {
+            return Err(self.blocked());
+        }
         let (mut parts, reader) = response.into_parts();
         let mcp = share.facts.mode == ShareMode::Mcp;
         if mcp && !mcp::is_mcp_answer(parts.status, &parts.headers) {
@@ -344,7 +428,7 @@ impl Proxy {
             in_flight,
             Arc::clone(&self.metrics),
             commented,
-            self.config.timing.idle,
+            self.config.load().timing.idle,
         );
         Ok(Response::from_parts(parts, EdgeBody::Lane(Box::new(body))))
     }
@@ -354,14 +438,14 @@ impl Proxy {
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
     fn forwardable(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         path: &PathAndQuery,
         link: Option<HeaderValue>,
         source: Source,
         visitor: Visitor,
         share: &Share,
         upgrade: bool,
-    ) -> (Request<Incoming>, Forwarded) {
+    ) -> (Request<RequestBody>, Forwarded) {
         let (mut parts, body) = request.into_parts();
         let host = visitor_host(&parts.headers, &parts.uri);
         let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
@@ -395,40 +479,6 @@ impl Proxy {
         let forwarded = Forwarded { visitor: visitor.address, https: visitor.https, host, prefix };
         (Request::from_parts(parts, body), forwarded)
     }
-
-    /// Finds the name here or in the store.
-    async fn entry(&self, name: &Name, visitor: IpAddr) -> Result<Arc<Entry>, EdgeError> {
-        if let Some(entry) = self.table.find(name) {
-            return Ok(entry);
-        }
-        // A flood of names nobody has must reach neither the table nor the store.
-        self.strangers.check(&rate_address(visitor)).map_err(EdgeError::RateLimited)?;
-        if tokio::time::Instant::now() < self.warm_until {
-            return self.table.expect(name).ok_or(EdgeError::Offline);
-        }
-        match self.store.lease(name).await {
-            Ok(Some(_)) => Err(EdgeError::Offline),
-            Ok(None) => Err(EdgeError::UnknownShare),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "lease lookup failed");
-                Err(EdgeError::Unavailable)
-            }
-        }
-    }
-
-    /// Waits for the agent of a name to come back.
-    async fn hold(&self, entry: &Entry, not: u64) -> Result<Arc<Share>, EdgeError> {
-        let _held = Tracked::new(&self.metrics.held_requests);
-        let started = tokio::time::Instant::now();
-        let wait = entry.wait_live(not, self.config.timing.hold);
-        let back = self.draining.run_until_cancelled(wait).await;
-        self.metrics.held_seconds.observe(started.elapsed().as_secs_f64());
-        match back {
-            Some(Some(share)) => Ok(share),
-            Some(None) => Err(EdgeError::Offline),
-            None => Err(EdgeError::Draining),
-        }
-    }
 }
 
 impl Failure {
@@ -438,7 +488,10 @@ impl Failure {
 
     /// Fails a request whose body nobody has read: reads a little of it, for the id. Without a
     /// `mode`, what looks like JSON-RPC is taken for it.
-    async fn unsent(error: EdgeError, request: Request<Incoming>, mode: Option<ShareMode>) -> Self {
+    async fn unsent<B: Body>(error: EdgeError, request: Request<B>, mode: Option<ShareMode>) -> Self
+    where
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let json = mcp::media_type(request.headers())
             .is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
         if request.method() != Method::POST || !json || mode == Some(ShareMode::Http) {

@@ -1,4 +1,6 @@
-//! Rates per key, in bounded memory.
+//! Rates per key, and what one party may use in a day: in bounded memory.
+
+mod meter;
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -6,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::{DefaultKeyedStateStore, ShrinkableKeyedStateStore};
 use governor::{Quota, RateLimiter};
+
+pub use self::meter::{Allowance, Amounts, DAY_SECS, Exhausted, Meter, Meters, until_next_day};
 
 /// How many keys are remembered before the ones at rest are forgotten, and how many before
 /// newcomers are refused: a flood of addresses must not fill the memory.
@@ -21,11 +26,12 @@ const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// A rate limit per key, by the generic cell rate algorithm.
 pub struct Keyed<K: Hash + Eq + Clone> {
-    limited: Option<Limited<K>>,
+    limited: ArcSwapOption<Limited<K>>,
     clock: DefaultClock,
 }
 
 struct Limited<K: Hash + Eq + Clone> {
+    quota: Quota,
     limiter: RateLimiter<K, Keys<K>, DefaultClock>,
     keys: Keys<K>,
     refuse_at: usize,
@@ -34,7 +40,9 @@ struct Limited<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> std::fmt::Debug for Keyed<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keyed").field("limited", &self.limited.is_some()).finish_non_exhaustive()
+        f.debug_struct("Keyed")
+            .field("limited", &self.limited.load().is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,12 +61,26 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
 
     fn new(quota: Option<Quota>, refuse_at: usize) -> Self {
         let clock = DefaultClock::default();
-        let limited = quota.map(|quota| {
-            let keys = Keys(Arc::default());
-            let limiter = RateLimiter::new(quota, keys.clone(), clock.clone());
-            Limited { limiter, keys, refuse_at, full: AtomicBool::new(false) }
-        });
-        Self { limited, clock }
+        let limited = quota.map(|quota| Arc::new(Limited::new(quota, refuse_at, &clock)));
+        Self { limited: ArcSwapOption::new(limited), clock }
+    }
+
+    /// Limits to `rate` a second with room for `burst` from now on; what was counted by another
+    /// rate is forgotten.
+    pub fn set_per_second(&self, rate: Option<NonZeroU32>, burst: NonZeroU32) {
+        self.set(rate.map(|rate| Quota::per_second(rate).allow_burst(burst)));
+    }
+
+    /// Limits to `rate` a minute from now on; what was counted by another rate is forgotten.
+    pub fn set_per_minute(&self, rate: Option<NonZeroU32>) {
+        self.set(rate.map(Quota::per_minute));
+    }
+
+    fn set(&self, quota: Option<Quota>) {
+        if quota != self.limited.load().as_ref().map(|limited| limited.quota) {
+            let limited = quota.map(|quota| Limited::new(quota, REFUSE_AT, &self.clock));
+            self.limited.store(limited.map(Arc::new));
+        }
     }
 
     /// Counts one event of `key`.
@@ -67,7 +89,8 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     /// Returns how long to wait when there were too many, or when there is no room to remember a
     /// newcomer.
     pub fn check(&self, key: &K) -> Result<(), Duration> {
-        let Some(limited) = &self.limited else { return Ok(()) };
+        let limited = self.limited.load();
+        let Some(limited) = limited.as_ref() else { return Ok(()) };
         if limited.full.load(Ordering::Relaxed) && !limited.keys.0.contains_key(key) {
             return Err(FULL_WAIT);
         }
@@ -77,7 +100,8 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     /// Forgets keys at rest when many are remembered; called by the janitor. Returns whether the
     /// memory is so full that newcomers are refused until the next sweep.
     pub fn sweep(&self) -> bool {
-        let Some(limited) = &self.limited else { return false };
+        let limited = self.limited.load();
+        let Some(limited) = limited.as_ref() else { return false };
         if limited.limiter.len() > SWEEP_AT.min(limited.refuse_at) {
             limited.limiter.retain_recent();
             limited.limiter.shrink_to_fit();
@@ -85,6 +109,14 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
         let full = limited.limiter.len() > limited.refuse_at;
         limited.full.store(full, Ordering::Relaxed);
         full
+    }
+}
+
+impl<K: Hash + Eq + Clone> Limited<K> {
+    fn new(quota: Quota, refuse_at: usize, clock: &DefaultClock) -> Self {
+        let keys = Keys(Arc::default());
+        let limiter = RateLimiter::new(quota, keys.clone(), clock.clone());
+        Self { quota, limiter, keys, refuse_at, full: AtomicBool::new(false) }
     }
 }
 
@@ -136,6 +168,18 @@ mod tests {
         assert!(keyed.check(&1).is_ok() && keyed.check(&1).is_ok());
         assert!(keyed.check(&1).is_err_and(|wait| wait <= Duration::from_secs(60)));
         assert!(keyed.check(&2).is_ok());
+    }
+
+    #[test]
+    fn a_changed_rate_counts_at_once_and_the_same_one_forgets_nothing() {
+        let keyed = Keyed::per_minute(NonZeroU32::new(1));
+        assert!(keyed.check(&1).is_ok());
+        keyed.set_per_minute(NonZeroU32::new(1));
+        assert!(keyed.check(&1).is_err());
+        keyed.set_per_minute(NonZeroU32::new(2));
+        assert!(keyed.check(&1).is_ok() && keyed.check(&1).is_ok() && keyed.check(&1).is_err());
+        keyed.set_per_minute(None);
+        assert!(keyed.check(&1).is_ok());
     }
 
     #[test]

@@ -1,44 +1,50 @@
 //! A relay as a value: [`Relay::start`] gives one that accepts, [`Relay::shutdown`] ends it well,
 //! dropping it ends it at once. The binary, the demo and every test start it the same way.
 
+mod chores;
+mod listen;
+mod reload;
+mod several;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::scope::Scope;
-use tokio::net::TcpListener;
+use mcpm_shared::token::Token;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admin::api::Api;
+use self::chores::{end_revoked_sessions, janitor, prune, show_health};
+use self::listen::{Bound, copies, listen_on};
+use self::reload::reloadable;
+use crate::admin::api::{AdminToken, Api};
+use crate::admin::dashboard::Dashboard;
 use crate::admin::{self, Admin, Phase};
 use crate::admission::{Admission, unix_now};
 use crate::cert::{self, CertError};
-use crate::config::Config;
+use crate::config::{Config, Live, ReloadError, Reloaded, Reloader};
+use crate::domains::{Checker, keep_checked};
+use crate::handover::Socket;
 use crate::http::{self, Apex, Edge, Routes, Server};
 use crate::metrics::Metrics;
+use crate::nodes::NodesError;
+use crate::observe::{ObserveError, Observers};
 use crate::ports::Ports;
 use crate::proxy::Proxy;
-use crate::store::{Guarded, Health, Store, StoreError};
-use crate::tunnel::rules;
-use crate::tunnel::share::Share;
-use crate::tunnel::table::{Left, Table};
+use crate::store::{Guarded, Store, StoreError};
+use crate::tunnel::owners::{self, Owners};
+use crate::tunnel::rules::{self, Rules};
+use crate::tunnel::table::Table;
 use crate::tunnel::{TunnelParts, Tunnels};
 
-/// How often the janitor looks around; a share ends at most this much late.
-const JANITOR: Duration = Duration::from_secs(1);
-/// How long a name whose agent is gone stays in memory, and its lease live.
-const AWAY_KEPT: Duration = Duration::from_secs(300);
-/// How often the store forgets, and for how long it remembers what nobody has a right to any more:
-/// clocks of nodes differ, and operators ask what was.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-const PRUNE_MARGIN: Duration = Duration::from_secs(24 * 3600);
 /// How long the last tasks get after everything was told to end.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// How many connections may wait to be accepted: a burst of visitors, or all agents after a restart.
-const BACKLOG: u32 = 4096;
+/// How long connections that rest are left open once others accept: their next answer says that it
+/// is the last one, so that no request meets a connection that is just being closed. Agents stay
+/// for longer than this.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,12 @@ pub enum StartError {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Requests cannot be looked at as asked.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// The process cannot be one node of several.
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
 }
 
 impl StartError {
@@ -77,7 +89,14 @@ impl StartError {
                 ),
                 _ => format!("Check {setting}"),
             }),
-            Self::Cert(_) | Self::Store(_) => None,
+            Self::Observe(ObserveError::AccessLog { .. }) => Some(
+                "Make its directory, writable for the relay, or change --access-log-file".into(),
+            ),
+            Self::Observe(_) => Some("Check --otlp-endpoint".to_owned()),
+            Self::Nodes(NodesError::NotShared) => {
+                Some("Give all nodes one PostgreSQL with --database-file".to_owned())
+            }
+            Self::Cert(_) | Self::Store(_) | Self::Nodes(_) => None,
         }
     }
 }
@@ -90,20 +109,20 @@ pub struct Relay {
     http_addr: Option<SocketAddr>,
     admin_addr: Option<SocketAddr>,
     edge: Arc<Edge>,
-    /// Wakes the task that looks for a newer certificate.
-    recertify: Arc<Notify>,
+    reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
-    /// Listeners and visitors: told to finish first.
+    /// Copies of the listening sockets, until a successor is offered them.
+    sockets: Mutex<Vec<Socket>>,
+    /// What accepts visitors and agents: ends first.
+    listeners: Scope,
+    /// The admin listener.
+    admin: Scope,
+    /// Visitors: told to finish when nothing more is accepted.
     visitors: Scope,
     /// Agents, and what upgraded connections carry: ended after the visitors.
     agents: Scope,
-    /// Janitor and admin listener: ended last.
+    /// Janitor and the like: ended last.
     services: Scope,
-}
-
-struct Bound {
-    listener: TcpListener,
-    addr: SocketAddr,
 }
 
 impl Relay {
@@ -112,23 +131,44 @@ impl Relay {
     /// # Errors
     /// When a listener, the certificate or the store fails.
     pub async fn start(config: Config, ports: Ports) -> Result<Self, StartError> {
+        let mut config = config;
+        config.name_node();
         let config = Arc::new(config);
         let tls = match &ports.cert {
             Some(cert) => Some(TlsAcceptor::from(Arc::new(cert::server_config(cert.as_ref())?))),
             None => None,
         };
+        let bind = |addr, setting| listen_on(addr, setting, &ports.inherited);
         let public = bind(config.listen, "--listen")?;
         let tunnel = config.tunnel_listen.map(|addr| bind(addr, "--tunnel-listen")).transpose()?;
         let http = config.http_listen.map(|addr| bind(addr, "--http-listen")).transpose()?;
         let admin = config.admin_listen.map(|addr| bind(addr, "--admin-listen")).transpose()?;
+        let nodes = config.nodes.as_ref().map(|nodes| bind(nodes.listen, "--node-listen"));
+        let nodes = nodes.transpose()?;
+        let bound = [Some(&public), tunnel.as_ref(), http.as_ref(), admin.as_ref(), nodes.as_ref()];
+        let sockets = copies(bound.into_iter().flatten())?;
         let guarded = Arc::new(Guarded::new(Arc::clone(&ports.store)));
         let ports = Ports { store: Arc::clone(&guarded) as Arc<dyn Store>, ..ports };
-        // Sessions of a process that died are over; their owners keep the names.
-        ports.store.release_node(&config.node, unix_now()).await?;
+        // Before the first visitor.
+        ports.domains.refresh(&*ports.store).await?;
         let (visitors, agents, services) = (Scope::new(), Scope::new(), Scope::new());
         let tunnel_addr = tunnel.as_ref().map(|bound| bound.addr);
         let edge = edge(&config, &ports, public.addr, tunnel_addr, (&visitors, &agents));
+        owners::load(&edge.tunnels).await?;
+        let node = several::enter(&config, nodes, &edge, &services).await?;
         let metrics = Arc::clone(&edge.tunnels.metrics);
+        if let Some(observers) = Observers::open(&config, &metrics, &services).await? {
+            edge.observers.get_or_init(|| observers);
+        }
+        // Sessions of a process that died are over; their owners keep the names. Last of what may
+        // fail: of a process that lives and is replaced, they are not over before.
+        if config.nodes.is_none() {
+            ports.store.release_node(&config.node, unix_now()).await?;
+        }
+        let (recertify, admin_token) = (Arc::<Notify>::default(), ports.admin_token.as_ref());
+        let admin_token = admin_token.map(|token| AdminToken::new(token.digest()));
+        let parts = reloadable(&edge, &recertify, admin_token.clone());
+        let reloader = Reloader::new(edge.config.clone(), ports.settings.clone(), parts);
         let relay = Self {
             addr: public.addr,
             tunnel_addr,
@@ -136,7 +176,10 @@ impl Relay {
             admin_addr: admin.as_ref().map(|bound| bound.addr),
             phase: watch::Sender::new(Phase::Serving),
             edge: Arc::clone(&edge),
-            recertify: Arc::default(),
+            reloader: Arc::new(reloader),
+            sockets: Mutex::new(sockets),
+            listeners: Scope::new(),
+            admin: Scope::new(),
             visitors,
             agents,
             services,
@@ -148,54 +191,71 @@ impl Relay {
         if let Some(http) = http {
             relay.listen(http, None, Routes::Redirect);
         }
-        relay.serve_background(admin, metrics, ports);
+        relay.serve_admin(admin, admin_token, &metrics, &ports);
+        relay.serve_background(recertify, metrics, ports);
         relay.serve_store(guarded);
+        relay.serve_node(node);
         tracing::info!(addr = %relay.addr, domain = %config.domain, "relay up");
         Ok(relay)
     }
 
     fn listen(&self, bound: Bound, tls: Option<TlsAcceptor>, routes: Routes) {
-        let (edge, scope) = (Arc::clone(&self.edge), self.visitors.clone());
-        let accept = http::accept(edge, bound.listener, tls, routes, scope);
-        self.visitors.spawn_essential(accept);
+        let (edge, visitors) = (Arc::clone(&self.edge), self.visitors.clone());
+        let accept =
+            http::accept(edge, bound.listener, tls, routes, self.listeners.clone(), visitors);
+        self.listeners.spawn_essential(accept);
     }
 
-    fn serve_background(&self, admin: Option<Bound>, metrics: Arc<Metrics>, ports: Ports) {
-        let services = &self.services;
-        if let Some(bound) = admin {
-            let store = Arc::clone(&ports.store);
-            let metrics = Arc::clone(&metrics);
-            let api = ports.admin_token.as_ref().map(|token| Api {
-                token: token.digest(),
-                tunnels: Arc::clone(&self.edge.tunnels),
-                phase: self.phase.subscribe(),
-                started_at: unix_now(),
-            });
-            let router = admin::router(Admin {
-                metrics: (*metrics).clone(),
-                store,
-                phase: self.phase.subscribe(),
-                api,
-            });
-            let stop = services.clone();
-            services.spawn_essential(async move {
-                let served = axum::serve(bound.listener, router)
-                    .with_graceful_shutdown(async move { stop.cancelled().await });
-                if let Err(error) = served.await {
-                    tracing::error!(%error, "admin listener failed");
-                }
-            });
+    fn serve_admin(
+        &self,
+        bound: Option<Bound>,
+        token: Option<AdminToken>,
+        metrics: &Metrics,
+        ports: &Ports,
+    ) {
+        let Some(bound) = bound else { return };
+        let api = token.map(|token| Api {
+            token,
+            tunnels: Arc::clone(&self.edge.tunnels),
+            reloader: Arc::clone(&self.reloader),
+            phase: self.phase.subscribe(),
+            started_at: unix_now(),
+        });
+        let dashboard = api.clone().map(Dashboard::new);
+        if let Some(dashboard) = dashboard.clone() {
+            self.serve_always(async move { dashboard.sample().await });
         }
+        let router = admin::router(Admin {
+            metrics: metrics.clone(),
+            store: Arc::clone(&ports.store),
+            phase: self.phase.subscribe(),
+            api,
+            dashboard,
+        });
+        let stop = self.admin.clone();
+        self.admin.spawn_essential(async move {
+            let served = axum::serve(bound.listener, router)
+                .with_graceful_shutdown(async move { stop.cancelled().await });
+            if let Err(error) = served.await {
+                tracing::error!(%error, "admin listener failed");
+            }
+        });
+    }
+
+    fn serve_background(&self, recertify: Arc<Notify>, metrics: Arc<Metrics>, ports: Ports) {
+        self.serve_domains(&ports);
         if let Some(cert) = ports.cert {
-            self.serve_always(cert::keep_fresh(cert, Arc::clone(&self.recertify), metrics));
+            self.serve_always(cert::keep_fresh(cert, recertify, metrics));
         }
         let (edge, tunnels) = (&self.edge, &self.edge.tunnels);
         let (admission, store) = (Arc::clone(&tunnels.admission), Arc::clone(&tunnels.store));
-        let keep = edge.config.timing.keep_name;
+        let config = edge.config.clone();
+        let issuing = Arc::clone(&admission);
         self.serve_always(async move { admission.follow_revocations().await });
+        self.serve_always(async move { issuing.follow_issuer().await });
         self.serve_always(end_revoked_sessions(Arc::clone(tunnels)));
         self.serve_always(janitor(Arc::clone(edge)));
-        self.serve_always(prune(store, keep));
+        self.serve_always(prune(store, config));
     }
 
     /// Serves what stands between the relay and its store, and follows what operators write there.
@@ -207,6 +267,31 @@ impl Relay {
         self.serve_always(async move { guarded.recover().await });
         self.serve_always(async move { settling.debts.settle(&settling, health).await });
         self.serve_always(async move { rules::follow(&ruled).await });
+        let (counted, kept) = (Arc::clone(tunnels), Arc::clone(tunnels));
+        self.serve_always(async move { owners::follow(&counted).await });
+        self.serve_always(async move { owners::keep_usage(&kept).await });
+    }
+
+    /// Follows which custom domains there are, and asks the DNS whose they are.
+    fn serve_domains(&self, ports: &Ports) {
+        let (domains, store) = (Arc::clone(&ports.domains), Arc::clone(&ports.store));
+        self.serve_always(async move { domains.follow(&*store).await });
+        let (domains, metrics) =
+            (Arc::clone(&ports.domains), Arc::clone(&self.edge.tunnels.metrics));
+        self.serve_always(async move {
+            let mut changed = domains.changed();
+            loop {
+                let served = domains.verified().len();
+                metrics.domains.set(i64::try_from(served).unwrap_or(i64::MAX));
+                // Never fails: the sender lives as long as the table.
+                let _open = changed.changed().await;
+            }
+        });
+        let config = self.edge.config.load_full();
+        // One process at a time, also of two that are one node while one replaces the other.
+        let holder = format!("{}/{}", config.node, Token::generate().expose());
+        let (domains, store) = (Arc::clone(&ports.domains), Arc::clone(&ports.store));
+        self.serve_always(keep_checked(domains, Checker::new(&config), store, holder));
     }
 
     /// Runs a task until the services end; that it ends before, even by panic, ends the relay.
@@ -238,9 +323,29 @@ impl Relay {
         self.http_addr
     }
 
-    /// Looks for a newer certificate now, and says in the log what it found.
-    pub fn reload_certificate(&self) {
-        self.recertify.notify_one();
+    /// Reads the settings again where they came from, obeys those that may change while the relay
+    /// runs, and looks for a newer certificate. No tunnel and no request notices.
+    ///
+    /// # Errors
+    /// When they cannot be read or obeyed; then nothing has changed.
+    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let reloaded = self.reloader.reload()?;
+        self.edge.tunnels.note_reload(&reloaded);
+        Ok(reloaded)
+    }
+
+    /// Returns copies of the listening sockets, to be offered to a successor; none a second time.
+    /// Whoever has them drops them before the relay is told to end, or they take in connections
+    /// that nobody serves.
+    pub fn take_sockets(&self) -> Vec<Socket> {
+        std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens the file of the access log again, for whoever has moved it away.
+    pub fn reopen_access_log(&self) {
+        if let Some(observers) = self.edge.observers.get() {
+            observers.reopen();
+        }
     }
 
     /// Returns the address of the admin listener.
@@ -252,30 +357,76 @@ impl Relay {
     /// Waits until a part of the relay that the rest needs has ended by itself. Cancel-safe.
     pub async fn closed(&self) {
         tokio::select! {
-            () = self.visitors.cancelled() => {}
+            () = self.listeners.cancelled() => {}
+            () = self.admin.cancelled() => {}
             () = self.services.cancelled() => {}
         }
     }
 
-    /// Ends the relay well: accepts nothing new, asks agents to go elsewhere, lets requests end
-    /// within the grace period, then closes everything. Returns how many requests were cut.
+    /// Ends the relay well: asks agents to go elsewhere, accepts nothing new once balancers could
+    /// notice, lets requests end within the grace period, then closes everything. Returns how many
+    /// requests were cut.
     pub async fn shutdown(self) -> usize {
-        let grace = self.edge.config.timing.grace;
+        let drain = self.edge.config.load().timing.drain;
+        self.part(drain);
+        if !drain.is_zero() {
+            tokio::time::sleep(drain).await;
+        }
+        self.listeners.clone().drain(LAST_WORDS).await;
+        self.finish(if drain.is_zero() { Duration::ZERO } else { PARTING }).await
+    }
+
+    /// Ends the relay well after a successor has taken its listeners: as [`Relay::shutdown`], and
+    /// connections that rest are closed only when their visitors had a chance to hear of it.
+    pub async fn hand_over(self) -> usize {
+        // First of all, so that agents that are asked to go meet the successor.
+        self.listeners.clone().drain(LAST_WORDS).await;
+        self.admin.cancel();
+        self.part(Duration::ZERO);
+        self.finish(PARTING).await
+    }
+
+    /// Tells everybody that the relay is about to end: agents now, visitors with each answer.
+    fn part(&self, drain: Duration) {
+        drop(self.take_sockets());
         self.edge.draining.store(true, Ordering::Relaxed);
         self.phase.send_replace(Phase::Draining);
+        if let Some(nodes) = self.edge.proxy.nodes.get() {
+            nodes.drain();
+        }
+        let grace = drain.saturating_add(self.edge.config.load().timing.grace);
         for session in self.edge.tunnels.sessions() {
             session.go_away("the relay is restarting", grace);
         }
-        let cut = self.visitors.clone().drain(grace).await;
+    }
+
+    /// Lets requests end after `parting`, within the grace period, and ends the rest.
+    async fn finish(self, parting: Duration) -> usize {
+        let grace = self.edge.config.load().timing.grace;
+        let parting = parting.min(grace);
+        if !parting.is_zero() {
+            self.visitors.settled(parting).await;
+        }
+        let cut = self.visitors.clone().drain(grace - parting).await;
         if cut > 0 {
             tracing::warn!(requests = cut, "grace period over; requests cut");
         }
         self.edge.abort.cancel();
-        let told = tokio::time::timeout(LAST_WORDS, self.edge.tunnels.debts.settled()).await;
+        let tunnels = &self.edge.tunnels;
+        let told = tokio::time::timeout(LAST_WORDS, async {
+            tunnels.debts.settled().await;
+            owners::write_usage(tunnels, unix_now()).await;
+        });
+        let told = told.await;
         if told.is_err() {
             tracing::warn!("the store was not told everything");
         }
+        let left = tokio::time::timeout(LAST_WORDS, self.leave_nodes()).await;
+        if left.is_err() {
+            tracing::warn!("the other nodes were not told");
+        }
         let tasks = self.agents.clone().drain(LAST_WORDS).await
+            + self.admin.clone().drain(LAST_WORDS).await
             + self.services.clone().drain(LAST_WORDS).await;
         tracing::info!(tasks.left = tasks, "relay down");
         cut
@@ -284,6 +435,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.listeners.cancel();
+        self.admin.cancel();
         self.visitors.cancel();
         self.edge.abort.cancel();
         self.agents.cancel();
@@ -298,180 +451,49 @@ pub(crate) fn edge(
     tunnel_bound: Option<SocketAddr>,
     (visitors, agents): (&Scope, &Scope),
 ) -> Arc<Edge> {
+    let live = Live::new(Arc::clone(config));
     let table = Arc::new(Table::default());
     let metrics = Arc::new(Metrics::new());
     let (key, store) = (ports.key.clone(), Arc::clone(&ports.store));
     let admission = Admission::new(config.auth.clone(), key.clone(), Arc::clone(&store));
+    let (rules, owners) = (Arc::<Rules>::default(), Arc::new(Owners::new(&config.limits)));
     let parts = TunnelParts {
-        config: Arc::clone(config),
+        config: live.clone(),
         admission: Arc::new(admission),
         store: Arc::clone(&store),
         table: Arc::clone(&table),
+        rules: Arc::clone(&rules),
+        owners: Arc::clone(&owners),
         key,
         metrics: Arc::clone(&metrics),
         bound,
         tunnel_bound,
     };
     Arc::new(Edge {
-        config: Arc::clone(config),
+        config: live.clone(),
         public: config.public(bound),
         cert: ports.cert.clone(),
-        apex: Apex::new(&config.domain),
+        apex: Apex::new(&config.domain, Arc::clone(&ports.domains)),
         proxy: Proxy::new(
-            Arc::clone(config),
+            live,
             table,
             store,
             metrics,
+            (rules, owners),
             visitors.token().clone(),
             agents.child(),
         ),
         tunnels: Arc::new(Tunnels::new(parts, agents.child())),
         draining: false.into(),
-        server: Server::new(config),
+        server: Arc::new(Server::new(config)).into(),
+        observers: OnceLock::new(),
         abort: Scope::new(),
     })
 }
 
-fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
-    let fail = |source| StartError::Listen { addr, setting, source };
-    let socket = if addr.is_ipv4() {
-        tokio::net::TcpSocket::new_v4()
-    } else {
-        tokio::net::TcpSocket::new_v6()
-    };
-    let socket = socket.map_err(fail)?;
-    // Connections of a process that just ended must not keep its successor from the port.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true).map_err(fail)?;
-    // Linux hands this down to the accepted sockets, which saves a call for each.
-    socket.set_nodelay(true).map_err(fail)?;
-    socket.bind(addr).map_err(fail)?;
-    let listener = socket.listen(BACKLOG).map_err(fail)?;
-    let addr = listener.local_addr().map_err(fail)?;
-    Ok(Bound { listener, addr })
-}
-
-/// Ends sessions whose token was revoked, as soon as that is known.
-async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
-    let mut revoked = tunnels.admission.revoked();
-    while revoked.changed().await.is_ok() {
-        end_sessions_without_right(&tunnels);
-    }
-}
-
-fn end_sessions_without_right(tunnels: &Tunnels) {
-    let now = unix_now();
-    for session in tunnels.sessions().iter().filter(|session| !session.scope.is_cancelled()) {
-        if let Err(refusal) = tunnels.admission.recheck(&session.admitted, now) {
-            tracing::info!(agent.id = %session.admitted.subject, code = %refusal.code, "session ended");
-            let owner = session.admitted.owner.as_str();
-            let (agent, code) = (&session.admitted.subject, refusal.code.clone());
-            tunnels.debts.audit("session.end", owner, agent, code);
-            session.end(&refusal);
-        }
-    }
-}
-
-/// Does what time brings: ends shares and sessions, forgets names and addresses at rest. All of it
-/// in memory: that leases ended the store learns when it has time.
-async fn janitor(edge: Arc<Edge>) {
-    let mut ticks = tokio::time::interval(JANITOR);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let tunnels = &edge.tunnels;
-    loop {
-        ticks.tick().await;
-        end_sessions_without_right(tunnels);
-        let now = unix_now();
-        let mut left = Vec::new();
-        for share in tunnels.table.live() {
-            if share.is_expired(now) {
-                left.push(expire(tunnels, &share));
-            } else {
-                share.tidy_lanes();
-            }
-        }
-        left.extend(tunnels.table.sweep(AWAY_KEPT));
-        for left in left {
-            tunnels.debts.ended(left);
-        }
-        edge.proxy.tidy();
-        tunnels.tidy();
-    }
-}
-
-fn expire(tunnels: &Tunnels, share: &Arc<Share>) -> Left {
-    let facts = &share.facts;
-    tracing::info!(share.name = %facts.name, "share expired");
-    let message = format!("the share `{}` has come to its end", facts.name);
-    share.session.revoke(facts.id, Refusal::new(code::EXPIRED, message));
-    tunnels.table.away(share, false);
-    tunnels.debts.audit("share.expire", &facts.owner, facts.name.as_str(), "");
-    Left { name: facts.name.clone(), owner: facts.owner.clone(), generation: facts.generation }
-}
-
-/// Shows in the metrics whether the store answers.
-async fn show_health(mut health: watch::Receiver<Health>, metrics: Arc<Metrics>) {
-    loop {
-        let up = *health.borrow_and_update() == Health::Up;
-        metrics.store_up.set(i64::from(up));
-        if health.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Makes the store forget what ended so long ago that nobody has a right to it, from time to time.
-async fn prune(store: Arc<dyn Store>, keep_name: Duration) {
-    let mut ticks = tokio::time::interval(PRUNE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let age = keep_name.saturating_add(PRUNE_MARGIN).as_secs();
-    loop {
-        ticks.tick().await;
-        match store.prune(unix_now().saturating_sub(age)).await {
-            Ok(0) => {}
-            Ok(forgotten) => tracing::info!(forgotten, "store pruned"),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "store not pruned");
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mcpm_shared::proto::ShareMode;
-
     use super::*;
-    use crate::store::{Claim, MemoryStore};
-
-    fn claim(name: &str) -> Claim {
-        Claim {
-            name: name.parse().unwrap(),
-            owner: "key:a".to_owned(),
-            node: "n".to_owned(),
-            mode: ShareMode::Mcp,
-            floor_generation: 0,
-            now: unix_now(),
-            expires_at: None,
-            keep_secs: 60,
-            max_live: 9,
-        }
-    }
-
-    #[tokio::test]
-    async fn the_store_forgets_what_nobody_has_a_right_to() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let keep = Duration::from_secs(60);
-        let old = unix_now() - keep.as_secs() - PRUNE_MARGIN.as_secs() - 10;
-        store.claim(Claim { now: old, expires_at: Some(old + 5), ..claim("old") }).await.unwrap();
-        store.claim(claim("live")).await.unwrap();
-        let scope = Scope::new();
-        scope.spawn_until_cancelled(prune(Arc::clone(&store), keep));
-        while store.leases().await.unwrap().len() > 1 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(store.leases().await.unwrap()[0].name.as_str(), "live");
-    }
 
     #[tokio::test]
     async fn a_service_that_ends_ends_the_relay() {

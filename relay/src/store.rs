@@ -8,13 +8,16 @@
 
 #[cfg(test)]
 mod contract;
+mod domains;
 mod guarded;
 mod memory;
 #[cfg(test)]
 pub(crate) mod moody;
+mod nodes;
 mod rules;
 #[cfg(feature = "sqlx")]
 mod sqlx;
+mod usage;
 
 use std::fmt;
 
@@ -27,9 +30,12 @@ use serde::Serialize;
 pub use self::sqlx::SqlStore;
 #[cfg(all(test, unix, feature = "sqlx"))]
 pub(crate) use self::sqlx::private_postgres;
+pub use domains::{DomainRecord, DomainState, SealedRow};
 pub use guarded::{Guarded, Health};
 pub use memory::MemoryStore;
+pub use nodes::{Beat, Feed, NewNode, News, NodeRecord};
 pub use rules::{NameRule, NameState, OwnerQuota};
+pub use usage::{AuditFilter, Usage};
 
 /// The right of one owner to one name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -236,6 +242,35 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Ends all leases of a node: called when the node starts, for those that it died with.
     async fn release_node(&self, node: &str, now: u64) -> Result<u64, StoreError>;
 
+    /// Makes a process a node, under a generation above all earlier ones of its name, and ends the
+    /// leases that an earlier process of the name held.
+    async fn enter_node(&self, node: NewNode) -> Result<u64, StoreError>;
+
+    /// Notes that a node lives, if it still is one, and returns all nodes.
+    async fn beat_node(
+        &self,
+        id: &str,
+        generation: u64,
+        draining: bool,
+        now: u64,
+    ) -> Result<Beat, StoreError>;
+
+    /// Takes a node out; `false` when it came anew since, or with `beats`, beat since.
+    async fn lose_node(
+        &self,
+        id: &str,
+        generation: u64,
+        beats: Option<u64>,
+    ) -> Result<bool, StoreError>;
+
+    /// Ends the leases of nodes that are none any more; returns how many.
+    async fn release_orphans(&self, now: u64) -> Result<u64, StoreError>;
+
+    /// Hears from now on what happens at any node; `None` where only one process can use the store.
+    async fn feed(&self) -> Result<Option<Box<dyn Feed>>, StoreError> {
+        Ok(None)
+    }
+
     /// Returns the lease of a name, live or not.
     async fn lease(&self, name: &Name) -> Result<Option<Lease>, StoreError>;
 
@@ -258,11 +293,67 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// them as [`NameState::Open`].
     async fn name_rules(&self, after: u64) -> Result<Vec<NameRule>, StoreError>;
 
-    /// Keeps what an operator grants to an owner, in place of an earlier grant.
+    /// Keeps what an operator decides over an owner in place of an earlier decision, as the latest
+    /// of all.
     async fn set_owner_quota(&self, quota: OwnerQuota) -> Result<(), StoreError>;
 
-    /// Returns what operators granted, by owner.
+    /// Returns the decision over an owner.
+    async fn owner_quota(&self, owner: &str) -> Result<Option<OwnerQuota>, StoreError>;
+
+    /// Returns the decisions after a revision, by revision.
+    async fn owner_quotas_after(&self, revision: u64) -> Result<Vec<OwnerQuota>, StoreError>;
+
+    /// Adds to what owners used, in one write, and returns how much it is now with what others
+    /// added.
+    async fn add_usage(&self, used: Vec<Usage>) -> Result<Vec<Usage>, StoreError>;
+
+    /// Returns what owners used in a day: those with the most requests, at most `limit`.
+    async fn usage(&self, day: u64, limit: u32) -> Result<Vec<Usage>, StoreError>;
+
+    /// Returns what one owner used from a day on, by day.
+    async fn usage_of(&self, owner: &str, since_day: u64) -> Result<Vec<Usage>, StoreError>;
+
+    /// Returns what operators decided, by owner.
     async fn owner_quotas(&self) -> Result<Vec<OwnerQuota>, StoreError>;
+
+    /// Keeps a custom domain if it is still as it was at revision `seen`, which is 0 where there is
+    /// no record; `false` when it is not.
+    async fn set_domain(&self, record: DomainRecord, seen: u64) -> Result<bool, StoreError>;
+
+    /// Returns one custom domain, also one that was removed a short time ago.
+    async fn domain(&self, domain: &str) -> Result<Option<DomainRecord>, StoreError>;
+
+    /// Returns the custom domains that changed after a revision, by revision; after 0, all. Removed
+    /// ones are among them.
+    async fn domains(&self, after: u64) -> Result<Vec<DomainRecord>, StoreError>;
+
+    /// Keeps something sealed in place of what was there; an empty text forgets it.
+    async fn keep_sealed(&self, name: &str, sealed: &str, now: u64) -> Result<(), StoreError>;
+
+    /// Returns something sealed; `None` when there is nothing or it was forgotten.
+    async fn sealed(&self, name: &str) -> Result<Option<SealedRow>, StoreError>;
+
+    /// Returns what is sealed and changed after a revision, by revision; forgotten ones are among
+    /// them.
+    async fn sealed_after(&self, revision: u64) -> Result<Vec<SealedRow>, StoreError>;
+
+    /// Gives the turn at something to `holder` until a time; `false` while somebody else has it. Who
+    /// has it may take it again, to keep it for longer.
+    async fn take_turn(
+        &self,
+        what: &str,
+        holder: &str,
+        now: u64,
+        ends_at: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives a turn back.
+    async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError>;
+
+    /// Tells whether other nodes may use the same store.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Keeps a token that was just issued.
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError>;
@@ -282,10 +373,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Adds to the audit trail.
     async fn audit(&self, event: AuditEvent) -> Result<(), StoreError>;
 
-    /// Returns the newest events of the audit trail, newest first.
-    async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditEvent>, StoreError>;
+    /// Returns the newest events of the audit trail that a filter lets pass, newest first.
+    async fn audit_events(&self, filter: AuditFilter) -> Result<Vec<AuditEvent>, StoreError>;
 
-    /// Forgets leases, tokens and events that ended before a time; returns how many.
+    /// Returns the newest events of the audit trail, newest first.
+    async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
+        self.audit_events(AuditFilter::newest(limit)).await
+    }
+
+    /// Forgets leases, tokens, events and amounts that ended before a time; returns how many.
     async fn prune(&self, before: u64) -> Result<u64, StoreError>;
 
     /// Tells whether the store answers.

@@ -8,8 +8,10 @@ mod ahead;
 pub mod control;
 pub mod debts;
 pub mod lane;
+pub mod owners;
 pub mod rules;
 pub mod session;
+mod settings;
 pub mod share;
 pub mod table;
 pub mod visitor_body;
@@ -19,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -40,16 +43,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::ahead::{Ahead, SMALL};
 use self::debts::Debts;
+use self::owners::Owners;
 use self::rules::Rules;
 use self::session::{Outbox, Session};
 use self::share::rate_address;
 use self::table::Table;
 use crate::admission::{Admission, Admitted, Refused, unix_now};
-use crate::config::Config;
+use crate::config::Live;
 use crate::keys::RelayKey;
 use crate::metrics::{Metrics, Tracked};
 use crate::quota::Keyed;
-use crate::store::Store;
+use crate::store::{NodeRecord, Store};
 
 /// How many control messages may wait for an agent that reads slowly.
 const CONTROL_QUEUE: usize = 256;
@@ -70,15 +74,19 @@ const LEAVING: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Tunnels {
     /// The settings.
-    pub config: Arc<Config>,
+    pub config: Live,
     /// Who may have a session.
     pub admission: Arc<Admission>,
     /// Leases.
     pub store: Arc<dyn Store>,
     /// What the store is still to be told.
     pub debts: Debts,
+    /// All nodes of this relay, as they were at the last beat; empty where there is one alone.
+    pub nodes: ArcSwap<Vec<NodeRecord>>,
     /// Operators' rules over names.
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
+    /// What owners may do and use.
+    pub owners: Arc<Owners>,
     /// Live shares.
     pub table: Arc<Table>,
     /// Signs resume tickets.
@@ -106,13 +114,17 @@ struct ClaimRates {
 #[derive(Debug)]
 pub struct TunnelParts {
     /// The settings.
-    pub config: Arc<Config>,
+    pub config: Live,
     /// Who may have a session.
     pub admission: Arc<Admission>,
     /// Leases.
     pub store: Arc<dyn Store>,
     /// Live shares.
     pub table: Arc<Table>,
+    /// Operators' rules over names.
+    pub rules: Arc<Rules>,
+    /// What owners may do and use.
+    pub owners: Arc<Owners>,
     /// Signs resume tickets.
     pub key: RelayKey,
     /// Counters.
@@ -138,11 +150,12 @@ impl Tunnels {
     /// Makes the meeting place of agents.
     #[must_use]
     pub fn new(parts: TunnelParts, scope: Scope) -> Self {
-        let TunnelParts { config, admission, store, table, key, metrics, bound, tunnel_bound } =
-            parts;
-        let limits = &config.limits;
+        let TunnelParts { config, admission, store, table, rules, owners, .. } = parts;
+        let TunnelParts { key, metrics, bound, tunnel_bound, .. } = parts;
+        let now = config.load_full();
+        let limits = &now.limits;
         Self {
-            audiences: config.audiences(bound, tunnel_bound),
+            audiences: now.audiences(bound, tunnel_bound),
             handshakes: Keyed::per_minute(limits.handshakes_per_minute),
             claims: ClaimRates {
                 by_key: Keyed::per_minute(limits.claims_per_minute_per_key),
@@ -150,7 +163,9 @@ impl Tunnels {
             },
             sessions: Mutex::default(),
             debts: Debts::default(),
-            rules: Rules::default(),
+            nodes: ArcSwap::default(),
+            rules,
+            owners,
             config,
             admission,
             store,
@@ -171,6 +186,7 @@ impl Tunnels {
     pub fn tidy(&self) {
         let _full =
             self.handshakes.sweep() | self.claims.by_key.sweep() | self.claims.by_address.sweep();
+        self.owners.tidy(unix_now());
     }
 
     /// Answers `GET /v1/tunnel`: with the switch to WebSocket, or with a refusal.
@@ -227,6 +243,9 @@ impl Tunnels {
             .admission
             .authenticate(bearer(request.headers())?, &self.audiences, unix_now())
             .await?;
+        if self.owners.is_blocked(admitted.owner.as_str()) {
+            return Err(Refused::new(StatusCode::FORBIDDEN, self.blocked()));
+        }
         self.check_room(&admitted, peer)?;
         Ok((admitted, accept))
     }
@@ -234,7 +253,7 @@ impl Tunnels {
     /// Refuses an agent when there are as many sessions as allowed, in all or of its kind.
     fn check_room(&self, admitted: &Admitted, peer: IpAddr) -> Result<(), Refused> {
         let sessions = self.locked();
-        if sessions.len() >= self.config.limits.max_sessions {
+        if sessions.len() >= self.config.load().limits.max_sessions {
             return Err(unavailable("the relay is full"));
         }
         let (key, address) = (&admitted.subject, rate_address(peer));
@@ -342,15 +361,16 @@ impl Tunnels {
     }
 
     fn welcome(&self, session: &Session) -> Welcome {
-        let limits = &self.config.limits;
+        let config = self.config.load();
+        let limits = &config.limits;
         let mut capabilities = Vec::new();
-        if self.config.http_mode {
+        if config.http_mode {
             capabilities.push("http".to_owned());
         }
         Welcome {
             version: PROTOCOL_VERSION,
             relay: concat!("mcpm-relay/", env!("CARGO_PKG_VERSION")).to_owned(),
-            node: self.config.node.clone(),
+            node: config.node.clone(),
             session: session.id.clone(),
             limits: wire::Limits {
                 connections: MAX_CONNECTIONS,

@@ -76,6 +76,13 @@ impl Scope {
         &self.cancel
     }
 
+    /// Waits until every task has ended by itself, up to `patience`, and tells whether they all
+    /// have. Cancel-safe. For the root, as with [`Scope::drain`].
+    pub async fn settled(&self, patience: Duration) -> bool {
+        self.tasks.close();
+        tokio::time::timeout(patience, self.tasks.wait()).await.is_ok()
+    }
+
     /// Cancels and waits for every task up to `grace`; returns how many are left. Only the root
     /// drains: children share its tracker.
     pub async fn drain(self, grace: Duration) -> usize {
@@ -110,6 +117,16 @@ mod tests {
         let child = scope.child();
         scope.cancel();
         assert!(child.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_settles_is_not_cancelled() {
+        let scope = Scope::new();
+        scope.spawn(tokio::time::sleep(Duration::from_secs(1)));
+        assert!(scope.settled(Duration::from_secs(2)).await);
+        scope.spawn(std::future::pending());
+        assert!(!scope.settled(Duration::from_secs(2)).await);
+        assert!(!scope.is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]

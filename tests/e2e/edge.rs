@@ -167,6 +167,8 @@ async fn requests_that_two_servers_could_read_differently_are_refused() {
     assert_eq!(share.tunnel.stats().requests, 0);
 }
 
+/// hyper refuses neither order of the two, drops the length and ends the connection afterwards
+/// (RFC 9112 §6.1), so nothing can hide behind the body; see `abuse.rs`.
 #[tokio::test]
 async fn a_body_with_two_lengths_is_read_as_chunked_and_passed_on_with_one() {
     let relay = TestRelay::start().await;

@@ -122,6 +122,184 @@ async fn a_share_ends_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn an_owners_day_comes_to_an_end_and_an_operator_may_lengthen_it() {
+    let relay = TestRelay::with(config(|c| c.limits.per_owner.requests_per_day = Some(2))).await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (_one, one) = agent.share(&relay, "one", &service, AccessPolicy::public()).await;
+    let (_two, two) = agent.share(&relay, "two", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    for url in [&one.url, &two.url] {
+        assert_eq!(client.get(url).send().await.unwrap().status(), 200);
+    }
+    let refused = client.get(&one.url).send().await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["mcpm-relay-error"], "quota_exceeded");
+    let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=24 * 3600).contains(&wait));
+    // Another owner has a day of its own.
+    let other = TestAgent::new();
+    let (_three, three) = other.share(&relay, "three", &service, AccessPolicy::public()).await;
+    assert_eq!(client.get(&three.url).send().await.unwrap().status(), 200);
+
+    let store = &*relay.ports().store;
+    let owner = mcpm_relay::admission::Owner::of_key(&agent.key.thumbprint());
+    let more = mcpm_relay::operator::QuotaChange {
+        requests_per_day: mcpm_relay::operator::Change::To(0),
+        ..Default::default()
+    };
+    let now = mcpm_relay::admission::unix_now();
+    mcpm_relay::operator::set_quota(store, &owner, more, now).await.unwrap();
+    eventually("the new quota counts", || async {
+        (client.get(&one.url).send().await.ok()?.status() == 200).then_some(())
+    })
+    .await;
+    // What was used outlives the relay.
+    let ports = relay.ports().clone();
+    relay.relay.shutdown().await;
+    let detail = mcpm_relay::operator::owner(&*ports.store, &owner, now).await.unwrap();
+    assert!(detail.usage.iter().map(|used| used.amounts.requests).sum::<u64>() >= 3, "{detail:?}");
+}
+
+#[tokio::test]
+async fn what_was_used_before_a_restart_counts_after_it() {
+    let relay = TestRelay::with(config(|c| c.limits.per_owner.requests_per_day = Some(2))).await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (share, info) = agent.share(&relay, "one", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    for _ in 0..2 {
+        assert_eq!(client.get(&info.url).send().await.unwrap().status(), 200);
+    }
+    let _relay = relay.restart().await;
+    share.up_after(info.generation).await;
+    assert_eq!(client.get(&info.url).send().await.unwrap().status(), 429);
+}
+
+#[tokio::test]
+async fn bytes_of_a_day_end_an_answer_that_has_no_end() {
+    let relay =
+        TestRelay::with(config(|c| c.limits.per_address.bytes_per_day = Some(1_000_000))).await;
+    let service = Service::start(|_| async {
+        let piece = Bytes::from_static(&[0; 64 * 1024]);
+        let endless = futures_util::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
+        Response::new(StreamBody::new(endless).boxed_unsync())
+    })
+    .await;
+    let agent = TestAgent::new();
+    let (_share, info) = agent.share(&relay, "endless", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let mut answer = client.get(&info.url).send().await.unwrap();
+    let mut read = 0;
+    let ended = loop {
+        match harness::soon("the answer goes on or ends", answer.chunk()).await {
+            Ok(Some(piece)) => read += piece.len(),
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_err(), "a cut answer must not look whole");
+    assert!((1_000_000..4_000_000).contains(&read), "{read}");
+    let refused = client.get(&info.url).send().await.unwrap();
+    assert_eq!(refused.headers()["mcpm-relay-error"], "quota_exceeded");
+    assert!(refused.text().await.unwrap().contains("your address has used up the bytes"));
+}
+
+#[tokio::test]
+async fn new_names_are_limited_and_old_ones_come_back() {
+    let relay = TestRelay::with(config(|c| {
+        c.limits.per_owner.names_per_hour = Some(2);
+        // Every attempt of an agent that is told to wait counts.
+        c.limits.claims_per_minute_per_key = None;
+    }))
+    .await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let (one, info) = agent.share(&relay, "one", &service, AccessPolicy::public()).await;
+    let (_two, _) = agent.share(&relay, "two", &service, AccessPolicy::public()).await;
+    let asked = request("three", ShareMode::Http, AccessPolicy::public());
+    let third = agent.open(&relay, asked, service.backend());
+    let mut status = third.tunnel.status();
+    let told = |now: &mcpm::tunnel::TunnelStatus| match now {
+        mcpm::tunnel::TunnelStatus::Reconnecting { reason, .. } => reason.contains("new names"),
+        mcpm::tunnel::TunnelStatus::Up(_) => panic!("one name too many"),
+        _ => false,
+    };
+    drop(harness::soon("it is told to wait", status.wait_for(told)).await.unwrap());
+    one.tunnel.shutdown().await;
+    let (_again, again) = agent.share(&relay, "one", &service, AccessPolicy::public()).await;
+    assert!(again.generation > info.generation);
+}
+
+#[tokio::test]
+async fn names_that_pass_for_others_are_kept_unless_an_operator_gives_them() {
+    let relay = TestRelay::with(config(|c| {
+        c.labels.brands = true;
+        c.labels.listed = vec!["corp-*".parse().unwrap()];
+    }))
+    .await;
+    let (agent, service) = (TestAgent::new(), Service::echo().await);
+    for name in ["paypa1", "corp-x", "www"] {
+        let asked = request(name, ShareMode::Http, AccessPolicy::public());
+        let error = agent.open(&relay, asked, service.backend()).refused().await;
+        assert_eq!(error.code(), "name_reserved", "{name}");
+    }
+    let store = &*relay.ports().store;
+    let owner = mcpm_relay::admission::Owner::of_key(&agent.key.thumbprint());
+    let now = mcpm_relay::admission::unix_now();
+    let name = || "corp-x".parse().unwrap();
+    mcpm_relay::operator::reserve_name(store, name(), Some(owner), String::new(), now)
+        .await
+        .unwrap();
+    eventually("the name is given", || async {
+        let asked = request("corp-x", ShareMode::Http, AccessPolicy::public());
+        let share = agent.open(&relay, asked, service.backend());
+        let mut status = share.tunnel.status();
+        let decided = status.wait_for(|now| {
+            use mcpm::tunnel::TunnelStatus::{Refused, Up};
+            matches!(now, Up(_) | Refused(_))
+        });
+        let up = matches!(*decided.await.ok()?, mcpm::tunnel::TunnelStatus::Up(_));
+        up.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_blocked_share_ends_its_open_answers_at_once_and_says_so() {
+    let contact = Some("abuse@relay.example".parse().unwrap());
+    let relay = TestRelay::with(config(|c| c.abuse_contact = contact)).await;
+    // One that sends something and then nothing, for ever.
+    let service = Service::start(|_| async {
+        let first = Ok(Frame::data(Bytes::from_static(b"first")));
+        let silent = futures_util::stream::iter([first]);
+        let silent = futures_util::StreamExt::chain(silent, futures_util::stream::pending());
+        Response::new(StreamBody::new(silent).boxed_unsync())
+    })
+    .await;
+    let agent = TestAgent::new();
+    let (share, info) = agent.share(&relay, "bad", &service, AccessPolicy::public()).await;
+    let (other, calm) = agent.share(&relay, "calm", &service, AccessPolicy::public()).await;
+    let client = visitor();
+    let mut answer = client.get(&info.url).send().await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "first");
+    let store = &*relay.ports().store;
+    let now = mcpm_relay::admission::unix_now();
+    let name = "bad".parse().unwrap();
+    mcpm_relay::operator::block_name(store, name, "phishing".to_owned(), now).await.unwrap();
+    let cut = harness::soon("the open answer ends", answer.chunk()).await;
+    assert!(cut.is_err(), "a cut answer must not look whole");
+    assert_eq!(share.refused().await.code(), "name_reserved");
+    let refused = client.get(&info.url).send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert_eq!(refused.headers()["mcpm-relay-error"], "blocked");
+    assert!(refused.text().await.unwrap().contains("abuse@relay.example"));
+    assert_eq!(client.get(&calm.url).send().await.unwrap().status(), 200);
+    drop(other);
+    let apex = client.get(relay.url("/.well-known/security.txt")).send().await.unwrap();
+    assert!(apex.text().await.unwrap().contains("mailto:abuse@relay.example"));
+    assert!(
+        client.get(relay.url("/")).send().await.unwrap().text().await.unwrap().contains("abuse@")
+    );
+}
+
+#[tokio::test]
 async fn a_busy_agent_opens_a_second_connection_at_once() {
     let relay = TestRelay::start().await;
     // A few bulk transfers are what keeps a connection busy; small requests share its messages.

@@ -2,18 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abuse;
 mod access;
 mod background;
 mod crash;
+mod dashboard;
 mod defects;
+mod deploy;
+mod domains;
 mod edge;
 mod embed;
 mod fidelity;
 mod leaks;
 mod limits;
+mod nodes;
+mod observed;
+mod oidc;
 mod peers;
 mod reconnect;
+mod reload;
 mod replay;
 mod share;
 mod shutdown;
+mod takeover;
 mod tidy;

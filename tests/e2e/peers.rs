@@ -9,6 +9,7 @@ mod failures;
 mod profiles;
 mod published;
 mod restarts;
+mod rolling;
 mod sdk;
 mod sdks;
 mod stage;

@@ -121,7 +121,7 @@ async fn an_agent_waits_for_a_relay_that_is_not_there_yet() {
     let config = mcpm::tunnel::TunnelConfig {
         relay: format!("http://{listen}").parse().unwrap(),
         key: agent.key.clone(),
-        proof: mcpm_shared::assertion::Proof::None,
+        proof: Default::default(),
         tls: Default::default(),
         connections: 1,
         proxy: Default::default(),

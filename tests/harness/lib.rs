@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a harness panics where a test fails")]
 
+pub mod balancer;
 pub mod home;
 pub mod process;
 
@@ -18,13 +19,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use mcpm::credentials::ProofSource;
 use mcpm::tunnel::{
     Backend, ProxySettings, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelError,
     TunnelStatus,
 };
 use mcpm_relay::{Config, Ports, Relay};
 use mcpm_shared::access::{AccessPolicy, TokenGrant};
-use mcpm_shared::assertion::Proof;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
@@ -123,7 +124,7 @@ pub struct TestAgent {
     /// The agent's key.
     pub key: AgentKey,
     /// What it shows beside the key.
-    pub proof: Proof,
+    pub proof: ProofSource,
     /// Whom it trusts.
     pub tls: TlsOptions,
     scope: Scope,
@@ -140,22 +141,28 @@ impl TestAgent {
     #[must_use]
     pub fn new() -> Self {
         let (tls, scope) = (TlsOptions::default(), Scope::new());
-        Self { key: AgentKey::generate(), proof: Proof::None, tls, scope }
+        Self { key: AgentKey::generate(), proof: ProofSource::default(), tls, scope }
     }
 
     /// Makes an agent that shows `proof` beside its key.
     #[must_use]
-    pub fn showing(proof: Proof) -> Self {
+    pub fn showing(proof: impl Into<ProofSource>) -> Self {
         let mut agent = Self::new();
-        agent.proof = proof;
+        agent.proof = proof.into();
         agent
     }
 
     /// Opens a tunnel without waiting for it.
     #[must_use]
     pub fn open(&self, relay: &TestRelay, request: ShareRequest, backend: Backend) -> TestShare {
+        self.open_at(&relay.url(""), request, backend)
+    }
+
+    /// Opens a tunnel to whatever relay is behind a URL, without waiting for it.
+    #[must_use]
+    pub fn open_at(&self, url: &str, request: ShareRequest, backend: Backend) -> TestShare {
         let config = TunnelConfig {
-            relay: relay.url("").parse().unwrap(),
+            relay: url.parse().unwrap(),
             key: self.key.clone(),
             proof: self.proof.clone(),
             tls: self.tls.clone(),

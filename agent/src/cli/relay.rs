@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::{Context, JsonArg, Threads, block_on};
-use crate::credentials::{Change, RelayChange, RelayCredential, RelayStore};
+use crate::credentials::{
+    Change, ProofSource, RelayChange, RelayCredential, RelayStore, TokenCommand,
+};
 use crate::tunnel::{RelayAddress, fetch_fingerprint, parse_fingerprint};
 
 /// Keep credentials for relays
@@ -66,13 +68,16 @@ struct SecretSource {
     /// Read the team's shared secret from a file
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// Read a token that the relay issued from a file
+    /// Read a token that the relay or its identity provider issued from a file
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Run this for a token each time that we connect: for identity providers, whose tokens end soon
+    #[arg(long, value_name = "COMMAND", value_parser = token_command)]
+    token_command: Option<TokenCommand>,
     /// Read the team's shared secret from stdin
     #[arg(long)]
     secret_stdin: bool,
-    /// Read a token that the relay issued from stdin
+    /// Read a token that the relay or its identity provider issued from stdin
     #[arg(long)]
     token_stdin: bool,
     /// Show the relay no secret and no token, and forget those of an earlier login
@@ -164,14 +169,14 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> CliError {
 fn proof(
     source: SecretSource,
     address: &RelayAddress,
-    kept: &Proof,
+    kept: &ProofSource,
     trust: bool,
     context: &Context,
-) -> Result<Option<Proof>, CliError> {
+) -> Result<Option<ProofSource>, CliError> {
     if let Some(given) = source.read()? {
         return Ok(Some(given));
     }
-    let is_kept = !matches!(kept, Proof::None);
+    let is_kept = !kept.is_none();
     if trust && is_kept {
         return Ok(None);
     }
@@ -179,21 +184,26 @@ fn proof(
         let stays = if is_kept { " [empty: the one that is kept]" } else { "" };
         let prompt = format!("Secret or token for {address}{stays}");
         let asked = context.ui.ask_secret(&prompt, trust || is_kept)?;
-        return Ok(Some(classify(asked)).filter(|proof| !matches!(proof, Proof::None)));
+        return Ok(Some(classify(asked).into()).filter(|proof: &ProofSource| !proof.is_none()));
     }
     if trust {
         return Ok(None);
     }
     Err(CliError::usage("there is nobody to ask for the secret").with_hint(
-        "Say where it is with --secret-stdin, --token-stdin, --secret-file or --token-file",
+        "Say where it is with --secret-stdin, --token-stdin, --secret-file, --token-file or \
+         --token-command",
     ))
 }
 
 impl SecretSource {
     /// Reads what an option names; none when there is no option.
-    fn read(self) -> Result<Option<Proof>, CliError> {
-        let Self { secret_file, token_file, secret_stdin, token_stdin, no_secret } = self;
-        Ok(Some(if let Some(path) = secret_file {
+    fn read(self) -> Result<Option<ProofSource>, CliError> {
+        let Self { secret_file, token_file, token_command, secret_stdin, token_stdin, no_secret } =
+            self;
+        if let Some(command) = token_command {
+            return Ok(Some(ProofSource::Command(command)));
+        }
+        let proof = if let Some(path) = secret_file {
             Proof::Secret(from_file(&path)?)
         } else if let Some(path) = token_file {
             Proof::Token(from_file(&path)?)
@@ -205,7 +215,8 @@ impl SecretSource {
             Proof::None
         } else {
             return Ok(None);
-        }))
+        };
+        Ok(Some(proof.into()))
     }
 }
 
@@ -241,6 +252,10 @@ fn not_empty(token: Token) -> Result<Token, CliError> {
     Ok(token)
 }
 
+fn token_command(line: &str) -> Result<TokenCommand, &'static str> {
+    TokenCommand::new(line).ok_or("the command is empty")
+}
+
 /// Takes colons and capitals, as other tools print fingerprints.
 fn fingerprint(text: &str) -> Result<Digest, &'static str> {
     parse_fingerprint(text).ok_or("a fingerprint is 64 hexadecimal digits")
@@ -263,11 +278,12 @@ fn ask_to_pin(address: &RelayAddress, context: &Context) -> Result<Digest, CliEr
     Ok(found)
 }
 
-fn describe(proof: &Proof) -> &'static str {
+fn describe(proof: &ProofSource) -> String {
     match proof {
-        Proof::None => "no secret",
-        Proof::Secret(_) => "a shared secret",
-        Proof::Token(_) => "a token",
+        ProofSource::Kept(Proof::None) => "no secret".to_owned(),
+        ProofSource::Kept(Proof::Secret(_)) => "a shared secret".to_owned(),
+        ProofSource::Kept(Proof::Token(_)) => "a token".to_owned(),
+        ProofSource::Command(command) => format!("the token that `{}` prints", command.as_str()),
     }
 }
 
@@ -289,7 +305,7 @@ fn list(context: &Context) -> Result<(), CliError> {
 
 /// Says what is kept for a relay, without the secret.
 fn in_words(RelayCredential { proof, ca, fingerprint }: &RelayCredential) -> String {
-    let mut words = describe(proof).to_owned();
+    let mut words = describe(proof);
     if let Some(ca) = ca {
         words.push_str(&format!(", certificates of {}", ca.display()));
     }
@@ -300,14 +316,16 @@ fn in_words(RelayCredential { proof, ca, fingerprint }: &RelayCredential) -> Str
 }
 
 fn to_json((origin, credential): (&str, &RelayCredential)) -> Value {
-    let kind = match credential.proof {
-        Proof::None => "none",
-        Proof::Secret(_) => "secret",
-        Proof::Token(_) => "token",
+    let (kind, command) = match &credential.proof {
+        ProofSource::Kept(Proof::None) => ("none", None),
+        ProofSource::Kept(Proof::Secret(_)) => ("secret", None),
+        ProofSource::Kept(Proof::Token(_)) => ("token", None),
+        ProofSource::Command(command) => ("command", Some(command.as_str())),
     };
     json!({
         "relay": origin,
         "kind": kind,
+        "command": command,
         "ca": credential.ca,
         "fingerprint": credential.fingerprint,
     })
@@ -357,10 +375,12 @@ mod tests {
         assert_eq!(kept.fingerprint.as_deref(), Some(pin.as_str()));
         let kept = log_in(&format!("--ca {} --no-fingerprint", ca.display())).unwrap();
         assert!(kept.fingerprint.is_none() && kept.ca.is_some());
-        assert!(matches!(kept.proof, Proof::Secret(_)));
+        assert!(matches!(kept.proof, ProofSource::Kept(Proof::Secret(_))));
+        let kept = log_in("--token-command id-token").unwrap();
+        assert!(kept.proof.renews() && in_words(&kept).contains("`id-token`"));
         assert!(log_in(&format!("--fingerprint {pin}")).unwrap_err().hint().is_some());
         let kept = log_in("--no-secret").unwrap();
-        assert!(matches!(kept.proof, Proof::None));
+        assert!(kept.proof.is_none());
         assert!(kept.ca.is_some());
         assert_eq!(log_in("--no-ca").unwrap().ca, None);
     }
@@ -390,8 +410,10 @@ mod tests {
 
     #[test]
     fn lists_never_show_a_secret() {
-        let credential =
-            RelayCredential { proof: Proof::Secret(Token::new("hunter2")), ..Default::default() };
+        let credential = RelayCredential {
+            proof: Proof::Secret(Token::new("hunter2")).into(),
+            ..Default::default()
+        };
         assert!(!to_json(("https://r.example", &credential)).to_string().contains("hunter2"));
     }
 }

@@ -8,14 +8,14 @@ use mcpm_shared::assertion::Proof;
 use mcpm_shared::token::Token;
 use serde::{Deserialize, Serialize};
 
-use super::CredentialError;
+use super::{CredentialError, ProofSource, TokenCommand};
 use crate::fs::{self, Paths};
 
 /// What we show one relay, and what we expect of it.
 #[derive(Clone, Debug, Default)]
 pub struct RelayCredential {
     /// The proof that the relay asks for.
-    pub proof: Proof,
+    pub proof: ProofSource,
     /// A file of certificates to trust instead of the system's.
     pub ca: Option<PathBuf>,
     /// SHA-256 of the certificate that the relay must show.
@@ -66,7 +66,7 @@ impl<T> Change<T> {
 #[derive(Clone, Debug, Default)]
 pub struct RelayChange {
     /// The new proof, if one was given.
-    pub proof: Option<Proof>,
+    pub proof: Option<ProofSource>,
     /// What becomes of the CA file.
     pub ca: Change<PathBuf>,
     /// What becomes of the fingerprint.
@@ -184,14 +184,19 @@ enum Kind {
     None,
     Secret,
     Token,
+    /// The value is a command that prints a token.
+    Command,
 }
 
 impl From<StoredRelay> for RelayCredential {
     fn from(StoredRelay { kind, value, ca, fingerprint }: StoredRelay) -> Self {
         let proof = match (kind, value) {
-            (Kind::Secret, Some(value)) => Proof::Secret(Token::new(value)),
-            (Kind::Token, Some(value)) => Proof::Token(Token::new(value)),
-            _ => Proof::None,
+            (Kind::Secret, Some(value)) => Proof::Secret(Token::new(value)).into(),
+            (Kind::Token, Some(value)) => Proof::Token(Token::new(value)).into(),
+            (Kind::Command, Some(line)) => {
+                TokenCommand::new(&line).map_or_else(ProofSource::default, ProofSource::Command)
+            }
+            _ => ProofSource::default(),
         };
         Self { proof, ca, fingerprint }
     }
@@ -200,11 +205,12 @@ impl From<StoredRelay> for RelayCredential {
 impl From<&RelayCredential> for StoredRelay {
     fn from(RelayCredential { proof, ca, fingerprint }: &RelayCredential) -> Self {
         let (kind, value) = match proof {
-            Proof::None => (Kind::None, None),
-            Proof::Secret(secret) => (Kind::Secret, Some(secret)),
-            Proof::Token(token) => (Kind::Token, Some(token)),
+            ProofSource::Kept(Proof::None) => (Kind::None, None),
+            ProofSource::Kept(Proof::Secret(secret)) => (Kind::Secret, Some(secret.expose())),
+            ProofSource::Kept(Proof::Token(token)) => (Kind::Token, Some(token.expose())),
+            ProofSource::Command(command) => (Kind::Command, Some(command.as_str())),
         };
-        let value = value.map(|value| value.expose().to_owned());
+        let value = value.map(str::to_owned);
         Self { kind, value, ca: ca.clone(), fingerprint: fingerprint.clone() }
     }
 }
@@ -216,8 +222,27 @@ mod tests {
 
     const RELAY: &str = "https://relay.example";
 
-    fn secret(text: &str) -> Option<Proof> {
-        Some(Proof::Secret(Token::new(text)))
+    fn secret(text: &str) -> Option<ProofSource> {
+        Some(Proof::Secret(Token::new(text)).into())
+    }
+
+    /// The secret that is kept; empty when there is none.
+    fn kept_secret(credential: &RelayCredential) -> &str {
+        match &credential.proof {
+            ProofSource::Kept(Proof::Secret(secret)) => secret.expose(),
+            _ => "",
+        }
+    }
+
+    #[test]
+    fn a_command_is_kept_as_it_was_written() {
+        let (_dir, paths, mut store) = store();
+        let command = TokenCommand::new(" idp token --for 'mcpm' ").unwrap();
+        let proof = Some(ProofSource::Command(command));
+        store.login(RELAY, RelayChange { proof, ..RelayChange::default() }).unwrap();
+        let again = RelayStore::open(&paths).unwrap();
+        let ProofSource::Command(kept) = &again.get(RELAY).unwrap().proof else { panic!("other") };
+        assert_eq!(kept.as_str(), "idp token --for 'mcpm'");
     }
 
     fn store() -> (tempfile::TempDir, Paths, RelayStore) {
@@ -235,7 +260,7 @@ mod tests {
         store.login(RELAY, change).unwrap();
         let again = RelayStore::open(&paths).unwrap();
         let kept = again.get(RELAY).unwrap();
-        assert!(matches!(&kept.proof, Proof::Secret(secret) if secret.expose() == "s3cret"));
+        assert_eq!(kept_secret(kept), "s3cret");
         assert!(!format!("{again:?}").contains("s3cret"));
         store.logout(RELAY).unwrap();
         assert_eq!(RelayStore::open(&paths).unwrap().iter().count(), 0);
@@ -254,14 +279,14 @@ mod tests {
         store.login(RELAY, pin).unwrap();
         let again = RelayStore::open(&paths).unwrap();
         let kept = again.get(RELAY).unwrap();
-        assert!(matches!(&kept.proof, Proof::Secret(secret) if secret.expose() == "new"));
+        assert_eq!(kept_secret(kept), "new");
         assert_eq!(kept.fingerprint, Some("ab".repeat(32)));
 
         let unpin = RelayChange { fingerprint: Change::Clear, ..RelayChange::default() };
         store.login(RELAY, unpin).unwrap();
         let kept = store.get(RELAY).unwrap();
         assert!(kept.fingerprint.is_none());
-        assert!(matches!(&kept.proof, Proof::Secret(_)));
+        assert_eq!(kept_secret(kept), "new");
     }
 
     #[test]

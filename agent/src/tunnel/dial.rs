@@ -28,7 +28,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::address::RelayAddress;
 use super::error::TunnelError;
-use super::tls;
+use super::{proof, tls};
+use crate::credentials::ProofSource;
 
 /// How long TCP and TLS may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +77,7 @@ impl ProxySettings {
 pub(super) struct Dialer {
     pub(super) relay: RelayAddress,
     pub(super) key: AgentKey,
-    pub(super) proof: Proof,
+    pub(super) proof: ProofSource,
     pub(super) proxy: Option<Intercept>,
     pub(super) tls: Option<TlsConnector>,
 }
@@ -89,6 +90,8 @@ impl Dialer {
     /// Dials the relay and switches to WebSocket. Cancel-safe: an unfinished dial is dropped.
     pub(super) async fn dial(&self, scope: &Scope) -> Result<Upgraded, TunnelError> {
         let timeout = || TunnelError::Timeout { relay: self.relay.origin() };
+        // First, so that the relay is not kept waiting.
+        let proof = proof::present(&self.proof).await?;
         let tcp = self.connect();
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, tcp).await.map_err(|_| timeout())??;
         let stream: Box<dyn Socket> = match &self.tls {
@@ -102,7 +105,7 @@ impl Dialer {
                 )
             }
         };
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.upgrade(stream, scope))
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.upgrade(stream, &proof, scope))
             .await
             .map_err(|_| timeout())?
     }
@@ -165,6 +168,7 @@ impl Dialer {
     async fn upgrade(
         &self,
         stream: Box<dyn Socket>,
+        proof: &Proof,
         scope: &Scope,
     ) -> Result<Upgraded, TunnelError> {
         let lost = |error: hyper::Error| TunnelError::Lost(error.to_string());
@@ -176,7 +180,7 @@ impl Dialer {
             }
         });
         let nonce = websocket_nonce();
-        let response = sender.send_request(self.request(&nonce)?).await.map_err(lost)?;
+        let response = sender.send_request(self.request(&nonce, proof)?).await.map_err(lost)?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(response).await);
         }
@@ -190,9 +194,13 @@ impl Dialer {
         hyper::upgrade::on(response).await.map_err(lost)
     }
 
-    fn request(&self, nonce: &str) -> Result<Request<Empty<bytes::Bytes>>, TunnelError> {
+    fn request(
+        &self,
+        nonce: &str,
+        proof: &Proof,
+    ) -> Result<Request<Empty<bytes::Bytes>>, TunnelError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let jwt = assertion::sign(&self.key, &self.relay.origin(), &self.proof, now)
+        let jwt = assertion::sign(&self.key, &self.relay.origin(), proof, now)
             .map_err(|error| TunnelError::Lost(error.to_string()))?;
         let mut bearer = HeaderValue::try_from(format!("Bearer {jwt}"))
             .map_err(|error| TunnelError::Lost(error.to_string()))?;
@@ -279,7 +287,7 @@ pub async fn fetch_fingerprint(
     let dialer = Dialer {
         relay: relay.clone(),
         key: AgentKey::generate(),
-        proof: Proof::None,
+        proof: ProofSource::default(),
         proxy: proxy.towards(relay)?,
         tls: None,
     };

@@ -54,6 +54,9 @@ pub enum TunnelError {
     /// The proxy that the environment names cannot be used.
     #[error("the proxy in HTTPS_PROXY or ALL_PROXY cannot be used: {0}")]
     ProxySetting(&'static str),
+    /// The command that prints the token for the relay failed.
+    #[error("the command for the token failed: {0}")]
+    TokenCommand(String),
     /// A setting of TLS cannot be used.
     #[error("{0}")]
     TlsSetting(String),
@@ -93,7 +96,7 @@ impl TunnelError {
             }
             Self::TlsSetting(_) | Self::ProxySetting(_) => true,
             Self::Tls { untrusted, .. } => *untrusted && !was_up,
-            Self::Pin { .. } => !was_up,
+            Self::Pin { .. } | Self::TokenCommand(_) => !was_up,
             Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Proxy { .. }
@@ -124,6 +127,7 @@ impl TunnelError {
             Self::Pin { .. } => "relay_pin",
             Self::ProxySetting(_) => "proxy_setting",
             Self::TlsSetting(_) => "tls_setting",
+            Self::TokenCommand(_) => "token_command",
             Self::Refused { refusal, .. } => &refusal.code,
             Self::NotARelay { .. } => "not_a_relay",
             Self::Lost(_) => "connection_lost",
@@ -157,6 +161,10 @@ impl Hint for TunnelError {
             Self::NotARelay { .. } => {
                 Some("Check --address: it must be the relay's own domain".to_owned())
             }
+            Self::TokenCommand(_) => Some(
+                "Run it by hand, or keep another with `mcpm relay login ADDRESS --token-command`"
+                    .to_owned(),
+            ),
             Self::TlsSetting(_) | Self::Lost(_) => None,
         }
     }

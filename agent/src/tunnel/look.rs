@@ -8,7 +8,6 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use mcpm_shared::assertion::Proof;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::scope::Scope;
 use tokio_rustls::TlsConnector;
@@ -17,6 +16,7 @@ use super::address::RelayAddress;
 use super::dial::{Dialer, ProxySettings, Socket};
 use super::error::TunnelError;
 use super::tls::{self, TlsOptions};
+use crate::credentials::ProofSource;
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,7 +54,7 @@ async fn ask(
     let dialer = Dialer {
         relay: relay.clone(),
         key: AgentKey::generate(),
-        proof: Proof::None,
+        proof: ProofSource::default(),
         proxy: proxy.towards(relay)?,
         tls: None,
     };

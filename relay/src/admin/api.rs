@@ -1,14 +1,19 @@
-//! The admin API, version 1: what `mcpm-relay name|owner|share|token|status|audit` do, over HTTP.
+//! The admin API, version 1: what `mcpm-relay name|owner|domain|share|token|status|audit` do, over
+//! HTTP.
 //!
 //! Every request carries the admin token, so that neither a page in a browser nor another user of
 //! the machine can use it. `openapi.json` describes it; a test holds it against `ROUTES`.
 
+mod domains;
+mod owners;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
@@ -22,9 +27,10 @@ use tokio::sync::watch;
 
 use super::{Phase, STORE_TIMEOUT};
 use crate::admission::{IssueError, issue_token, revoke_token, unix_now};
+use crate::config::{Reloaded, Reloader};
 use crate::grants::{GrantRequest, NamePattern, NamePatterns};
 use crate::operator::{self, COOLING, OperatorError};
-use crate::store::{AuditEvent, NameRule, OwnerQuota, StoreError, TokenRecord};
+use crate::store::{AuditEvent, AuditFilter, NameRule, NodeRecord, StoreError, TokenRecord};
 use crate::tunnel::Tunnels;
 use crate::tunnel::share::Share;
 
@@ -42,28 +48,66 @@ const TOKEN_LIFE: u64 = 90 * 24 * 3600;
 #[derive(Clone, Debug)]
 pub struct Api {
     /// What requests must carry.
-    pub token: Digest,
+    pub token: AdminToken,
     /// Live shares and sessions.
     pub tunnels: Arc<Tunnels>,
+    /// Reads the settings again.
+    pub reloader: Arc<Reloader>,
     /// Where the relay is in its life.
     pub phase: watch::Receiver<Phase>,
     /// When it started, in Unix seconds.
     pub started_at: u64,
 }
 
+/// What requests to the API must carry; changes when its file is read again. Clones are one token.
+#[derive(Clone, Debug)]
+pub struct AdminToken(Arc<ArcSwap<Digest>>);
+
+impl AdminToken {
+    /// Makes a token of which this is the digest.
+    #[must_use]
+    pub fn new(token: Digest) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(token)))
+    }
+
+    /// Asks for another token from now on.
+    pub fn change(&self, token: Digest) {
+        self.0.store(Arc::new(token));
+    }
+
+    /// Tells whether this is the digest of the token, in constant time.
+    #[must_use]
+    pub fn is(&self, digest: &Digest) -> bool {
+        self.0.load().same(digest)
+    }
+
+    /// Tells whether this is the token.
+    #[must_use]
+    pub fn matches(&self, token: &[u8]) -> bool {
+        self.0.load().matches(token)
+    }
+}
+
 /// One path below [`BASE`] and what answers there.
 type Route = (&'static str, fn() -> MethodRouter<Api>);
 
-const ROUTES: [Route; 11] = [
+const ROUTES: &[Route] = &[
+    ("/domains", || routing::get(domains::list)),
+    ("/domains/{domain}", || routing::put(domains::add).delete(domains::remove)),
+    ("/domains/{domain}/verify", || routing::post(domains::verify)),
+    ("/reload", || routing::post(reload)),
     ("/audit", || routing::get(audit)),
     ("/openapi.json", || routing::get(openapi)),
     ("/status", || routing::get(status)),
+    ("/nodes", || routing::get(nodes)),
     ("/shares", || routing::get(shares)),
     ("/shares/{name}", || routing::delete(close_share)),
     ("/names", || routing::get(names)),
     ("/names/{name}", || routing::put(keep_name).delete(release_name)),
-    ("/owners", || routing::get(owners)),
-    ("/owners/{owner}/quota", || routing::put(set_quota)),
+    ("/owners", || routing::get(owners::list)),
+    ("/owners/{owner}", || routing::get(owners::show)),
+    ("/owners/{owner}/block", || routing::put(owners::block).delete(owners::unblock)),
+    ("/owners/{owner}/quota", || routing::put(owners::set_quota)),
     ("/tokens", || routing::get(tokens).post(issue)),
     ("/tokens/{id}", || routing::delete(revoke)),
 ];
@@ -78,16 +122,21 @@ pub fn router(api: Api) -> Router {
 
 /// Lets requests pass that carry the admin token.
 async fn check_token(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let value = request.headers().get(header::AUTHORIZATION);
-    let shown = value.and_then(|value| value.to_str().ok()).and_then(|value| value.split_once(' '));
-    match shown {
-        Some((scheme, token))
-            if scheme.eq_ignore_ascii_case("bearer") && api.token.matches(token.as_bytes()) =>
-        {
-            next.run(request).await
-        }
-        _ => ApiError::Unauthorized.into_response(),
+    match shown_token(request.headers()) {
+        Some(token) if api.token.matches(token) => next.run(request).await,
+        _ => unauthorized(),
     }
+}
+
+/// Returns the token that a request carries.
+pub(super) fn shown_token(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.as_bytes())
+}
+
+/// Returns what requests without the token get.
+pub(super) fn unauthorized() -> Response {
+    ApiError::Unauthorized.into_response()
 }
 
 /// Why a request failed. Codes are API: add, never rename.
@@ -99,6 +148,10 @@ enum ApiError {
     Invalid(String),
     #[error("{0}")]
     NotFound(String),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("{0}")]
+    DnsFailed(String),
     #[error("the relay's database does not answer")]
     Unavailable,
     #[error("the relay failed; its log says why")]
@@ -119,8 +172,22 @@ impl From<OperatorError> for ApiError {
     fn from(error: OperatorError) -> Self {
         match error {
             OperatorError::Store(error) => error.into(),
-            OperatorError::NothingToRelease(_) => Self::NotFound(error.to_string()),
-            OperatorError::Owner(_) => Self::Invalid(error.to_string()),
+            OperatorError::NothingToRelease(_) | OperatorError::NoDomain(_) => {
+                Self::NotFound(error.to_string())
+            }
+            OperatorError::DomainTaken { .. } | OperatorError::DomainChanged(_) => {
+                Self::Conflict(error.to_string())
+            }
+            OperatorError::Lookup(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a domain was not checked"
+                );
+                Self::DnsFailed(error.to_string())
+            }
+            OperatorError::Owner(_) | OperatorError::DomainOfRelay(_) => {
+                Self::Invalid(error.to_string())
+            }
         }
     }
 }
@@ -137,6 +204,8 @@ impl IntoResponse for ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Self::DnsFailed(_) => (StatusCode::BAD_GATEWAY, "dns_failed"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
@@ -145,6 +214,12 @@ impl IntoResponse for ApiError {
 }
 
 type Answer<T> = Result<Json<T>, ApiError>;
+
+async fn reload(State(api): State<Api>) -> Answer<Reloaded> {
+    let reloaded = api.reloader.reload().map_err(|error| ApiError::Invalid(error.to_string()))?;
+    api.tunnels.note_reload(&reloaded);
+    Ok(Json(reloaded))
+}
 
 async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
@@ -165,10 +240,12 @@ struct Status {
     shares: i64,
     requests_in_flight: i64,
     held_requests: i64,
+    /// All nodes, where there are several.
+    nodes: Vec<NodeRecord>,
 }
 
 async fn status(State(api): State<Api>) -> Json<Status> {
-    let (metrics, config) = (&api.tunnels.metrics, &api.tunnels.config);
+    let (metrics, config) = (&api.tunnels.metrics, api.tunnels.config.load_full());
     let ping = tokio::time::timeout(STORE_TIMEOUT, api.tunnels.store.ping()).await;
     let phase = *api.phase.borrow();
     Json(Status {
@@ -183,7 +260,12 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         shares: metrics.shares.get(),
         requests_in_flight: metrics.requests_in_flight.get(),
         held_requests: metrics.held_requests.get(),
+        nodes: api.tunnels.nodes.load().to_vec(),
     })
+}
+
+async fn nodes(State(api): State<Api>) -> Json<Vec<NodeRecord>> {
+    Json(api.tunnels.nodes.load().to_vec())
 }
 
 /// A share that is up on this node.
@@ -201,13 +283,13 @@ struct ShareEntry {
 }
 
 async fn shares(State(api): State<Api>) -> Json<Vec<ShareEntry>> {
-    let tunnels = &api.tunnels;
+    let (tunnels, config) = (&api.tunnels, api.tunnels.config.load());
     let entry = |share: Arc<Share>| ShareEntry {
         name: share.facts.name.clone(),
         owner: share.facts.owner.clone(),
         agent: share.session.admitted.subject.clone(),
         mode: share.facts.mode,
-        url: tunnels.config.share_url(tunnels.bound, &share.facts.name, share.facts.mode),
+        url: config.share_url(tunnels.bound, &share.facts.name, share.facts.mode),
         generation: share.facts.generation,
         expires_at: share.expires_at(),
         requests_in_flight: share.in_flight(),
@@ -222,12 +304,22 @@ async fn close_share(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = parse_name(&name)?;
-    let none = || ApiError::NotFound(format!("no share named `{name}` is up on this node"));
-    let share = api.tunnels.live_share(&name).ok_or_else(none)?;
+    match close(&api, &name) {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => {
+            let none = format!("no share named `{name}` is up on this node");
+            Err(ApiError::NotFound(none))
+        }
+    }
+}
+
+/// Closes a share; `false` when none of this name is up on this node.
+pub(super) fn close(api: &Api, name: &Name) -> bool {
+    let Some(share) = api.tunnels.live_share(name) else { return false };
     let message = format!("the operator of this relay closed the share `{name}`");
     api.tunnels.take_down(&share, Refusal::new(code::FORBIDDEN, message));
     api.tunnels.debts.audit("share.close", "operator", name.as_str(), share.facts.owner.clone());
-    Ok(StatusCode::NO_CONTENT)
+    true
 }
 
 fn parse_name(text: &str) -> Result<Name, ApiError> {
@@ -291,26 +383,6 @@ async fn release_name(
     Ok(Json(operator::release_name(store, name, cooling, unix_now()).await?))
 }
 
-async fn owners(State(api): State<Api>) -> Answer<Vec<operator::OwnerEntry>> {
-    Ok(Json(operator::owners(&*api.tunnels.store, unix_now()).await?))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Quota {
-    max_shares: Option<u32>,
-}
-
-async fn set_quota(
-    State(api): State<Api>,
-    Path(owner): Path<String>,
-    body: Result<Json<Quota>, JsonRejection>,
-) -> Answer<OwnerQuota> {
-    let (owner, Json(quota)) = (operator::parse_owner(&owner)?, body?);
-    let store = &*api.tunnels.store;
-    Ok(Json(operator::set_quota(store, &owner, quota.max_shares, unix_now()).await?))
-}
-
 async fn tokens(State(api): State<Api>) -> Answer<Vec<TokenRecord>> {
     Ok(Json(api.tunnels.store.tokens().await?))
 }
@@ -358,14 +430,22 @@ async fn revoke(State(api): State<Api>, Path(id): Path<String>) -> Result<Status
     }
 }
 
+/// Which events are asked for.
 #[derive(Debug, Deserialize)]
 struct Trail {
     limit: Option<u32>,
+    since: Option<u64>,
+    until: Option<u64>,
+    action: Option<String>,
+    actor: Option<String>,
+    object: Option<String>,
 }
 
 async fn audit(State(api): State<Api>, Query(trail): Query<Trail>) -> Answer<Vec<AuditEvent>> {
-    let limit = trail.limit.unwrap_or(TRAIL).min(MAX_TRAIL);
-    Ok(Json(api.tunnels.store.audit_trail(limit).await?))
+    let Trail { limit, since, until, action, actor, object } = trail;
+    let limit = limit.unwrap_or(TRAIL).min(MAX_TRAIL);
+    let filter = AuditFilter { limit, since, until, action, actor, object };
+    Ok(Json(api.tunnels.store.audit_events(filter).await?))
 }
 
 #[cfg(test)]

@@ -200,6 +200,33 @@ async fn revocations_by_another_process_are_seen_within_a_second() {
     }
 }
 
+#[tokio::test]
+async fn agents_of_an_identity_provider_are_asked_for_a_newer_token_before_the_end() {
+    let oidc = crate::config::Oidc {
+        issuer: "https://idp.example".to_owned(),
+        audiences: vec!["mcpm".to_owned()],
+        owner_claim: "sub".to_owned(),
+        names_claim: None,
+        require: Vec::new(),
+        ca: None,
+    };
+    let bench = Bench::new(AuthMode::Oidc(Arc::new(oidc)));
+    let admitted = Admitted {
+        owner: Owner::of_subject("ada"),
+        subject: "k".to_owned(),
+        names: NamePatterns::any(),
+        max_shares: None,
+        token_jti: None,
+        expires_at: Some(NOW + 300),
+    };
+    assert!(!bench.admission.should_renew(&admitted, NOW));
+    assert!(bench.admission.should_renew(&admitted, NOW + 240));
+    assert_eq!(bench.admission.recheck(&admitted, NOW + 300).unwrap_err().code, "expired");
+    assert_eq!(code(bench.knock(Proof::None).await), bad_credential());
+    // Tokens of the relay's own live for months, and nobody has another.
+    assert!(!Bench::new(AuthMode::Token).admission.should_renew(&admitted, NOW + 299));
+}
+
 #[test]
 fn a_subject_never_passes_for_a_key() {
     assert_ne!(Owner::of_subject("key:abc"), Owner::of_key("abc"));

@@ -1,29 +1,27 @@
-//! A certificate from an authority (ACME, RFC 8555), renewed when the authority advises it
-//! (RFC 9773) or after two thirds of its life.
+//! Certificates from an authority (ACME, RFC 8555), renewed when the authority advises it (RFC 9773)
+//! or after two thirds of their life: one for the relay's own domain, and one for each custom domain.
 //!
-//! Account and certificate are kept sealed in the data directory. Whatever fails, the certificate
-//! that is there stays, and the next attempt waits longer.
+//! Account and certificates are kept sealed in a [`Vault`]. Whatever fails, the certificate that is
+//! there stays, and the next attempt waits longer.
 
+mod customs;
 mod dns;
-#[cfg(test)]
-mod fake_dns;
 mod order;
 #[cfg(test)]
 mod pebble;
 mod proofs;
+mod renewal;
 mod schedule;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod web;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use instant_acme::{Account, AccountCredentials, CertificateIdentifier, NewAccount};
 use mcpm_shared::token::Digest;
-use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ResolvesServerCert;
@@ -31,39 +29,41 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use self::customs::Customs;
 use self::order::{OrderError, Prover};
-use self::proofs::{Proofs, Resolver};
-use self::schedule::Suggested;
+use self::proofs::{Board, Proofs, Resolver};
 use self::web::Web;
 use super::validity::Validity;
-use super::vault::Vault;
+use super::vault::{Plain, Vault};
 use super::{CertError, CertSource, Current, certified};
-use crate::config::{Acme, AcmeProof, Domain};
+use crate::config::{Acme, AcmeChallenge, AcmeProof, Domain};
+use crate::domains::Domains;
 use crate::metrics::Metrics;
 
-/// How long one order may take: proofs, waits and all.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-/// How often the clock is looked at, which may jump, and bounds for how often the authority is
-/// asked for its advice.
-const LOOK: Duration = Duration::from_secs(600);
-const ADVICE_AGAIN: (Duration, Duration) =
-    (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
-/// When the authority gave no advice.
-const ADVICE_LATER: Duration = Duration::from_secs(6 * 3600);
-
-/// A certificate that the relay orders from an authority and renews.
+/// Certificates that the relay orders from an authority and renews.
 #[derive(Debug)]
 pub struct AcmeCert {
     settings: Acme,
-    /// What the certificate must cover.
+    /// What the certificate of the relay's own domain must cover.
     names: Vec<String>,
     prover: Prover,
     web: Web,
-    vault: Vault,
-    /// Tells the files of one authority from those of another.
+    vault: Arc<Vault>,
+    /// Tells what is of one authority from what is of another.
     authority: String,
     current: Arc<Current>,
     proofs: Arc<Proofs>,
+    customs: Arc<Customs>,
+}
+
+/// One certificate that is ordered and renewed.
+#[derive(Clone, Copy)]
+struct Item<'a> {
+    names: &'a [String],
+    prover: &'a Prover,
+    shown: &'a Current,
+    /// For one of a custom domain.
+    customs: Option<&'a Customs>,
 }
 
 /// A certificate as it is kept.
@@ -80,72 +80,95 @@ impl Drop for Kept {
     }
 }
 
-/// What is known of the next renewal.
-struct Plan {
-    chance: f64,
-    suggested: Option<Suggested>,
-    ask_again_at: tokio::time::Instant,
+impl Kept {
+    /// One that is not ours to read is as good as none: a new one is ordered.
+    fn read(plain: &Plain) -> Option<Self> {
+        serde_json::from_slice(plain).ok()
+    }
+}
+
+/// What came of an attempt to get a certificate.
+#[derive(Debug, PartialEq, Eq)]
+enum Got {
+    /// The authority issued it.
+    Issued,
+    /// Another node had ordered it.
+    Taken,
+    /// Another node is about to order it.
+    Elsewhere,
+    /// As many were ordered as may be in an hour.
+    Capped(std::time::Duration),
 }
 
 impl AcmeCert {
     /// Reads the certificate that was ordered before, if any; orders nothing yet.
     ///
     /// # Errors
-    /// Fails when a file cannot be read, or was sealed with another relay's key.
-    pub fn open(
+    /// Fails when it cannot be read, or was sealed with another relay's key.
+    pub async fn open(
         settings: &Acme,
         domain: &Domain,
-        dir: &Path,
-        storage_key: &[u8; 32],
+        vault: Vault,
+        domains: Arc<Domains>,
     ) -> Result<Self, CertError> {
-        let proofs = Arc::new(Proofs::default());
+        let (vault, proofs) = (Arc::new(vault), Arc::new(Proofs::default()));
+        let authority = Digest::of(settings.directory.as_bytes()).to_string();
+        let authority: String =
+            authority.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let board = Board::new(Arc::clone(&proofs), Arc::clone(&vault), authority.clone());
+        let apex = domain.as_str().to_owned();
         let (names, prover) = match (&settings.proof, dns::open(&settings.proof)?) {
             (_, Some((dns, wait))) => {
-                (vec![domain.as_str().to_owned(), format!("*.{domain}")], Prover::Dns { dns, wait })
+                (vec![apex, format!("*.{domain}")], Prover::Dns { dns, wait })
             }
-            (AcmeProof::Http, None) => {
-                (vec![domain.as_str().to_owned()], Prover::Http(Arc::clone(&proofs)))
-            }
-            (_, None) => (vec![domain.as_str().to_owned()], Prover::Tls(Arc::clone(&proofs))),
+            (AcmeProof::Http, None) => (vec![apex], Prover::Http(board.clone())),
+            (_, None) => (vec![apex], Prover::Tls(board.clone())),
         };
-        let authority = Digest::of(settings.directory.as_bytes()).to_string();
-        let authority = authority.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let theirs = match settings.customs.challenge {
+            AcmeChallenge::Http => Prover::Http(board),
+            // Nobody but their owners writes their DNS.
+            AcmeChallenge::TlsAlpn | AcmeChallenge::Dns => Prover::Tls(board),
+        };
+        let per_hour = settings.customs.orders_per_hour;
         let source = Self {
             web: Web::new(settings.ca.as_deref())?,
             settings: settings.clone(),
             names,
             prover,
-            vault: Vault::new(dir.join("acme"), storage_key),
+            vault,
             authority,
-            current: Arc::new(Current(None.into())),
+            current: Arc::new(Current::none()),
             proofs,
+            customs: Arc::new(Customs::new(domains, theirs, per_hour)),
         };
-        if let Some(kept) = source.kept()? {
-            source.current.show(parse(&kept.chain, &kept.key)?);
+        if let Some(kept) = source.kept(&source.names[0]).await? {
+            source.current.show(parse(&kept)?);
         }
         Ok(source)
     }
 
-    fn file(&self, what: &str) -> String {
-        format!("{what}-{}", self.authority)
+    /// Returns the certificate of the relay's own domain.
+    fn apex(&self) -> Item<'_> {
+        let (names, prover, shown) = (&self.names, &self.prover, &self.current);
+        Item { names, prover, shown, customs: None }
     }
 
-    fn certificate_file(&self) -> String {
-        self.file(&format!("certificate-{}", self.names[0]))
+    /// Returns the name under which a certificate is kept.
+    fn row(&self, name: &str) -> String {
+        format!("certificate-{name}-{}", self.authority)
     }
 
-    fn kept(&self) -> Result<Option<Kept>, CertError> {
-        let kept = self.vault.load(&self.certificate_file())?;
-        // One that is not ours to read is as good as none: a new one is ordered.
-        Ok(kept.and_then(|kept| serde_json::from_slice(&kept).ok()))
+    async fn kept(&self, name: &str) -> Result<Option<Kept>, CertError> {
+        let kept = self.vault.load(&self.row(name)).await?;
+        Ok(kept.as_ref().and_then(Kept::read))
     }
 
     /// Opens the account at the authority, or makes one.
     async fn account(&self, anew: bool) -> Result<Account, OrderError> {
-        let file = self.file("account");
+        let row = format!("account-{}", self.authority);
         let builder = Account::builder_with_http(Box::new(self.web.clone()));
         if !anew
-            && let Some(kept) = self.vault.load(&file)?
+            && let Some(kept) = self.vault.load(&row).await?
             && let Ok(credentials) = serde_json::from_slice::<AccountCredentials>(&kept)
         {
             return Ok(builder.from_credentials(credentials).await?);
@@ -160,73 +183,71 @@ impl AcmeCert {
         let directory = self.settings.directory.clone();
         let (account, credentials) = builder.create(&wanted, directory, None).await?;
         let text = serde_json::to_vec(&credentials).map_err(instant_acme::Error::from)?;
-        self.vault.save(&file, &Zeroizing::new(text))?;
+        self.vault.save(&row, &Zeroizing::new(text)).await?;
         tracing::info!(directory = self.settings.directory, "account made at the authority");
         Ok(account)
     }
 
+    /// Gets a certificate: takes over what another node ordered, or orders one while no other node
+    /// does.
+    async fn get(&self, item: Item<'_>) -> Result<Got, OrderError> {
+        let _few = match item.customs {
+            Some(customs) => customs.may_order().await,
+            None => None,
+        };
+        let work = async {
+            if self.take_over(item).await? {
+                return Ok(Got::Taken);
+            }
+            if let Some(wait) = item.customs.and_then(Customs::capped) {
+                return Ok(Got::Capped(wait));
+            }
+            self.order(item).await.map(|()| Got::Issued)
+        };
+        let done = self.vault.in_turn(&self.row(&item.names[0]), work).await?;
+        done.unwrap_or(Ok(Got::Elsewhere))
+    }
+
+    /// Shows what is kept, where that is another certificate than the one that is shown.
+    async fn take_over(&self, item: Item<'_>) -> Result<bool, OrderError> {
+        let Some(kept) = self.kept(&item.names[0]).await? else { return Ok(false) };
+        if kept.names != item.names {
+            return Ok(false);
+        }
+        let key = parse(&kept)?;
+        let (leaf, now) = (key.cert.first(), UnixTime::now().as_secs());
+        let ends = leaf.and_then(|leaf| Validity::of(leaf)).map_or(0, |it| it.not_after);
+        if leaf == item.shown.leaf().as_ref() || ends <= now {
+            return Ok(false);
+        }
+        item.shown.show(key);
+        Ok(true)
+    }
+
     /// Orders a certificate, keeps it and shows it.
-    async fn order(&self) -> Result<(), OrderError> {
-        let replaces = self.leaf().and_then(|leaf| {
+    async fn order(&self, item: Item<'_>) -> Result<(), OrderError> {
+        let replaces = item.shown.leaf().and_then(|leaf| {
             CertificateIdentifier::try_from(&leaf).ok().map(CertificateIdentifier::into_owned)
         });
         let account = self.account(false).await?;
-        let issued = match self.prover.order(&account, &self.names, replaces).await {
+        let issued = match item.prover.order(&account, item.names, replaces).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!("the authority forgot the account: making another one");
                 let account = self.account(true).await?;
-                self.prover.order(&account, &self.names, None).await?
+                item.prover.order(&account, item.names, None).await?
             }
             issued => issued?,
         };
-        let fresh = parse(&issued.chain, &issued.key)?;
-        let kept =
-            Kept { names: self.names.clone(), chain: issued.chain, key: (*issued.key).clone() };
-        self.current.show(fresh);
+        let (names, key) = (item.names.to_vec(), (*issued.key).clone());
+        let kept = Kept { names, chain: issued.chain, key };
+        item.shown.show(parse(&kept)?);
         let text = Zeroizing::new(serde_json::to_vec(&kept).map_err(instant_acme::Error::from)?);
         // Not a failed order: another one would find the same disk, and use up what is allowed.
-        if let Err(error) = self.vault.save(&self.certificate_file(), &text) {
+        if let Err(error) = self.vault.save(&self.row(&item.names[0]), &text).await {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "the new certificate will be lost at the next start");
         }
         Ok(())
-    }
-
-    /// Returns when the present certificate should be renewed; `None` says at once.
-    async fn due(&self, plan: &mut Plan) -> Option<u64> {
-        let leaf = self.leaf()?;
-        let validity = Validity::of(&leaf)?;
-        if plan.ask_again_at <= tokio::time::Instant::now() {
-            let (suggested, again) = match self.advice(&leaf).await {
-                Some((window, again)) => (Some(window), again),
-                None => (plan.suggested, ADVICE_LATER),
-            };
-            plan.suggested = suggested;
-            plan.ask_again_at =
-                tokio::time::Instant::now() + again.clamp(ADVICE_AGAIN.0, ADVICE_AGAIN.1);
-        }
-        Some(schedule::renew_at(validity, plan.suggested, plan.chance))
-    }
-
-    /// Asks the authority when it would like the certificate to be renewed.
-    async fn advice(&self, leaf: &CertificateDer<'_>) -> Option<(Suggested, Duration)> {
-        let id = CertificateIdentifier::try_from(leaf).ok()?;
-        let asked =
-            async { self.account(false).await?.renewal_info(&id).await.map_err(Into::into) };
-        match asked.await {
-            Ok((info, again)) => {
-                let at = |time: i64| u64::try_from(time).unwrap_or(0);
-                let window = info.suggested_window;
-                let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
-                Some((Suggested { start: at(start), end: at(end) }, again))
-            }
-            Err(OrderError::Acme(instant_acme::Error::Unsupported(_))) => None,
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "no advice about renewal");
-                None
-            }
-        }
     }
 }
 
@@ -234,7 +255,7 @@ impl AcmeCert {
 impl CertSource for AcmeCert {
     fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
         let (current, proofs) = (Arc::clone(&self.current), Arc::clone(&self.proofs));
-        Arc::new(Resolver { current, proofs })
+        Arc::new(Resolver { current, proofs, customs: Arc::clone(&self.customs) })
     }
 
     fn leaf(&self) -> Option<CertificateDer<'static>> {
@@ -242,7 +263,7 @@ impl CertSource for AcmeCert {
     }
 
     fn proves_by_tls(&self) -> bool {
-        matches!(self.prover, Prover::Tls(_))
+        matches!(self.prover, Prover::Tls(_)) || self.customs.prove_by_tls()
     }
 
     fn http_proof(&self, token: &str) -> Option<String> {
@@ -250,63 +271,22 @@ impl CertSource for AcmeCert {
     }
 
     async fn renew(&self, metrics: &Metrics) {
-        let mut failures = 0;
-        let mut plan = Plan::new();
         // One that covers other names than it should is of use, but not for long.
-        let mut at_once = self.kept().ok().flatten().is_none_or(|kept| kept.names != self.names);
-        loop {
-            let due = if at_once { None } else { self.due(&mut plan).await };
-            let now = UnixTime::now().as_secs();
-            if let Some(left) = due.and_then(|due| due.checked_sub(now)).filter(|left| *left > 0) {
-                tokio::time::sleep(LOOK.min(Duration::from_secs(left))).await;
-                continue;
-            }
-            match tokio::time::timeout(ORDER_TIMEOUT, self.order()).await {
-                Ok(Ok(())) => {
-                    tracing::info!(names = ?self.names, "certificate issued");
-                    metrics.order(true);
-                    (failures, at_once, plan) = (0, false, Plan::new());
-                }
-                failed => {
-                    let error = match failed {
-                        Ok(Err(error)) => error,
-                        _ => OrderError::TooLong(ORDER_TIMEOUT),
-                    };
-                    failures += 1;
-                    metrics.order(false);
-                    let wait = schedule::retry_after(failures, chance());
-                    let again_secs = wait.as_secs();
-                    let error = super::in_full(&error);
-                    tracing::error!(error, failures, again_secs, "no certificate was issued");
-                    tokio::time::sleep(wait).await;
-                }
-            }
-        }
+        let kept = self.kept(&self.names[0]).await.ok().flatten();
+        let at_once = kept.is_none_or(|kept| kept.names != self.names);
+        tokio::join!(
+            self.keep_renewed(self.apex(), at_once, metrics),
+            self.customs.run(self, metrics),
+            self.follow(),
+        );
     }
 }
 
-impl Plan {
-    fn new() -> Self {
-        let ask_again_at = tokio::time::Instant::now();
-        Self { chance: chance(), suggested: None, ask_again_at }
-    }
-}
-
-/// Returns a random number from 0 to 1.
-fn chance() -> f64 {
-    let mut bytes = [0; 4];
-    // Without random numbers there is no TLS either; half is as good as any.
-    match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 0.5,
-    }
-}
-
-fn parse(chain: &str, key: &str) -> Result<CertifiedKey, CertError> {
+fn parse(kept: &Kept) -> Result<CertifiedKey, CertError> {
     let not_pem = |wanted| move |source| CertError::Pem { path: "order".into(), wanted, source };
-    let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+    let chain = CertificateDer::pem_slice_iter(kept.chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(not_pem("certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(not_pem("private key"))?;
+    let key = PrivateKeyDer::from_pem_slice(kept.key.as_bytes()).map_err(not_pem("private key"))?;
     certified(chain, key)
 }

@@ -1,5 +1,9 @@
 //! `mcpm-relay audit`: shows what was decided, from the database of a relay.
 
+use mcpm_relay::admission::unix_now;
+use mcpm_relay::operator;
+use mcpm_relay::store::AuditFilter;
+
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::StorageArgs;
@@ -12,6 +16,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u32,
 
+    /// Only what was done: such as name.claim, or name for all that begins with name.
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+
+    /// Only what this owner did (a token's subject or key:THUMBPRINT), or `operator`
+    #[arg(long, value_name = "OWNER")]
+    by: Option<String>,
+
+    /// Only what was done to this name, owner, domain or token id
+    #[arg(long, value_name = "OBJECT")]
+    object: Option<String>,
+
+    /// Only of the last time, such as 24h or 7d
+    #[arg(long, value_name = "TIME")]
+    since: Option<humantime::Duration>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -20,15 +40,33 @@ pub(super) struct Args {
     storage: StorageArgs,
 }
 
+impl Args {
+    fn filter(&self, now: u64) -> Result<AuditFilter, CliError> {
+        let actor = match self.by.as_deref() {
+            None | Some("operator") => self.by.clone(),
+            Some(owner) => Some(operator::parse_owner(owner)?.as_str().to_owned()),
+        };
+        Ok(AuditFilter {
+            limit: self.limit,
+            since: self.since.map(|age| now.saturating_sub(age.as_secs())),
+            until: None,
+            action: self.action.as_deref().map(|text| text.trim_end_matches(['.', '*']).to_owned()),
+            actor,
+            object: self.object.clone(),
+        })
+    }
+}
+
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     block_on(async {
+        let filter = args.filter(unix_now())?;
         let (store, _key) = open(args.storage).await?;
-        let events = store.audit_trail(args.limit).await?;
+        let events = store.audit_events(filter).await?;
         if args.json {
             return say_json(&events);
         }
         if events.is_empty() {
-            note("nothing was decided yet");
+            note("nothing of that was decided");
             return Ok(());
         }
         let rows =

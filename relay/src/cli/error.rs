@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use mcpm_relay::admission::IssueError;
 use mcpm_relay::config::ConfigError;
+#[cfg(unix)]
+use mcpm_relay::handover::HandoverError;
+use mcpm_relay::host::CustomDomain;
 use mcpm_relay::keys::KeyFileError;
 use mcpm_relay::operator::OperatorError;
 use mcpm_relay::ports::PortsError;
@@ -74,6 +77,14 @@ pub(super) enum CliError {
     /// A decision over a name or an owner cannot be made.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// The DNS does not say that a domain is its owner's.
+    #[error("the domain `{domain}` is not proved: {problem}")]
+    NotProved {
+        /// The domain.
+        domain: CustomDomain,
+        /// What is missing.
+        problem: String,
+    },
     /// There is no such token.
     #[error("no token has the id `{0}`")]
     UnknownToken(String),
@@ -100,6 +111,13 @@ pub(super) enum CliError {
     /// The relay said that it is not ready.
     #[error("the relay is not ready: {0}")]
     NotReady(String),
+    /// The listeners of a running relay did not pass to this process.
+    #[cfg(unix)]
+    #[error(transparent)]
+    TakeOver(#[from] HandoverError),
+    /// Nothing can pass to this process.
+    #[error("--take-over needs a Unix system and a takeover socket")]
+    NoTakeover,
     /// stdout failed.
     #[error("cannot write the result")]
     Output(#[source] std::io::Error),
@@ -129,9 +147,24 @@ impl CliError {
             Self::WrongAdminToken => {
                 "Give --data-dir or --admin-token-file as for `mcpm-relay serve`"
             }
+            Self::Operator(OperatorError::NoDomain(_)) => {
+                "List domains with `mcpm-relay domain ls`"
+            }
+            Self::Operator(OperatorError::DomainTaken { .. }) => {
+                "Take it out first: `mcpm-relay domain rm DOMAIN`"
+            }
+            Self::Operator(OperatorError::Lookup(_)) => {
+                "Check that a name server can be reached by TCP, or name one with --dns-servers"
+            }
+            Self::NotProved { .. } => {
+                "`mcpm-relay domain ls --json` shows the record; a new one may take minutes to be seen"
+            }
             Self::Operator(OperatorError::NothingToRelease(_)) => {
                 "List names with `mcpm-relay name ls`"
             }
+            #[cfg(unix)]
+            Self::TakeOver(_) => "Stop the running relay, and start this one without --take-over",
+            Self::NoTakeover => "Give --data-dir or --takeover-socket, or leave --take-over out",
             Self::NotHttp(_) => "Check that --admin-listen is the same as for `mcpm-relay serve`",
             Self::NoAdminListener => "Give --admin-listen as for `mcpm-relay serve`",
             Self::Unreachable { .. } => {
@@ -161,6 +194,13 @@ impl CliError {
         }
         text
     }
+}
+
+/// Returns an error and its causes as one line, for a log or an answer.
+pub(super) fn in_full(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
+    causes
+        .fold(error.to_string(), |text, cause| format!("{text}: {}", cause.to_string().trim_end()))
 }
 
 #[cfg(test)]

@@ -1,40 +1,99 @@
 //! `mcpm-relay serve`.
 
-use mcpm_relay::config::{Config, LogFormat, Tls};
+use std::pin::pin;
+use std::sync::Arc;
+
+use mcpm_relay::config::{Config, LogFormat, Obey, SettingsSource, Tls};
 use mcpm_relay::ports::Ports;
 use mcpm_relay::relay::Relay;
 use mcpm_shared::signal::{Signal, Signals};
-use mcpm_shared::telemetry;
+use mcpm_shared::telemetry::{self, LogControl};
 
-use super::error::CliError;
+use super::error::{CliError, in_full};
+use super::manager;
 use super::out::say;
 use super::settings::ServeArgs;
+use super::takeover::{Before, Passing, Successor};
 
-pub(super) fn run(args: ServeArgs) -> Result<(), CliError> {
-    let config = args.resolve()?;
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: ServeArgs,
+
+    /// Take the listeners over from the relay that runs with these settings, if one does; it then
+    /// lets its requests end. Nobody is refused meanwhile
+    #[arg(long, env = "MCPM_RELAY_TAKE_OVER", value_name = "BOOL",
+        num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    take_over: Option<bool>,
+}
+
+impl Args {
+    #[cfg(test)]
+    pub(super) fn resolve(self) -> Result<Config, CliError> {
+        self.settings.resolve()
+    }
+}
+
+/// The settings of a running relay: flags, environment and file, as they were given at its start.
+#[derive(Debug)]
+struct CommandLine {
+    settings: ServeArgs,
+    log: LogControl,
+}
+
+impl SettingsSource for CommandLine {
+    fn read(&self) -> Result<Config, String> {
+        self.settings.clone().resolve().map_err(|error| in_full(&error))
+    }
+
+    fn prepare(&self, config: &Config) -> Result<Obey, String> {
+        let obey = self.log.prepare(&config.log).map_err(|error| in_full(&error))?;
+        Ok(Box::new(obey))
+    }
+}
+
+/// Why a relay ends.
+enum End {
+    /// It was told to.
+    Told,
+    /// Another process serves in its place.
+    Replaced(Successor),
+}
+
+pub(super) fn run(args: Args) -> Result<(), CliError> {
+    let config = args.settings.clone().resolve()?;
     let format = match config.log_format {
         LogFormat::Text => telemetry::LogFormat::Text,
         LogFormat::Json => telemetry::LogFormat::Json,
     };
-    telemetry::init(format, &config.log)?;
+    let log = telemetry::init_changeable(format, &config.log)?;
+    let before = match args.take_over {
+        Some(true) => Before::find(&config)?,
+        Some(false) | None => Before::default(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::System("start the runtime", error))?;
-    let done = runtime.block_on(serve(config));
+    let source = CommandLine { settings: args.settings, log };
+    let done = runtime.block_on(serve(config, source, before));
     // Whoever asked twice does not want to wait for a thread that writes to a disk.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config) -> Result<(), CliError> {
-    let mut signals =
-        Signals::listen().map_err(|error| CliError::System("listen for signals", error))?;
-    let ports = Ports::open(&config).await?;
+async fn serve(config: Config, source: CommandLine, before: Before) -> Result<(), CliError> {
+    let listen = |error| CliError::System("listen for signals", error);
+    let mut signals = Signals::listen().map_err(listen)?;
+    let passing = Passing::listen().map_err(listen)?;
+    let mut ports = Ports::open(&config).await?;
+    ports.settings = Some(Arc::new(source));
+    ports.inherited = before.sockets();
     // One that comes from an authority is not for pinning: it changes every few weeks.
     let pinned = !matches!(config.tls, Tls::Acme(_));
     let fingerprint = ports.cert.as_ref().filter(|_| pinned).and_then(|cert| cert.fingerprint());
     let scheme = if ports.cert.is_some() { "https" } else { "http" };
+    let takeover = config.takeover_socket.clone();
     let relay = Relay::start(config, ports).await?;
 
     let admin = relay.admin_addr().map(|addr| format!(" (admin http://{addr})"));
@@ -42,21 +101,50 @@ async fn serve(config: Config) -> Result<(), CliError> {
     if let Some(fingerprint) = fingerprint {
         say(&format!("certificate SHA-256 {fingerprint}"))?;
     }
+    // The manager learns whom it watches before the process that it watched so far ends.
+    manager::ready();
+    before.replace().await;
+    let end = follow(&relay, &mut signals, passing.offer(takeover.as_deref(), &relay)).await?;
+    let ended = async {
+        match end {
+            End::Told => {
+                manager::stopping();
+                relay.shutdown().await
+            }
+            End::Replaced(successor) => {
+                successor.release().await;
+                relay.hand_over().await
+            }
+        }
+    };
+    tokio::select! {
+        _cut = ended => Ok(()),
+        _ = signals.next() => Err(CliError::Impatient),
+    }
+}
 
+/// Does what signals say until one of them, or a successor, ends the relay. Whatever was offered to
+/// successors is taken back when this returns.
+async fn follow(relay: &Relay, signals: &mut Signals, passing: Passing) -> Result<End, CliError> {
+    // Kept over the loop: a hand-over is not begun anew with each signal.
+    let mut replaced = pin!(passing.replaced());
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Hangup => relay.reload_certificate(),
+                Signal::Hangup => {
+                    if let Err(error) = relay.reload() {
+                        // Whoever moved the log away sends this signal too.
+                        relay.reopen_access_log();
+                        tracing::error!(%error, "settings not read again: all stays as it was");
+                    }
+                }
                 signal => {
                     tracing::info!(?signal, "stopping");
-                    break;
+                    return Ok(End::Told);
                 }
             },
+            successor = &mut replaced => return Ok(End::Replaced(successor)),
             () = relay.closed() => return Err(CliError::Stopped),
         }
-    }
-    tokio::select! {
-        _cut = relay.shutdown() => Ok(()),
-        _ = signals.next() => Err(CliError::Impatient),
     }
 }

@@ -15,7 +15,11 @@ const SECRET_ENV: &str = "MCPM_RELAY_SECRET";
 /// The environment variable with the token of the DNS provider, for the same reason.
 const ACME_DNS_TOKEN_ENV: &str = "MCPM_RELAY_ACME_DNS_TOKEN";
 
-#[derive(Debug, Args)]
+/// The environment variable by which OpenTelemetry names the collector to every program; our own
+/// counts before it.
+const OTLP_ENDPOINT_ENV: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+#[derive(Clone, Debug, Args)]
 pub(super) struct ServeArgs {
     /// Settings file in TOML; flags and environment win over it
     #[arg(long, env = "MCPM_RELAY_CONFIG", value_name = "FILE")]
@@ -32,6 +36,8 @@ impl ServeArgs {
         let environment = Layer {
             secret: read(SECRET_ENV),
             acme_dns_token: read(ACME_DNS_TOKEN_ENV),
+            otlp_endpoint: std::env::var_os(OTLP_ENDPOINT_ENV)
+                .and_then(|url| url.into_string().ok()),
             ..Layer::default()
         };
         let layer = layered(self.layer, environment, self.config.as_deref())?;
@@ -62,19 +68,30 @@ pub(super) struct StorageArgs {
     /// Key that signs agent tokens [default: relay.key in the data directory]
     #[arg(long, env = "MCPM_RELAY_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
+
+    /// File with the secret that all nodes have, of which their key is made without --key-file
+    #[arg(long, env = "MCPM_RELAY_NODE_SECRET_FILE", value_name = "FILE")]
+    node_secret_file: Option<PathBuf>,
 }
 
 impl StorageArgs {
     /// Returns where the relay keeps things.
     pub(super) fn resolve(self) -> Result<Storage, CliError> {
+        self.resolve_with(Layer::default()).map(|(storage, _)| storage)
+    }
+
+    /// Returns where the relay keeps things, and all settings, `more` among them.
+    pub(super) fn resolve_with(self, more: Layer) -> Result<(Storage, Layer), CliError> {
         let flags = Layer {
             data_dir: self.data_dir,
             database: self.database,
             database_file: self.database_file,
             key_file: self.key_file,
+            node_secret_file: self.node_secret_file,
             ..Layer::default()
         };
-        Ok(layered(flags, Layer::default(), self.config.as_deref())?.storage()?)
+        let layer = layered(flags.or(more), Layer::default(), self.config.as_deref())?;
+        Ok((layer.storage()?, layer))
     }
 }
 
@@ -88,8 +105,10 @@ pub(super) fn layered(
     // Who keeps the database in memory keeps nothing, unless told where; and who names a place for
     // everything may have no home.
     let database = layer.database.is_some() || layer.database_file.is_some();
-    let makes_certificates = matches!(layer.tls, Some(TlsKind::SelfSigned | TlsKind::Acme));
-    let elsewhere = database && layer.key_file.is_some() && !makes_certificates;
+    // Those that are ordered are in the database.
+    let makes_certificates = layer.tls == Some(TlsKind::SelfSigned);
+    let key = layer.key_file.is_some() || layer.node_secret_file.is_some();
+    let elsewhere = database && key && !makes_certificates;
     if layer.database != Some(Database::Memory) && !elsewhere {
         layer.data_dir = layer.data_dir.or_else(default_data_dir);
     }

@@ -10,6 +10,9 @@ use super::error::CliError;
 use super::out::{say, say_json};
 use super::table::date;
 
+/// After how many seconds a node is said to be silent: several of its beats.
+const SILENT_SECS: u64 = 5;
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Print JSON
@@ -49,7 +52,27 @@ fn lines(status: &Value, now: u64) -> String {
         "requests",
         format!("{} open, {} held", text("requests_in_flight"), text("held_requests")),
     );
+    for (n, node) in status["nodes"].as_array().into_iter().flatten().enumerate() {
+        line(if n == 0 { "nodes" } else { "" }, in_words(node, &status["node"], now));
+    }
     out
+}
+
+/// Says of a node where it is and how it is.
+fn in_words(node: &Value, this: &Value, now: u64) -> String {
+    let (id, address) = (node["id"].as_str(), node["address"].as_str());
+    let mut words = format!("{} at {}", id.unwrap_or("?"), address.unwrap_or("?"));
+    if node["id"] == *this {
+        words.push_str(", this one");
+    }
+    if node["draining"] == true {
+        words.push_str(", draining");
+    }
+    let silent = now.saturating_sub(node["seen_at"].as_u64().unwrap_or(now));
+    if silent > SILENT_SECS {
+        let _ = write!(words, ", silent for {silent}s");
+    }
+    words
 }
 
 #[cfg(test)]
@@ -71,5 +94,20 @@ mod tests {
         shares       4
         requests     7 open, 0 held
         ");
+    }
+
+    #[test]
+    fn the_nodes_are_told_of_where_there_are_several() {
+        let node = |id: &str, draining: bool, seen_at: u64| {
+            json!({"id": id, "address": format!("{id}:6278"), "draining": draining,
+                "seen_at": seen_at})
+        };
+        let status = json!({"node": "a", "started_at": 100_u64,
+            "nodes": [node("a", false, 100), node("b", true, 99), node("c", false, 70)]});
+        let said = lines(&status, 100);
+        let nodes: Vec<_> = said.lines().rev().take(3).collect();
+        assert_eq!(nodes[2], "nodes        a at a:6278, this one");
+        assert_eq!(nodes[1], "             b at b:6278, draining");
+        assert_eq!(nodes[0], "             c at c:6278, silent for 30s");
     }
 }

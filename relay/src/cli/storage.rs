@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mcpm_relay::config::{Database, KeySource};
+use mcpm_relay::config::{Database, KeySource, Storage};
 use mcpm_relay::keys::RelayKey;
 use mcpm_relay::ports::{Ports, PortsError};
 use mcpm_relay::store::Store;
@@ -23,11 +23,17 @@ pub(super) fn block_on(
 
 /// Opens the database and the key.
 pub(super) async fn open(args: StorageArgs) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
-    let storage = args.resolve()?;
+    open_storage(&args.resolve()?).await
+}
+
+/// Opens the database and the key that settings name.
+pub(super) async fn open_storage(
+    storage: &Storage,
+) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
     if storage.database == Database::Memory || storage.key == KeySource::Memory {
         return Err(CliError::MemoryDatabase);
     }
-    let ports = Ports::open_storage(&storage).await.map_err(|error| match error {
+    let ports = Ports::open_storage(storage).await.map_err(|error| match error {
         PortsError::Key(error) => CliError::Key(error),
         error => CliError::Ports(error),
     })?;

@@ -27,9 +27,14 @@ fn help_says_this() {
     insta::assert_snapshot!("help_health", help(&["health"]));
     insta::assert_snapshot!("help_name", help(&["name"]));
     insta::assert_snapshot!("help_name_release", help(&["name", "release"]));
-    insta::assert_snapshot!("help_owner_quota", help(&["owner", "quota"]));
+    insta::assert_snapshot!("help_owner", help(&["owner"]));
+    insta::assert_snapshot!("help_owner_quota_set", help(&["owner", "quota", "set"]));
+    insta::assert_snapshot!("help_audit", help(&["audit"]));
+    insta::assert_snapshot!("help_domain", help(&["domain"]));
+    insta::assert_snapshot!("help_domain_add", help(&["domain", "add"]));
     insta::assert_snapshot!("help_share", help(&["share"]));
     insta::assert_snapshot!("help_status", help(&["status"]));
+    insta::assert_snapshot!("help_reload", help(&["reload"]));
 }
 
 #[test]
@@ -109,16 +114,32 @@ fn names_and_owners_are_decided_over_in_the_database() {
     on(&dir, &["name", "release", "calc"]).unwrap();
     let error = on(&dir, &["name", "release", "calc"]).unwrap_err();
     assert!(error.to_string().contains("nobody has the name `calc`"), "{error}");
-    on(&dir, &["owner", "quota", "ada", "--max-shares", "3"]).unwrap();
-    assert!(on(&dir, &["owner", "quota", "a b", "--default"]).is_err());
+    let set = ["owner", "quota", "set", "ada", "--max-shares", "3", "--requests-per-day", "0"];
+    on(&dir, &set).unwrap();
+    assert!(on(&dir, &["owner", "quota", "set", "a b", "--default"]).is_err());
+    on(&dir, &["owner", "quota", "show", "ada", "--json"]).unwrap();
     on(&dir, &["owner", "ls"]).unwrap();
+    on(&dir, &["owner", "show", "ada"]).unwrap();
+    on(&dir, &["owner", "block", "ada", "--note", "spam"]).unwrap();
+    on(&dir, &["owner", "unblock", "ada", "--json"]).unwrap();
+    on(&dir, &["audit", "--action", "owner.*", "--by", "operator", "--since", "1h"]).unwrap();
     on(&dir, &["audit", "--limit", "5"]).unwrap();
     let database = dir.path().join("relay.db");
     let actions = storage::block_on(async {
         let store = mcpm_relay::store::SqlStore::open(&database).await?;
         let trail = mcpm_relay::store::Store::audit_trail(&store, 9).await?;
         let actions: Vec<_> = trail.iter().map(|event| event.action.as_str()).collect();
-        assert_eq!(actions, ["owner.quota", "name.release", "name.block", "name.reserve"]);
+        assert_eq!(
+            actions,
+            [
+                "owner.unblock",
+                "owner.block",
+                "owner.quota",
+                "name.release",
+                "name.block",
+                "name.reserve"
+            ]
+        );
         Ok(())
     });
     actions.unwrap();
@@ -142,6 +163,8 @@ fn a_running_relay_is_asked_over_its_admin_listener() {
         on(&dir, &[args, &admin[..]].concat())
     };
     ask(&["status"]).unwrap();
+    let error = ask(&["reload"]).unwrap_err();
+    assert!(error.to_string().contains("without settings that can be read again"), "{error}");
     ask(&["share", "ls", "--json"]).unwrap();
     let error = ask(&["share", "close", "calc"]).unwrap_err();
     assert!(error.to_string().contains("no share named `calc` is up"), "{error}");

@@ -1,7 +1,7 @@
 //! Settings of certificates that are ordered from an authority (ACME, RFC 8555), and of networks.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,6 +28,25 @@ pub struct Acme {
     pub ca: Option<PathBuf>,
     /// How the relay proves that the domain is its own.
     pub proof: AcmeProof,
+    /// How custom domains get certificates.
+    pub customs: AcmeCustoms,
+}
+
+/// How custom domains get certificates from the same authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcmeCustoms {
+    /// How the relay proves that they lead to it: by TLS or by HTTP.
+    pub challenge: AcmeChallenge,
+    /// How many may be ordered in an hour; with 0 they get none.
+    pub orders_per_hour: u32,
+}
+
+impl Default for AcmeCustoms {
+    fn default() -> Self {
+        // Let's Encrypt takes 300 orders of an account in three hours; this leaves room for the
+        // relay's own, and for a second node.
+        Self { challenge: AcmeChallenge::TlsAlpn, orders_per_hour: 40 }
+    }
 }
 
 /// How the relay proves to an authority that the domain is its own.
@@ -181,6 +200,62 @@ impl From<DnsProvider> for String {
     }
 }
 
+/// Name servers; those of the system unless said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DnsServers(Vec<SocketAddr>);
+
+impl DnsServers {
+    /// Returns the servers; none for those of the system.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.0
+    }
+}
+
+impl FromStr for DnsServers {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text == "system" {
+            return Ok(Self::default());
+        }
+        let server = |text: &str| {
+            let text = text.trim();
+            let address = |_| text.parse().map(|address| SocketAddr::new(address, DNS_PORT));
+            text.parse::<SocketAddr>().or_else(address).map_err(|_| {
+                invalid(format!("`{text}` is not an address such as 192.0.2.53, nor `system`"))
+            })
+        };
+        text.split(',').map(server).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for DnsServers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("system");
+        }
+        for (at, server) in self.0.iter().enumerate() {
+            write!(f, "{}{server}", if at == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for DnsServers {
+    type Error = ValueError;
+
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
+impl From<DnsServers> for String {
+    fn from(servers: DnsServers) -> Self {
+        servers.to_string()
+    }
+}
+
 /// Networks that something is believed from; none unless said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -262,6 +337,17 @@ mod tests {
         assert_eq!(short.to_string(), "rfc2136:k@192.0.2.1:53/example.com");
         for text in ["", "exec:", "route66", "rfc2136:ns1/zone", "rfc2136:k@ns1", "rfc2136:@ns/z"] {
             assert!(text.parse::<DnsProvider>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn name_servers_are_addresses_with_or_without_a_port() {
+        let servers: DnsServers = "192.0.2.53, [2001:db8::1]:5353,::1".parse().unwrap();
+        assert_eq!(servers.to_string(), "192.0.2.53:53,[2001:db8::1]:5353,[::1]:53");
+        assert_eq!(servers.to_string().parse(), Ok(servers));
+        assert!("system".parse::<DnsServers>().unwrap().addresses().is_empty());
+        for text in ["", "ns1.example.com", "192.0.2.53:dns"] {
+            assert!(text.parse::<DnsServers>().is_err(), "{text}");
         }
     }
 

@@ -8,9 +8,12 @@ use std::path::PathBuf;
 use mcpm_shared::token::Token;
 use serde::{Deserialize, Serialize};
 
-use super::acme::{AcmeChallenge, DnsProvider, Nets};
+use super::acme::{AcmeChallenge, DnsProvider, DnsServers, Nets};
 use super::database::Database;
-use super::values::{AuthKind, Domain, Listen, LogFormat, TlsKind};
+use super::observe::AccessLogKind;
+use super::oidc::OidcLayer;
+use super::quotas::QuotasLayer;
+use super::values::{AuthKind, Contact, Domain, Listen, LogFormat, TlsKind};
 
 /// How long a day is, where settings count in days.
 pub(super) const SECS_PER_DAY: u64 = 24 * 3600;
@@ -84,6 +87,14 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_KEY_FILE", value_name = "FILE"))]
     pub key_file: Option<PathBuf>,
 
+    /// Unix socket by which `serve --take-over` gets the listeners of this process, or `none`
+    /// [default: takeover.sock in the data directory]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_TAKEOVER_SOCKET", value_name = "FILE")
+    )]
+    pub takeover_socket: Option<PathBuf>,
+
     /// Serve shares at DOMAIN/s/NAME/mcp, for operators without wildcard DNS
     /// [default: true where the domain is localhost or an address]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_PATHS", value_name = "BOOL",
@@ -149,6 +160,32 @@ pub struct Layer {
     )]
     pub acme_dns_wait_secs: Option<u64>,
 
+    /// How custom domains get certificates of their own with --tls acme: tls-alpn-01 or http-01
+    /// [default: http-01 with --acme-challenge http-01, else tls-alpn-01]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ACME_DOMAINS_CHALLENGE", value_name = "KIND")
+    )]
+    pub acme_domains_challenge: Option<AcmeChallenge>,
+
+    /// Certificates of custom domains that this node orders in an hour, 0 for none at all
+    /// [default: 40]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ACME_DOMAINS_PER_HOUR", value_name = "N")
+    )]
+    pub acme_domains_per_hour: Option<u32>,
+
+    /// Name servers that say whose custom domains are, such as 192.0.2.53 [default: system]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_DNS_SERVERS", value_name = "ADDRS"))]
+    pub dns_servers: Option<DnsServers>,
+
+    /// Tell browsers for so many seconds that these hosts speak HTTPS only; alone for a year, 0 to
+    /// take it back [default: say nothing]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_HSTS", value_name = "SECS",
+        num_args = 0..=1, default_missing_value = "31536000", require_equals = true))]
+    pub hsts: Option<u64>,
+
     /// Networks whose connections begin with a PROXY protocol header of version 2, such as
     /// 10.0.0.0/8 [default: none]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_PROXY_PROTOCOL", value_name = "NETS"))]
@@ -168,9 +205,28 @@ pub struct Layer {
         num_args = 0..=1, default_missing_value = "true", require_equals = true))]
     pub http_mode: Option<bool>,
 
-    /// Name of this node in the database [default: main]
-    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_NODE", value_name = "NAME"))]
-    pub node: Option<String>,
+    /// Name of this node in the database [default: main, or a random one with --node-listen]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_NODE_ID", value_name = "NAME"))]
+    pub node_id: Option<String>,
+
+    /// Listener for the other nodes of this relay, such as 0.0.0.0:6278; makes it one of several
+    /// over one PostgreSQL [default: none]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_NODE_LISTEN", value_name = "ADDR"))]
+    pub node_listen: Option<Listen>,
+
+    /// Where the other nodes reach that listener [default: the address of --node-listen]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_NODE_ADVERTISE", value_name = "HOST:PORT")
+    )]
+    pub node_advertise: Option<String>,
+
+    /// File with the secret that all nodes have, one a line while rotating
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_NODE_SECRET_FILE", value_name = "FILE")
+    )]
+    pub node_secret_file: Option<PathBuf>,
 
     /// Form of the log lines on stderr [default: text]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_LOG_FORMAT", value_name = "FORM"))]
@@ -180,9 +236,35 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_LOG", value_name = "FILTER"))]
     pub log: Option<String>,
 
+    /// Write a line for each request that ended [default: text if --access-log-file is given, else
+    /// off]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ACCESS_LOG", value_name = "FORM"))]
+    pub access_log: Option<AccessLogKind>,
+
+    /// File of the access log, opened again on SIGHUP [default: stdout]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ACCESS_LOG_FILE", value_name = "FILE")
+    )]
+    pub access_log_file: Option<PathBuf>,
+
+    /// OpenTelemetry collector that gets traces over HTTP, such as `http://127.0.0.1:4318`; or set
+    /// OTEL_EXPORTER_OTLP_ENDPOINT [default: none]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_OTLP_ENDPOINT", value_name = "URL"))]
+    pub otlp_endpoint: Option<String>,
+
+    /// Part of the requests that is traced, from 0 to 1 [default: 1]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_TRACE_RATIO", value_name = "RATIO"))]
+    pub trace_ratio: Option<f64>,
+
     /// Seconds that streams get to end at shutdown [default: 30]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_GRACE_SECS", value_name = "SECS"))]
     pub grace_secs: Option<u64>,
+
+    /// Seconds that the relay still accepts visitors after it was told to stop, while /readyz says
+    /// so, for balancers to notice [default: 0]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_DRAIN_SECS", value_name = "SECS"))]
+    pub drain_secs: Option<u64>,
 
     /// Seconds that requests wait for an agent that dropped out [default: 15]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_HOLD_SECS", value_name = "SECS"))]
@@ -201,9 +283,39 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_KEEP_NAME_DAYS", value_name = "DAYS"))]
     pub keep_name_days: Option<u64>,
 
-    /// Quotas.
+    /// File with names that nobody gets unless you reserve them for somebody: one a line, with `*` at
+    /// either end for the rest [default: none]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_RESERVED_NAMES_FILE", value_name = "FILE")
+    )]
+    pub reserved_names_file: Option<PathBuf>,
+
+    /// Give no names that look like those of banks, mail services and other names that many trust
+    /// [default: true with --auth open, else false]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_PROTECT_BRANDS", value_name = "BOOL",
+        num_args = 0..=1, default_missing_value = "true", require_equals = true))]
+    pub protect_brands: Option<bool>,
+
+    /// Mail address or page for complaints, shown to who is refused and in /.well-known/security.txt
+    /// [default: none]
+    #[cfg_attr(
+        feature = "bin",
+        arg(long, env = "MCPM_RELAY_ABUSE_CONTACT", value_name = "CONTACT")
+    )]
+    pub abuse_contact: Option<Contact>,
+
+    /// Limits.
     #[cfg_attr(feature = "bin", command(flatten, next_help_heading = "Limits"))]
     pub limits: LimitsLayer,
+
+    /// Quotas of owners and addresses.
+    #[cfg_attr(feature = "bin", command(flatten, next_help_heading = "Quotas"))]
+    pub quotas: QuotasLayer,
+
+    /// The identity provider.
+    #[cfg_attr(feature = "bin", command(flatten, next_help_heading = "OpenID Connect"))]
+    pub oidc: OidcLayer,
 }
 
 /// Quotas as written in one place.
@@ -305,6 +417,7 @@ impl Layer {
             database,
             database_file,
             key_file,
+            takeover_socket,
             paths,
             public_url,
             tls,
@@ -318,18 +431,35 @@ impl Layer {
             acme_dns_token_file,
             acme_dns_token,
             acme_dns_wait_secs,
+            acme_domains_challenge,
+            acme_domains_per_hour,
+            dns_servers,
+            hsts,
             proxy_protocol,
             trusted_proxies,
             http_mode,
-            node,
+            node_id,
+            node_listen,
+            node_advertise,
+            node_secret_file,
             log_format,
             log,
+            access_log,
+            access_log_file,
+            otlp_endpoint,
+            trace_ratio,
             grace_secs,
+            drain_secs,
             hold_secs,
             idle_secs,
             share_ttl_secs,
             keep_name_days,
+            reserved_names_file,
+            protect_brands,
+            abuse_contact,
             limits,
+            quotas,
+            oidc,
         } = self;
         // The database too is one setting in two forms.
         let (database, database_file) = if database.is_some() || database_file.is_some() {
@@ -363,6 +493,7 @@ impl Layer {
             database,
             database_file,
             key_file: key_file.or(lower.key_file),
+            takeover_socket: takeover_socket.or(lower.takeover_socket),
             paths: paths.or(lower.paths),
             public_url: public_url.or(lower.public_url),
             tls: tls.or(lower.tls),
@@ -376,18 +507,35 @@ impl Layer {
             acme_dns_token_file,
             acme_dns_token,
             acme_dns_wait_secs: acme_dns_wait_secs.or(lower.acme_dns_wait_secs),
+            acme_domains_challenge: acme_domains_challenge.or(lower.acme_domains_challenge),
+            acme_domains_per_hour: acme_domains_per_hour.or(lower.acme_domains_per_hour),
+            dns_servers: dns_servers.or(lower.dns_servers),
+            hsts: hsts.or(lower.hsts),
             proxy_protocol: proxy_protocol.or(lower.proxy_protocol),
             trusted_proxies: trusted_proxies.or(lower.trusted_proxies),
             http_mode: http_mode.or(lower.http_mode),
-            node: node.or(lower.node),
+            node_id: node_id.or(lower.node_id),
+            node_listen: node_listen.or(lower.node_listen),
+            node_advertise: node_advertise.or(lower.node_advertise),
+            node_secret_file: node_secret_file.or(lower.node_secret_file),
             log_format: log_format.or(lower.log_format),
             log: log.or(lower.log),
+            access_log: access_log.or(lower.access_log),
+            access_log_file: access_log_file.or(lower.access_log_file),
+            otlp_endpoint: otlp_endpoint.or(lower.otlp_endpoint),
+            trace_ratio: trace_ratio.or(lower.trace_ratio),
             grace_secs: grace_secs.or(lower.grace_secs),
+            drain_secs: drain_secs.or(lower.drain_secs),
             hold_secs: hold_secs.or(lower.hold_secs),
             idle_secs: idle_secs.or(lower.idle_secs),
             share_ttl_secs: share_ttl_secs.or(lower.share_ttl_secs),
             keep_name_days: keep_name_days.or(lower.keep_name_days),
+            reserved_names_file: reserved_names_file.or(lower.reserved_names_file),
+            protect_brands: protect_brands.or(lower.protect_brands),
+            abuse_contact: abuse_contact.or(lower.abuse_contact),
             limits: limits.or(lower.limits),
+            quotas: quotas.or(lower.quotas),
+            oidc: oidc.or(lower.oidc),
         }
     }
 }

@@ -4,17 +4,19 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_shared::token::Token;
 
-use super::acme::{Acme, AcmeChallenge, AcmeProof, LETS_ENCRYPT};
+use super::acme::{Acme, AcmeChallenge, AcmeCustoms, AcmeProof, LETS_ENCRYPT};
 use super::database::Database;
 use super::layer::{Layer, LimitsLayer, SECS_PER_DAY};
+use super::names::labels;
+use super::nodes::nodes;
+use super::observe::observe;
 use super::values::{AuthKind, Domain, Listen, LogFormat, PublicUrl, TlsKind};
-use super::{
-    AuthMode, Config, DEFAULT_NODE, KEEP_NAME, KeySource, Limits, OPEN_SHARE_TTL, Rate, Timing, Tls,
-};
+use super::{AuthMode, Config, KEEP_NAME, KeySource, Limits, OPEN_SHARE_TTL, Rate, Timing, Tls};
 
 /// Shortest accepted secret: below it, one seen assertion could be searched offline.
 const MIN_SECRET_BYTES: usize = 16;
@@ -89,6 +91,13 @@ impl Layer {
         }
         let timing = self.timing(auth.kind(), &mut problems);
         let limits = self.limits.resolve(&mut problems);
+        let (per_owner, per_address) = self.quotas.resolve(auth.kind());
+        let limits = Limits { per_owner, per_address, ..limits };
+        let labels = labels(&self, auth.kind(), |setting, why| problems.add(setting, why));
+        let (several, node, wrong) = nodes(&self, &database);
+        wrong.into_iter().for_each(|(setting, message)| problems.add(setting, message));
+        let (access_log, traces, wrong) = observe(&self);
+        wrong.into_iter().for_each(|(setting, message)| problems.add(setting, message));
         if !problems.0.is_empty() {
             return Err(ConfigError { problems: problems.0 });
         }
@@ -102,6 +111,11 @@ impl Layer {
             admin_token_file: self
                 .admin_token_file
                 .or_else(|| self.data_dir.as_ref().map(|dir| dir.join("admin.token"))),
+            takeover_socket: match self.takeover_socket {
+                Some(path) if path.as_os_str() == "none" => None,
+                None => self.data_dir.as_ref().map(|dir| dir.join("takeover.sock")),
+                named => named,
+            },
             auth,
             secret_file: self.secret_file,
             data_dir: self.data_dir,
@@ -111,12 +125,20 @@ impl Layer {
             paths,
             public_url,
             tls,
+            dns_servers: self.dns_servers.unwrap_or_default(),
+            hsts: self.hsts.map(Duration::from_secs),
             proxy_protocol: self.proxy_protocol.unwrap_or_default(),
             trusted_proxies: self.trusted_proxies.unwrap_or_default(),
             http_mode: self.http_mode.unwrap_or(false),
-            node: self.node.unwrap_or_else(|| DEFAULT_NODE.to_owned()),
+            node,
+            nodes: several,
             log_format: self.log_format.unwrap_or(LogFormat::Text),
             log: self.log.unwrap_or_else(|| "info".to_owned()),
+            access_log,
+            traces,
+            labels,
+            reserved_names_file: self.reserved_names_file,
+            abuse_contact: self.abuse_contact,
             limits,
             timing,
         })
@@ -163,7 +185,9 @@ impl Layer {
         if domain.is_local() {
             problems.add("tls", "can be `acme` for a domain in the DNS only");
         }
-        if self.data_dir.is_none() {
+        // A database keeps the certificates too.
+        let forgets = matches!(self.database, None | Some(Database::Memory));
+        if self.data_dir.is_none() && forgets && self.database_file.is_none() {
             problems.add("data-dir", "is needed with tls = acme, to keep the certificate");
         }
         let directory = self.acme_directory.clone().unwrap_or_else(|| LETS_ENCRYPT.to_owned());
@@ -180,7 +204,31 @@ impl Layer {
                 ),
             );
         }
-        Acme { directory, email: self.acme_email.clone(), ca: self.acme_ca.clone(), proof }
+        let customs = self.acme_customs(&proof, problems);
+        Acme { directory, email: self.acme_email.clone(), ca: self.acme_ca.clone(), proof, customs }
+    }
+
+    fn acme_customs(&self, proof: &AcmeProof, problems: &mut Problems) -> AcmeCustoms {
+        let default = match proof {
+            AcmeProof::Http => AcmeChallenge::Http,
+            _ => AcmeChallenge::TlsAlpn,
+        };
+        let challenge = self.acme_domains_challenge.unwrap_or(default);
+        match challenge {
+            AcmeChallenge::Dns => problems.add(
+                "acme-domains-challenge",
+                "must be tls-alpn-01 or http-01: nobody but their owners writes their DNS",
+            ),
+            AcmeChallenge::Http
+                if !matches!(proof, AcmeProof::Http)
+                    && self.http_listen.and_then(Listen::addr).is_none() =>
+            {
+                problems.add("http-listen", "is needed with acme-domains-challenge = http-01");
+            }
+            _ => {}
+        }
+        let per_hour = AcmeCustoms::default().orders_per_hour;
+        AcmeCustoms { challenge, orders_per_hour: self.acme_domains_per_hour.unwrap_or(per_hour) }
     }
 
     fn acme_proof(&self, problems: &mut Problems) -> AcmeProof {
@@ -232,6 +280,12 @@ impl Layer {
         let given = self.secret_file.is_some() || self.secret.is_some();
         let private = domain.is_local() && listen.ip().is_loopback();
         match self.auth {
+            Some(kind) if self.oidc.is_given() && kind != AuthKind::Oidc => {
+                problems.add("auth", "must be `oidc` where settings of [oidc] are given");
+                AuthMode::Open
+            }
+            Some(AuthKind::Oidc) => self.oidc(problems),
+            None if self.oidc.is_given() => self.oidc(problems),
             Some(AuthKind::Secret) => AuthMode::Secret(self.secrets(problems)),
             Some(_) if given => {
                 problems.add("auth", "must be `secret` where a secret is given");
@@ -245,11 +299,15 @@ impl Layer {
                 problems.add(
                     "auth",
                     "must be chosen for a relay that others can reach: `secret` for a team, \
-                     `token` for users that you name, `open` for everybody",
+                     `token` or `oidc` for users that you name, `open` for everybody",
                 );
                 AuthMode::Open
             }
         }
+    }
+
+    fn oidc(&self, problems: &mut Problems) -> AuthMode {
+        AuthMode::Oidc(Arc::new(self.oidc.resolve(|setting, why| problems.add(setting, why))))
     }
 
     fn secrets(&self, problems: &mut Problems) -> Vec<Token> {
@@ -282,11 +340,14 @@ impl Layer {
                 problems.add("data-dir", "is needed, or database = \"memory:\" to keep nothing");
                 Database::Memory
             });
-        let key = self.key_file.clone().or_else(|| in_data_dir("relay.key"));
+        let own = || in_data_dir("relay.key").map(KeySource::File);
+        // Nodes must believe each other's tickets and tokens.
+        let shared = || self.node_secret_file.clone().map(KeySource::NodeSecret);
+        let key = self.key_file.clone().map(KeySource::File).or_else(shared).or_else(own);
         if key.is_none() && database != Database::Memory {
             problems.add("key-file", "is needed, or data-dir, to keep tickets and tokens valid");
         }
-        (database, key.map_or(KeySource::Memory, KeySource::File))
+        (database, key.unwrap_or(KeySource::Memory))
     }
 
     /// Returns the database that is given as a URL or in a file, if one is.
@@ -340,6 +401,7 @@ impl Layer {
         };
         Timing {
             grace: secs(self.grace_secs, default.grace),
+            drain: secs(self.drain_secs, default.drain),
             hold: secs(self.hold_secs, default.hold),
             idle,
             share_ttl,
@@ -394,6 +456,8 @@ impl LimitsLayer {
                 default.claims_per_minute_per_address,
             ),
             handshakes_per_minute: rate(self.handshakes_per_minute, default.handshakes_per_minute),
+            per_owner: default.per_owner,
+            per_address: default.per_address,
         }
     }
 }

@@ -68,7 +68,7 @@ fn every_bad_setting_is_reported_at_once() {
     insta::assert_snapshot!(error, @r#"
     8 bad settings
       tls-key: is needed with tls-cert
-      auth: must be chosen for a relay that others can reach: `secret` for a team, `token` for users that you name, `open` for everybody
+      auth: must be chosen for a relay that others can reach: `secret` for a team, `token` or `oidc` for users that you name, `open` for everybody
       data-dir: is needed, or database = "memory:" to keep nothing
       public-url: must have the host `share.example.com`
       idle-secs: must be 1 or more
@@ -174,6 +174,24 @@ fn what_ordering_certificates_needs_is_asked_for() {
     assert_eq!(settings(&plain.resolve().unwrap_err()), ["http-listen"]);
 }
 
+#[test]
+fn custom_domains_are_proved_by_tls_or_http() {
+    let dns = Layer {
+        acme_dns: Some("exec:/bin/dns".parse().unwrap()),
+        data_dir: None,
+        database: Some("postgres://relay@db/relay".parse().unwrap()),
+        key_file: Some("relay.key".into()),
+        ..acme()
+    };
+    let challenge = |kind| Layer { acme_domains_challenge: Some(kind), ..dns.clone() };
+    let error = challenge(AcmeChallenge::Dns).resolve().unwrap_err();
+    assert_eq!(settings(&error), ["acme-domains-challenge"]);
+    let error = challenge(AcmeChallenge::Http).resolve().unwrap_err();
+    assert_eq!(settings(&error), ["http-listen"]);
+    let Tls::Acme(acme) = dns.resolve().unwrap().tls else { panic!("that is what was asked for") };
+    assert_eq!(acme.customs, AcmeCustoms::default(), "and a database keeps what was ordered");
+}
+
 #[cfg(feature = "bin")]
 #[test]
 fn printed_acme_settings_resolve_to_the_same() {
@@ -182,6 +200,10 @@ fn printed_acme_settings_resolve_to_the_same() {
         acme_email: Some("ops@example.com".to_owned()),
         http_listen: Some("0.0.0.0:80".parse().unwrap()),
         trusted_proxies: Some("10.0.0.0/8,192.0.2.1/32".parse().unwrap()),
+        acme_domains_challenge: Some(AcmeChallenge::Http),
+        acme_domains_per_hour: Some(7),
+        dns_servers: Some("192.0.2.53,[::1]:5353".parse().unwrap()),
+        hsts: Some(60),
         ..acme()
     };
     let config = config.resolve().unwrap();
@@ -352,8 +374,9 @@ mod toml_file {
     #[test]
     fn the_example_names_every_setting() {
         let all = serde_json::to_value(Layer::default()).unwrap();
-        let limits = all["limits"].as_object().unwrap().keys();
-        for key in all.as_object().unwrap().keys().chain(limits) {
+        let tables = ["limits", "quotas", "oidc"].map(|table| all[table].as_object().unwrap());
+        let inner = tables.iter().flat_map(|table| table.keys());
+        for key in all.as_object().unwrap().keys().chain(inner) {
             assert!(EXAMPLE.contains(key.as_str()), "{key} is missing");
         }
     }

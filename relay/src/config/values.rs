@@ -26,6 +26,64 @@ pub enum AuthKind {
     Secret,
     /// A token issued by this relay
     Token,
+    /// A token of your identity provider, which speaks OIDC
+    Oidc,
+}
+
+/// Whom to write to about abuse: a mail address, or a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Contact(String);
+
+impl Contact {
+    /// Returns it as a URI, as `security.txt` wants it (RFC 9116 §2.5.3).
+    #[must_use]
+    pub fn uri(&self) -> String {
+        match self.0.starts_with("https://") {
+            true => self.0.clone(),
+            false => format!("mailto:{}", self.0),
+        }
+    }
+
+    /// Returns it as people write it.
+    #[must_use]
+    pub fn in_words(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Contact {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let text = text.trim();
+        let bare = text.strip_prefix("mailto:").unwrap_or(text);
+        // It stands in pages and headers as it is.
+        let safe = |byte: u8| byte.is_ascii_graphic() && !b"<>\"'&\\`".contains(&byte);
+        let mail = bare.split_once('@').is_some_and(|(name, host)| {
+            !name.is_empty() && host.contains('.') && !host.contains(['@', '/', ':'])
+        });
+        let page = bare.len() > "https://".len() && bare.starts_with("https://");
+        if bare.len() > 254 || !bare.bytes().all(safe) || !(mail || page) {
+            let hint = "give a mail address, or the https:// URL of a page";
+            return Err(invalid(format!("`{text}` is no contact: {hint}")));
+        }
+        Ok(Self(bare.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Contact {
+    type Error = ValueError;
+
+    fn try_from(text: String) -> Result<Self, ValueError> {
+        text.parse()
+    }
+}
+
+impl From<Contact> for String {
+    fn from(contact: Contact) -> Self {
+        contact.0
+    }
 }
 
 /// How the public listener speaks TLS, as written in settings.

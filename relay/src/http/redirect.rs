@@ -25,8 +25,9 @@ impl Edge {
         let misdirected = || EdgeError::WrongHost.response(false, None).map(EdgeBody::from);
         let Some(host) = request_host(request) else { return misdirected() };
         let host = match self.apex.classify(host) {
-            Target::Apex => self.config.domain.host(),
-            Target::Share(name) => format!("{name}.{}", self.config.domain),
+            Target::Apex => self.config.load().domain.host(),
+            Target::Share(name) => format!("{name}.{}", self.config.load().domain),
+            Target::Custom(route) => route.domain.to_string(),
             Target::Unknown => return misdirected(),
         };
         let target = format!("{}{}", self.public.origin(&host), path_of(request));

@@ -9,7 +9,7 @@ use super::patience::HEAD_TIMEOUT;
 use crate::config::Config;
 
 /// The most header fields of a request (hyper's own default, which is nginx's order of magnitude).
-const MAX_HEADERS: usize = 100;
+pub(super) const MAX_HEADERS: usize = 100;
 /// HTTP/2: concurrent requests of one connection, and its windows.
 const H2_STREAMS: u32 = 256;
 const H2_STREAM_WINDOW: u32 = 256 * 1024;

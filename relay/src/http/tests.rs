@@ -163,6 +163,6 @@ async fn a_visitor_on_http_2_must_ask_soon() {
 
 #[test]
 fn an_ipv6_apex_is_told_with_brackets() {
-    let apex = Apex::new(&"2001:db8::1".parse().unwrap());
+    let apex = Apex::new(&"2001:db8::1".parse().unwrap(), Arc::default());
     assert_eq!(apex.classify("[2001:db8::1]:8443"), Target::Apex);
 }

@@ -114,9 +114,10 @@ async fn owners_are_counted_with_what_they_were_granted() {
     claim(&store, "b", "sub:ada", NOW).await.unwrap();
     store.release(&name("b"), "sub:ada", 1, NOW).await.unwrap();
     let (ada, bob) = (parse_owner("ada").unwrap(), parse_owner("bob").unwrap());
-    set_quota(&store, &bob, Some(1), NOW).await.unwrap();
-    set_quota(&store, &ada, Some(7), NOW).await.unwrap();
-    set_quota(&store, &ada, None, NOW).await.unwrap();
+    let shares = |max| QuotaChange { max_shares: Change::replacing(max), ..QuotaChange::default() };
+    set_quota(&store, &bob, shares(Some(1)), NOW).await.unwrap();
+    set_quota(&store, &ada, shares(Some(7)), NOW).await.unwrap();
+    set_quota(&store, &ada, shares(None), NOW).await.unwrap();
     let owners = owners(&store, NOW).await.unwrap();
     let seen: Vec<_> = owners.iter().map(|it| (it.owner.as_str(), it.live, it.names)).collect();
     assert_eq!(seen, [("sub:ada", 1, 2), ("sub:bob", 0, 0)]);

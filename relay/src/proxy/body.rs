@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use mcpm_shared::http1::BodyReader;
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::{Metrics, Tracked};
+use crate::nodes::peer::Held;
+use crate::observe::Seen;
 use crate::tunnel::lane::{Lane, LaneError, Outgoing};
 use crate::tunnel::share::{InFlight, Share};
 
@@ -29,6 +32,12 @@ pub enum BodyError {
     /// Nothing moved for too long.
     #[error("the agent's answer stood still for too long")]
     Idle,
+    /// The answer broke off at another node.
+    #[error("the answer of another node broke off")]
+    Node(#[source] hyper::Error),
+    /// The operator ended the share, or the bytes of the day are used up.
+    #[error("the relay ended the exchange")]
+    Cut,
 }
 
 /// The body of any answer of the edge.
@@ -38,6 +47,8 @@ pub enum EdgeBody {
     Whole(Option<Bytes>),
     /// What the agent answers.
     Lane(Box<LaneBody>),
+    /// What another node answers.
+    Hop(Box<HopAnswer>),
 }
 
 impl EdgeBody {
@@ -45,6 +56,19 @@ impl EdgeBody {
     #[must_use]
     pub fn empty() -> Self {
         Self::Whole(None)
+    }
+
+    /// Lets those who look at the request see the rest of the answer.
+    pub fn show(&mut self, mut seen: Seen) {
+        match self {
+            Self::Lane(body) if body.lane.is_some() => body.seen = seen,
+            Self::Lane(_) => seen.whole(),
+            Self::Hop(body) => body.seen = seen,
+            Self::Whole(bytes) => {
+                seen.sent(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+                seen.whole();
+            }
+        }
     }
 }
 
@@ -65,6 +89,7 @@ impl Body for EdgeBody {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Lane(body) => body.poll_frame(cx),
+            Self::Hop(body) => body.poll_frame(cx),
         }
     }
 
@@ -72,6 +97,7 @@ impl Body for EdgeBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Lane(body) => body.lane.is_none(),
+            Self::Hop(body) => body.body.is_end_stream(),
         }
     }
 
@@ -85,7 +111,42 @@ impl Body for EdgeBody {
                 (Some(_), Some(left)) => SizeHint::with_exact(left),
                 (Some(_), None) => SizeHint::default(),
             },
+            Self::Hop(body) => body.body.size_hint(),
         }
+    }
+}
+
+/// What another node answers, which does all that is to be done for it: it counts and comments.
+#[derive(Debug)]
+pub struct HopAnswer {
+    body: Incoming,
+    seen: Seen,
+    _held: Held,
+    _counted: Tracked,
+}
+
+impl HopAnswer {
+    pub(super) fn new(body: Incoming, held: Held, counted: Tracked) -> Self {
+        Self { body, seen: Seen::default(), _held: held, _counted: counted }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Node(error)))),
+            None => {
+                self.seen.whole();
+                return Poll::Ready(None);
+            }
+        };
+        self.seen.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
+        if self.body.is_end_stream() {
+            self.seen.whole();
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -100,6 +161,7 @@ pub struct LaneBody {
     in_flight: Option<InFlight>,
     counted: Option<Tracked>,
     metrics: Arc<Metrics>,
+    seen: Seen,
     events: Option<Events>,
     idle: Duration,
     moved: Instant,
@@ -128,6 +190,7 @@ impl LaneBody {
             share,
             in_flight: Some(in_flight),
             metrics,
+            seen: Seen::default(),
             events: events.then(Events::default),
             idle,
             moved: Instant::now(),
@@ -141,6 +204,11 @@ impl LaneBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.in_flight.as_ref().is_some_and(|it| !it.may_go_on()) {
+            self.lane = None;
+            self.in_flight = None;
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
         let Some((_, lane)) = &mut self.lane else { return Poll::Ready(None) };
         if let Some(request) = &mut self.request
             && lane.poll_rest(request, cx)
@@ -150,6 +218,10 @@ impl LaneBody {
         match lane.poll_body(&mut self.reader, cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.metrics.bytes_out.inc_by(data.len() as u64);
+                if let Some(in_flight) = &self.in_flight {
+                    in_flight.add_out(data.len() as u64);
+                }
+                self.seen.sent(data.len() as u64);
                 if let Some(events) = &mut self.events {
                     events.saw(&data);
                 }
@@ -210,6 +282,8 @@ impl LaneBody {
         self.request = None;
         self.in_flight = None;
         self.counted = None;
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.whole();
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::future::Future;
 
+mod nodes;
+
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 
 use super::{
-    AuditEvent, Claim, ClaimError, Lease, NameRule, NameState, OwnerQuota, Store, TokenRecord,
+    AuditEvent, AuditFilter, Claim, ClaimError, DomainRecord, DomainState, Lease, NameRule,
+    NameState, OwnerQuota, Store, TokenRecord, Usage,
 };
+use crate::quota::Amounts;
 
 const DAY: u64 = 24 * 3600;
 const KEEP: u64 = 30 * DAY;
@@ -31,8 +35,17 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: impl Fn() -> F
     a_vacated_name_cools_off_and_keeps_its_generation(&fresh().await).await;
     rules_are_numbered_in_their_order(&fresh().await).await;
     an_owners_quota_counts_before_any_other(&fresh().await).await;
+    a_domain_changes_only_as_it_was_seen(&fresh().await).await;
+    removed_domains_are_told_of_and_then_forgotten(&fresh().await).await;
+    what_is_sealed_is_replaced_and_forgotten(&fresh().await).await;
+    one_at_a_time_has_a_turn(&fresh().await).await;
+    nodes::are_told_apart_by_their_generation(&fresh().await).await;
+    nodes::that_are_lost_give_their_names_back(&fresh().await).await;
     tokens_are_listed_and_revoked(&fresh().await).await;
     the_audit_trail_is_newest_first(&fresh().await).await;
+    the_audit_trail_is_filtered(&fresh().await).await;
+    decisions_over_owners_are_numbered_and_whole(&fresh().await).await;
+    what_owners_used_is_added_up(&fresh().await).await;
     prune_forgets_only_what_ended(&fresh().await).await;
     fresh().await.ping().await.unwrap();
 }
@@ -270,15 +283,12 @@ async fn rules_are_numbered_in_their_order(store: &dyn Store) {
 }
 
 async fn an_owners_quota_counts_before_any_other(store: &dyn Store) {
-    let quota = |owner: &str, max_shares| OwnerQuota {
-        owner: owner.to_owned(),
-        max_shares,
-        changed_at: NOW,
-    };
     store.set_owner_quota(quota("bob", None)).await.unwrap();
     store.set_owner_quota(quota("ada", Some(9))).await.unwrap();
     store.set_owner_quota(quota("ada", Some(1))).await.unwrap();
-    assert_eq!(store.owner_quotas().await.unwrap(), [quota("ada", Some(1)), quota("bob", None)]);
+    let all = store.owner_quotas().await.unwrap();
+    let seen: Vec<_> = all.iter().map(|it| (it.owner.as_str(), it.max_shares)).collect();
+    assert_eq!(seen, [("ada", Some(1)), ("bob", None)]);
     store.claim(claim("a", "ada", NOW)).await.unwrap();
     let error = store.claim(claim("b", "ada", NOW)).await.unwrap_err();
     assert!(matches!(error, ClaimError::TooMany { max: 1 }), "{error}");
@@ -291,6 +301,155 @@ async fn an_owners_quota_counts_before_any_other(store: &dyn Store) {
     }
     let error = store.claim(claim("i", "bob", NOW)).await.unwrap_err();
     assert!(matches!(error, ClaimError::TooMany { max: 3 }), "{error}");
+}
+
+fn domain(text: &str, owner: &str) -> DomainRecord {
+    DomainRecord {
+        domain: text.parse().unwrap(),
+        owner: owner.to_owned(),
+        name: name("calc"),
+        token: "proof".to_owned(),
+        state: DomainState::Pending,
+        added_at: NOW,
+        checked_at: None,
+        proved_at: None,
+        failing_since: None,
+        problem: String::new(),
+        changed_at: NOW,
+        revision: 0,
+    }
+}
+
+async fn a_domain_changes_only_as_it_was_seen(store: &dyn Store) {
+    assert_eq!(store.domain("mcp.example.org").await.unwrap(), None);
+    let added = domain("mcp.example.org", "ada");
+    // What is not there cannot be changed, and what is there not be added.
+    assert!(!store.set_domain(added.clone(), 1).await.unwrap());
+    assert!(store.set_domain(added.clone(), 0).await.unwrap());
+    assert!(!store.set_domain(domain("mcp.example.org", "bob"), 0).await.unwrap());
+    let kept = DomainRecord { revision: 1, ..added };
+    assert_eq!(store.domain("mcp.example.org").await.unwrap().as_ref(), Some(&kept));
+    let verified = DomainRecord {
+        state: DomainState::Verified,
+        name: name("other"),
+        checked_at: Some(NOW + 2),
+        proved_at: Some(NOW + 2),
+        failing_since: Some(NOW + 1),
+        problem: "none".to_owned(),
+        changed_at: NOW + 2,
+        ..kept
+    };
+    assert!(store.set_domain(verified.clone(), 1).await.unwrap());
+    assert!(!store.set_domain(verified.clone(), 1).await.unwrap(), "seen before");
+    assert!(store.set_domain(domain("b.example.org", "bob"), 0).await.unwrap());
+    let all = store.domains(0).await.unwrap();
+    let b = DomainRecord { revision: 3, ..domain("b.example.org", "bob") };
+    assert_eq!(all, [DomainRecord { revision: 2, ..verified }, b]);
+    assert_eq!(store.domains(2).await.unwrap(), all[1..]);
+    let racing = (0..10).map(|_| store.set_domain(domain("c.example.org", "ada"), 0));
+    let won = futures_util::future::join_all(racing).await;
+    assert_eq!(won.into_iter().filter(|won| *won.as_ref().unwrap()).count(), 1);
+}
+
+async fn removed_domains_are_told_of_and_then_forgotten(store: &dyn Store) {
+    for text in ["a.example.org", "b.example.org"] {
+        store.set_domain(domain(text, "ada"), 0).await.unwrap();
+    }
+    for (text, seen) in [("a.example.org", 1), ("b.example.org", 2)] {
+        let removed = DomainRecord { state: DomainState::Removed, ..domain(text, "ada") };
+        assert!(store.set_domain(removed, seen).await.unwrap());
+    }
+    assert_eq!(store.domains(2).await.unwrap().len(), 2);
+    store.prune(NOW).await.unwrap();
+    assert_eq!(store.domains(0).await.unwrap().len(), 2);
+    store.prune(NOW + 1).await.unwrap();
+    // The last revision stays: the next one must be above it.
+    let left = store.domains(0).await.unwrap();
+    assert_eq!((left.len(), left[0].revision), (1, 4));
+    assert!(store.set_domain(domain("a.example.org", "bob"), 0).await.unwrap());
+    assert_eq!(store.domain("a.example.org").await.unwrap().unwrap().revision, 5);
+}
+
+async fn what_is_sealed_is_replaced_and_forgotten(store: &dyn Store) {
+    assert_eq!(store.sealed("a").await.unwrap(), None);
+    store.keep_sealed("a", "one", NOW).await.unwrap();
+    store.keep_sealed("b", "two", NOW).await.unwrap();
+    store.keep_sealed("a", "three", NOW).await.unwrap();
+    assert_eq!(store.sealed("a").await.unwrap().unwrap().sealed, "three");
+    let rows = store.sealed_after(0).await.unwrap();
+    let rows: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.revision)).collect();
+    assert_eq!(rows, [("b", 2), ("a", 3)]);
+    store.keep_sealed("b", "", NOW).await.unwrap();
+    assert_eq!(store.sealed("b").await.unwrap(), None);
+    assert_eq!(store.sealed_after(3).await.unwrap()[0].sealed, "", "others must hear of it");
+    store.keep_sealed("a", "four", NOW).await.unwrap();
+    store.prune(NOW + 1).await.unwrap();
+    assert_eq!(store.sealed_after(0).await.unwrap().len(), 1);
+    assert_eq!(store.sealed("a").await.unwrap().unwrap().sealed, "four");
+}
+
+async fn one_at_a_time_has_a_turn(store: &dyn Store) {
+    assert!(store.take_turn("order", "one", NOW, NOW + 60).await.unwrap());
+    assert!(!store.take_turn("order", "two", NOW + 59, NOW + 119).await.unwrap());
+    assert!(store.take_turn("order", "one", NOW + 59, NOW + 119).await.unwrap());
+    assert!(store.take_turn("other", "two", NOW, NOW + 60).await.unwrap());
+    assert!(store.take_turn("order", "two", NOW + 119, NOW + 179).await.unwrap(), "too late");
+    store.end_turn("order", "one").await.unwrap();
+    assert!(!store.take_turn("order", "one", NOW + 120, NOW + 180).await.unwrap());
+    store.end_turn("order", "two").await.unwrap();
+    assert!(store.take_turn("order", "one", NOW + 120, NOW + 180).await.unwrap());
+    let holders: Vec<_> = (0..10).map(|n| format!("node{n}")).collect();
+    let taking = holders.iter().map(|one| store.take_turn("race", one, NOW, NOW + 9));
+    let taken = futures_util::future::join_all(taking).await;
+    assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
+}
+
+fn quota(owner: &str, max_shares: Option<u32>) -> OwnerQuota {
+    OwnerQuota { owner: owner.to_owned(), max_shares, changed_at: NOW, ..OwnerQuota::default() }
+}
+
+async fn decisions_over_owners_are_numbered_and_whole(store: &dyn Store) {
+    assert_eq!(store.owner_quota("ada").await.unwrap(), None);
+    let whole = OwnerQuota {
+        names_per_hour: Some(1),
+        requests_per_day: Some(u64::from(u32::MAX) * 9),
+        bytes_per_day: Some(0),
+        max_streams: Some(4),
+        blocked_at: Some(NOW + 1),
+        note: "why".to_owned(),
+        ..quota("ada", Some(2))
+    };
+    store.set_owner_quota(quota("bob", Some(1))).await.unwrap();
+    store.set_owner_quota(whole.clone()).await.unwrap();
+    store.set_owner_quota(quota("bob", Some(3))).await.unwrap();
+    let ada = OwnerQuota { revision: 2, ..whole };
+    assert_eq!(store.owner_quota("ada").await.unwrap().as_ref(), Some(&ada));
+    let bob = OwnerQuota { revision: 3, ..quota("bob", Some(3)) };
+    assert_eq!(store.owner_quotas_after(0).await.unwrap(), [ada, bob.clone()]);
+    assert_eq!(store.owner_quotas_after(2).await.unwrap(), [bob]);
+    assert_eq!(store.owner_quotas_after(3).await.unwrap(), []);
+}
+
+fn used(day: u64, owner: &str, requests: u64) -> Usage {
+    let amounts = Amounts { requests, bytes_in: requests * 10, bytes_out: requests * 100 };
+    Usage { day, owner: owner.to_owned(), amounts }
+}
+
+async fn what_owners_used_is_added_up(store: &dyn Store) {
+    assert_eq!(store.add_usage(Vec::new()).await.unwrap(), []);
+    store.add_usage(vec![used(7, "ada", 2), used(8, "ada", 1)]).await.unwrap();
+    let mut now = store.add_usage(vec![used(8, "bob", 9), used(8, "ada", 3)]).await.unwrap();
+    now.sort_by(|a, b| a.owner.cmp(&b.owner));
+    assert_eq!(now, [used(8, "ada", 4), used(8, "bob", 9)]);
+    assert_eq!(store.usage(8, 9).await.unwrap(), [used(8, "bob", 9), used(8, "ada", 4)]);
+    assert_eq!(store.usage(8, 1).await.unwrap(), [used(8, "bob", 9)]);
+    assert_eq!(store.usage_of("ada", 7).await.unwrap(), [used(7, "ada", 2), used(8, "ada", 4)]);
+    assert_eq!(store.usage_of("ada", 8).await.unwrap(), [used(8, "ada", 4)]);
+    // More than one statement takes.
+    let many = (0..2500).map(|n| used(9, &format!("owner{n}"), 1)).collect();
+    assert_eq!(store.add_usage(many).await.unwrap().len(), 2500);
+    store.prune(8 * DAY).await.unwrap();
+    assert_eq!(store.usage_of("ada", 0).await.unwrap(), [used(8, "ada", 4)]);
 }
 
 fn token(jti: &str, issued_at: u64) -> TokenRecord {
@@ -339,6 +498,34 @@ async fn the_audit_trail_is_newest_first(store: &dyn Store) {
         store.audit(event(at)).await.unwrap();
     }
     assert_eq!(store.audit_trail(2).await.unwrap(), [event(NOW + 2), event(NOW + 1)]);
+}
+
+async fn the_audit_trail_is_filtered(store: &dyn Store) {
+    for (at, action, actor, object) in [
+        (NOW, "name.claim", "key:a", "calc"),
+        (NOW + 1, "names", "key:a", "calc"),
+        (NOW + 2, "name.refuse", "key:b", "calc"),
+        (NOW + 3, "token.issue", "operator", "t1"),
+    ] {
+        let (action, actor, object) = (action.to_owned(), actor.to_owned(), object.to_owned());
+        store.audit(AuditEvent { action, actor, object, ..event(at) }).await.unwrap();
+    }
+    let all = AuditFilter::newest(9);
+    let text = |text: &str| Some(text.to_owned());
+    for (filter, expected) in [
+        (AuditFilter { action: text("name"), ..all.clone() }, vec![NOW + 2, NOW]),
+        (AuditFilter { action: text("name.claim"), ..all.clone() }, vec![NOW]),
+        (AuditFilter { actor: text("key:a"), ..all.clone() }, vec![NOW + 1, NOW]),
+        (AuditFilter { object: text("t1"), ..all.clone() }, vec![NOW + 3]),
+        (AuditFilter { since: Some(NOW + 2), ..all.clone() }, vec![NOW + 3, NOW + 2]),
+        (AuditFilter { until: Some(NOW + 1), ..all.clone() }, vec![NOW]),
+        (AuditFilter { object: text("calc"), limit: 1, ..all.clone() }, vec![NOW + 2]),
+        (AuditFilter { action: text("name"), actor: text("key:b"), ..all }, vec![NOW + 2]),
+    ] {
+        let found = store.audit_events(filter.clone()).await.unwrap();
+        let times: Vec<_> = found.iter().map(|event| event.at).collect();
+        assert_eq!(times, expected, "{filter:?}");
+    }
 }
 
 async fn prune_forgets_only_what_ended(store: &dyn Store) {

@@ -12,7 +12,8 @@ use mcpm_shared::name::Name;
 use tokio::sync::watch;
 
 use super::{
-    AuditEvent, Claim, ClaimError, Lease, NameRule, OwnerQuota, Store, StoreError, TokenRecord,
+    AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, NameRule, NewNode,
+    OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage,
 };
 
 /// How long one question may take, and one that reads or changes much.
@@ -166,6 +167,40 @@ impl Store for Guarded {
         self.ask("release the leases of a node", LONG_PATIENCE, released).await
     }
 
+    async fn enter_node(&self, node: NewNode) -> Result<u64, StoreError> {
+        self.ask("enter a node", PATIENCE, self.inner.enter_node(node)).await
+    }
+
+    async fn beat_node(
+        &self,
+        id: &str,
+        generation: u64,
+        draining: bool,
+        now: u64,
+    ) -> Result<Beat, StoreError> {
+        let beat = self.inner.beat_node(id, generation, draining, now);
+        self.ask("note that a node lives", PATIENCE, beat).await
+    }
+
+    async fn lose_node(
+        &self,
+        id: &str,
+        generation: u64,
+        beats: Option<u64>,
+    ) -> Result<bool, StoreError> {
+        let lost = self.inner.lose_node(id, generation, beats);
+        self.ask("take a node out", PATIENCE, lost).await
+    }
+
+    async fn release_orphans(&self, now: u64) -> Result<u64, StoreError> {
+        let released = self.inner.release_orphans(now);
+        self.ask("release the leases of lost nodes", LONG_PATIENCE, released).await
+    }
+
+    async fn feed(&self) -> Result<Option<Box<dyn Feed>>, StoreError> {
+        self.ask("listen", PATIENCE, self.inner.feed()).await
+    }
+
     async fn lease(&self, name: &Name) -> Result<Option<Lease>, StoreError> {
         self.ask("read a lease", PATIENCE, self.inner.lease(name)).await
     }
@@ -198,8 +233,72 @@ impl Store for Guarded {
         self.ask("keep a quota", PATIENCE, self.inner.set_owner_quota(quota)).await
     }
 
+    async fn owner_quota(&self, owner: &str) -> Result<Option<OwnerQuota>, StoreError> {
+        self.ask("read a quota", PATIENCE, self.inner.owner_quota(owner)).await
+    }
+
+    async fn owner_quotas_after(&self, revision: u64) -> Result<Vec<OwnerQuota>, StoreError> {
+        let after = self.inner.owner_quotas_after(revision);
+        self.ask("read the quotas", PATIENCE, after).await
+    }
+
+    async fn add_usage(&self, used: Vec<Usage>) -> Result<Vec<Usage>, StoreError> {
+        self.ask("add up what owners used", LONG_PATIENCE, self.inner.add_usage(used)).await
+    }
+
+    async fn usage(&self, day: u64, limit: u32) -> Result<Vec<Usage>, StoreError> {
+        self.ask("read what owners used", LONG_PATIENCE, self.inner.usage(day, limit)).await
+    }
+
+    async fn usage_of(&self, owner: &str, since_day: u64) -> Result<Vec<Usage>, StoreError> {
+        self.ask("read what an owner used", PATIENCE, self.inner.usage_of(owner, since_day)).await
+    }
+
     async fn owner_quotas(&self) -> Result<Vec<OwnerQuota>, StoreError> {
         self.ask("read the quotas", LONG_PATIENCE, self.inner.owner_quotas()).await
+    }
+
+    async fn set_domain(&self, record: DomainRecord, seen: u64) -> Result<bool, StoreError> {
+        self.ask("keep a domain", PATIENCE, self.inner.set_domain(record, seen)).await
+    }
+
+    async fn domain(&self, domain: &str) -> Result<Option<DomainRecord>, StoreError> {
+        self.ask("read a domain", PATIENCE, self.inner.domain(domain)).await
+    }
+
+    async fn domains(&self, after: u64) -> Result<Vec<DomainRecord>, StoreError> {
+        self.ask("read the domains", LONG_PATIENCE, self.inner.domains(after)).await
+    }
+
+    async fn keep_sealed(&self, name: &str, sealed: &str, now: u64) -> Result<(), StoreError> {
+        self.ask("keep a certificate", PATIENCE, self.inner.keep_sealed(name, sealed, now)).await
+    }
+
+    async fn sealed(&self, name: &str) -> Result<Option<SealedRow>, StoreError> {
+        self.ask("read a certificate", PATIENCE, self.inner.sealed(name)).await
+    }
+
+    async fn sealed_after(&self, revision: u64) -> Result<Vec<SealedRow>, StoreError> {
+        self.ask("read the certificates", LONG_PATIENCE, self.inner.sealed_after(revision)).await
+    }
+
+    async fn take_turn(
+        &self,
+        what: &str,
+        holder: &str,
+        now: u64,
+        ends_at: u64,
+    ) -> Result<bool, StoreError> {
+        let taken = self.inner.take_turn(what, holder, now, ends_at);
+        self.ask("take a turn", PATIENCE, taken).await
+    }
+
+    async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError> {
+        self.ask("end a turn", PATIENCE, self.inner.end_turn(what, holder)).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError> {
@@ -226,8 +325,8 @@ impl Store for Guarded {
         self.ask("write the audit trail", PATIENCE, self.inner.audit(event)).await
     }
 
-    async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
-        self.ask("read the audit trail", LONG_PATIENCE, self.inner.audit_trail(limit)).await
+    async fn audit_events(&self, filter: AuditFilter) -> Result<Vec<AuditEvent>, StoreError> {
+        self.ask("read the audit trail", LONG_PATIENCE, self.inner.audit_events(filter)).await
     }
 
     async fn prune(&self, before: u64) -> Result<u64, StoreError> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use mcpm_shared::name::Name;
 
 use super::{
-    AuditEvent, Claim, ClaimError, Lease, MemoryStore, NameRule, OwnerQuota, Store, StoreError,
-    TokenRecord,
+    AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, MemoryStore,
+    NameRule, NewNode, OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage,
 };
 
 #[derive(Debug, Default)]
@@ -79,6 +79,11 @@ moody_store! {
     renew(name: &Name, generation: u64, now: u64, end: Option<u64>) -> Result<bool, StoreError>;
     release(name: &Name, owner: &str, generation: u64, now: u64) -> Result<bool, StoreError>;
     release_node(node: &str, now: u64) -> Result<u64, StoreError>;
+    enter_node(node: NewNode) -> Result<u64, StoreError>;
+    beat_node(id: &str, generation: u64, draining: bool, now: u64) -> Result<Beat, StoreError>;
+    lose_node(id: &str, generation: u64, beats: Option<u64>) -> Result<bool, StoreError>;
+    release_orphans(now: u64) -> Result<u64, StoreError>;
+    feed() -> Result<Option<Box<dyn Feed>>, StoreError>;
     lease(name: &Name) -> Result<Option<Lease>, StoreError>;
     leases() -> Result<Vec<Lease>, StoreError>;
     live_names(owner: &str, now: u64) -> Result<u64, StoreError>;
@@ -88,11 +93,24 @@ moody_store! {
     name_rules(after: u64) -> Result<Vec<NameRule>, StoreError>;
     set_owner_quota(quota: OwnerQuota) -> Result<(), StoreError>;
     owner_quotas() -> Result<Vec<OwnerQuota>, StoreError>;
+    owner_quota(owner: &str) -> Result<Option<OwnerQuota>, StoreError>;
+    owner_quotas_after(revision: u64) -> Result<Vec<OwnerQuota>, StoreError>;
+    add_usage(used: Vec<Usage>) -> Result<Vec<Usage>, StoreError>;
+    usage(day: u64, limit: u32) -> Result<Vec<Usage>, StoreError>;
+    usage_of(owner: &str, since_day: u64) -> Result<Vec<Usage>, StoreError>;
+    set_domain(record: DomainRecord, seen: u64) -> Result<bool, StoreError>;
+    domain(domain: &str) -> Result<Option<DomainRecord>, StoreError>;
+    domains(after: u64) -> Result<Vec<DomainRecord>, StoreError>;
+    keep_sealed(name: &str, sealed: &str, now: u64) -> Result<(), StoreError>;
+    sealed(name: &str) -> Result<Option<SealedRow>, StoreError>;
+    sealed_after(revision: u64) -> Result<Vec<SealedRow>, StoreError>;
+    take_turn(what: &str, holder: &str, now: u64, ends_at: u64) -> Result<bool, StoreError>;
+    end_turn(what: &str, holder: &str) -> Result<(), StoreError>;
     insert_token(token: TokenRecord) -> Result<(), StoreError>;
     token(jti: &str) -> Result<Option<TokenRecord>, StoreError>;
     tokens() -> Result<Vec<TokenRecord>, StoreError>;
     revoke_token(jti: &str, now: u64) -> Result<bool, StoreError>;
     audit(event: AuditEvent) -> Result<(), StoreError>;
-    audit_trail(limit: u32) -> Result<Vec<AuditEvent>, StoreError>;
+    audit_events(filter: AuditFilter) -> Result<Vec<AuditEvent>, StoreError>;
     prune(before: u64) -> Result<u64, StoreError>;
 }

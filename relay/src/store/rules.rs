@@ -3,6 +3,8 @@
 use mcpm_shared::name::Name;
 use serde::Serialize;
 
+use crate::quota::Allowance;
+
 /// What an operator decided over one name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NameRule {
@@ -73,15 +75,57 @@ impl NameState {
     }
 }
 
-/// What an operator granted to one owner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What an operator decided over one owner: what it is granted, and whether it is shut out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OwnerQuota {
     /// The owner: see [`crate::admission::Owner`].
     pub owner: String,
     /// How many live shares; absent for what the token or the relay says.
     pub max_shares: Option<u32>,
-    /// When it was decided.
+    /// How many new names in an hour; absent for what the relay says, 0 for no limit.
+    pub names_per_hour: Option<u64>,
+    /// How many requests in a day, alike.
+    pub requests_per_day: Option<u64>,
+    /// How many bytes of bodies in a day, alike.
+    pub bytes_per_day: Option<u64>,
+    /// How many requests open at once, alike.
+    pub max_streams: Option<u64>,
+    /// Since when the owner may do nothing, where an operator blocked it.
+    pub blocked_at: Option<u64>,
+    /// Why, in the operator's words.
+    pub note: String,
+    /// When it was decided last.
     pub changed_at: u64,
+    /// Counts the decisions over all owners; the store sets it.
+    #[serde(skip)]
+    pub revision: u64,
+}
+
+impl OwnerQuota {
+    /// Tells whether nothing is decided over the owner any more.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        let Self { max_shares, names_per_hour, requests_per_day, .. } = self;
+        let Self { bytes_per_day, max_streams, blocked_at, .. } = self;
+        let amounts = [names_per_hour, requests_per_day, bytes_per_day, max_streams];
+        max_shares.is_none() && blocked_at.is_none() && amounts.iter().all(|it| it.is_none())
+    }
+
+    /// Returns what the owner may use, where the relay's own word is `default`.
+    #[must_use]
+    pub fn allowance(&self, default: Allowance) -> Allowance {
+        let pick = |own: Option<u64>, default| match own {
+            Some(0) => None,
+            Some(limit) => Some(limit),
+            None => default,
+        };
+        Allowance {
+            names_per_hour: pick(self.names_per_hour, default.names_per_hour),
+            requests_per_day: pick(self.requests_per_day, default.requests_per_day),
+            bytes_per_day: pick(self.bytes_per_day, default.bytes_per_day),
+            max_streams: pick(self.max_streams, default.max_streams),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +139,27 @@ mod tests {
         assert!(!for_ada.allows("sub:bob", 0) && for_ada.ends_share_of("sub:bob"));
         let for_nobody = NameState::Reserved { owner: None };
         assert!(!for_nobody.allows("sub:ada", 0) && for_nobody.ends_share_of("sub:ada"));
+    }
+
+    #[test]
+    fn what_an_owner_was_granted_stands_before_what_the_relay_says() {
+        let default = Allowance {
+            requests_per_day: Some(10),
+            bytes_per_day: Some(10),
+            max_streams: Some(10),
+            names_per_hour: None,
+        };
+        let quota = OwnerQuota {
+            requests_per_day: Some(99),
+            bytes_per_day: Some(0),
+            ..OwnerQuota::default()
+        };
+        assert!(
+            !quota.is_default() && OwnerQuota { changed_at: 5, ..Default::default() }.is_default()
+        );
+        let granted = quota.allowance(default);
+        assert_eq!((granted.requests_per_day, granted.bytes_per_day), (Some(99), None));
+        assert_eq!((granted.max_streams, granted.names_per_hour), (Some(10), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod open;
 mod rows;
 mod statements;
+mod usage;
 
 #[cfg(test)]
 mod old_schema;
@@ -22,13 +23,14 @@ use sqlx::{PgPool, SqlitePool};
 
 use self::open::failed;
 use self::rows::{
-    EventRow, LeaseRow, QuotaRow, RuleRow, TokenRow, event, from_column, lease, mode_to_column,
-    quota, rule, state_to_columns, to_column, token,
+    LeaseRow, RuleRow, TokenRow, event, from_column, lease, mode_to_column, quota, rule,
+    state_to_columns, to_column, token,
 };
 use self::statements::{CLAIM, RESTORE, SET_RULE};
+use self::usage::SET_QUOTA;
 use super::{
-    AuditEvent, Claim, ClaimError, Lease, NameRule, OwnerQuota, Store, StoreError, TokenRecord,
-    refused_by,
+    AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, NameRule, NewNode,
+    OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage, refused_by,
 };
 
 /// A [`Store`] in a database.
@@ -91,6 +93,12 @@ macro_rules! alone {
     };
 }
 
+// Below the macros, which it uses.
+mod nodes;
+
+// Below the macros, which it uses.
+mod domains;
+
 impl SqlStore {
     /// Tells why a claim gave nothing. A racing change may make the answer stale, never the claim.
     async fn why_refused(&self, claim: Claim) -> Result<ClaimError, StoreError> {
@@ -106,14 +114,7 @@ impl SqlStore {
         {
             return Ok(ClaimError::Taken(claim.name));
         }
-        let granted: Option<QuotaRow> = read!(
-            self,
-            fetch_optional,
-            "read a quota",
-            "SELECT owner, max_shares, changed_at FROM owners WHERE owner = $1",
-            &claim.owner,
-        )?;
-        let max = granted.and_then(|row| quota(row).max_shares);
+        let max = self.owner_quota(&claim.owner).await?.and_then(|quota| quota.max_shares);
         Ok(ClaimError::TooMany { max: max.unwrap_or(claim.max_live) })
     }
 }
@@ -212,6 +213,40 @@ impl Store for SqlStore {
         )
     }
 
+    async fn enter_node(&self, node: NewNode) -> Result<u64, StoreError> {
+        let (id, now) = (node.id.clone(), node.now);
+        let generation = self.enter(node).await?;
+        self.release_node(&id, now).await?;
+        Ok(generation)
+    }
+
+    async fn beat_node(
+        &self,
+        id: &str,
+        generation: u64,
+        draining: bool,
+        now: u64,
+    ) -> Result<Beat, StoreError> {
+        self.beat(id, generation, draining, now).await
+    }
+
+    async fn lose_node(
+        &self,
+        id: &str,
+        generation: u64,
+        beats: Option<u64>,
+    ) -> Result<bool, StoreError> {
+        self.lose(id, generation, beats).await
+    }
+
+    async fn release_orphans(&self, now: u64) -> Result<u64, StoreError> {
+        self.free_orphans(now).await
+    }
+
+    async fn feed(&self) -> Result<Option<Box<dyn Feed>>, StoreError> {
+        self.listen().await
+    }
+
     async fn lease(&self, name: &Name) -> Result<Option<Lease>, StoreError> {
         let row: Option<LeaseRow> = read!(
             self,
@@ -306,27 +341,90 @@ impl Store for SqlStore {
     }
 
     async fn set_owner_quota(&self, quota: OwnerQuota) -> Result<(), StoreError> {
-        execute!(
-            self,
-            "keep a quota",
-            "INSERT INTO owners (owner, max_shares, changed_at) VALUES ($1, $2, $3)
-             ON CONFLICT (owner) DO UPDATE SET
-                 max_shares = excluded.max_shares, changed_at = excluded.changed_at",
-            &quota.owner,
-            quota.max_shares.map(i64::from),
-            to_column(quota.changed_at),
-        )
-        .map(drop)
+        // Revisions must appear in their order, as those of rules.
+        let row: Result<(i64,), _> = alone!(self, "owners", executor => {
+            sqlx::query_as(SET_QUOTA)
+                .bind(&quota.owner)
+                .bind(quota.max_shares.map(i64::from))
+                .bind(quota.names_per_hour.map(to_column))
+                .bind(quota.requests_per_day.map(to_column))
+                .bind(quota.bytes_per_day.map(to_column))
+                .bind(quota.max_streams.map(to_column))
+                .bind(quota.blocked_at.map(to_column))
+                .bind(&quota.note)
+                .bind(to_column(quota.changed_at))
+                .fetch_one(executor)
+        });
+        row.map(drop).map_err(failed("keep a quota"))
+    }
+
+    async fn owner_quota(&self, owner: &str) -> Result<Option<OwnerQuota>, StoreError> {
+        let rows = self.quota_rows(Some(owner)).await.map_err(failed("read a quota"))?;
+        Ok(rows.into_iter().next().map(quota))
     }
 
     async fn owner_quotas(&self) -> Result<Vec<OwnerQuota>, StoreError> {
-        let rows: Vec<QuotaRow> = read!(
-            self,
-            fetch_all,
-            "read the quotas",
-            "SELECT owner, max_shares, changed_at FROM owners ORDER BY owner",
-        )?;
+        let rows = self.quota_rows(None).await.map_err(failed("read the quotas"))?;
         Ok(rows.into_iter().map(quota).collect())
+    }
+
+    async fn owner_quotas_after(&self, revision: u64) -> Result<Vec<OwnerQuota>, StoreError> {
+        let rows = self.quota_rows_after(revision).await.map_err(failed("read the quotas"))?;
+        Ok(rows.into_iter().map(quota).collect())
+    }
+
+    async fn add_usage(&self, used: Vec<Usage>) -> Result<Vec<Usage>, StoreError> {
+        self.add_up(used).await.map_err(failed("add up what owners used"))
+    }
+
+    async fn usage(&self, day: u64, limit: u32) -> Result<Vec<Usage>, StoreError> {
+        self.used(day, limit).await.map_err(failed("read what owners used"))
+    }
+
+    async fn usage_of(&self, owner: &str, since_day: u64) -> Result<Vec<Usage>, StoreError> {
+        self.used_by(owner, since_day).await.map_err(failed("read what an owner used"))
+    }
+
+    async fn set_domain(&self, record: DomainRecord, seen: u64) -> Result<bool, StoreError> {
+        self.change_domain(record, seen).await
+    }
+
+    async fn domain(&self, domain: &str) -> Result<Option<DomainRecord>, StoreError> {
+        self.one_domain(domain).await
+    }
+
+    async fn domains(&self, after: u64) -> Result<Vec<DomainRecord>, StoreError> {
+        self.domains_after(after).await
+    }
+
+    async fn keep_sealed(&self, name: &str, sealed: &str, now: u64) -> Result<(), StoreError> {
+        self.put_sealed(name, sealed, now).await
+    }
+
+    async fn sealed(&self, name: &str) -> Result<Option<SealedRow>, StoreError> {
+        self.one_sealed(name).await
+    }
+
+    async fn sealed_after(&self, revision: u64) -> Result<Vec<SealedRow>, StoreError> {
+        self.all_sealed_after(revision).await
+    }
+
+    async fn take_turn(
+        &self,
+        what: &str,
+        holder: &str,
+        now: u64,
+        ends_at: u64,
+    ) -> Result<bool, StoreError> {
+        self.try_turn(what, holder, now, ends_at).await
+    }
+
+    async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError> {
+        self.give_turn_back(what, holder).await
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.pool, Pool::Postgres(_))
     }
 
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError> {
@@ -411,15 +509,8 @@ impl Store for SqlStore {
         .map(drop)
     }
 
-    async fn audit_trail(&self, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
-        let rows: Vec<EventRow> = read!(
-            self,
-            fetch_all,
-            "read the audit trail",
-            "SELECT at, action, actor, object, detail FROM audit
-             ORDER BY at DESC, seq DESC LIMIT $1",
-            i64::from(limit),
-        )?;
+    async fn audit_events(&self, filter: AuditFilter) -> Result<Vec<AuditEvent>, StoreError> {
+        let rows = self.events(&filter).await.map_err(failed("read the audit trail"))?;
         Ok(rows.into_iter().map(event).collect())
     }
 
@@ -431,6 +522,18 @@ impl Store for SqlStore {
             "DELETE FROM audit WHERE at < $1",
         ] {
             pruned += execute!(self, "forget what ended", statement, to_column(before))?;
+        }
+        let day = usage::first_day_kept(before);
+        execute!(self, "forget what owners used", "DELETE FROM usage WHERE day < $1", day)?;
+        // These only tell others that something is gone, and their highest revisions stay.
+        for statement in [
+            "DELETE FROM domains WHERE state = 'removed' AND changed_at < $1
+                 AND revision < (SELECT MAX(revision) FROM domains)",
+            "DELETE FROM certificates WHERE sealed = '' AND changed_at < $1
+                 AND revision < (SELECT MAX(revision) FROM certificates)",
+            "DELETE FROM turns WHERE ends_at < $1",
+        ] {
+            execute!(self, "forget what was removed", statement, to_column(before))?;
         }
         Ok(pruned)
     }

@@ -16,8 +16,9 @@ use super::share::{Share, ShareFacts, rate_address};
 use super::table::{Installed, Left};
 use crate::admission::unix_now;
 use crate::grants::Ticket;
-use crate::host;
+use crate::host::Kept;
 use crate::metrics::ClaimResult;
+use crate::quota::Meter;
 use crate::store::{Claim as StoreClaim, ClaimError, Lease, StoreError};
 
 /// One control stream's side of the conversation.
@@ -72,21 +73,75 @@ impl Speaker<'_> {
     /// Decides over a claim, last of all in the store.
     async fn granted(&self, claim: &Claim) -> Result<(Lease, Option<u64>), (ClaimResult, Refusal)> {
         self.check_claim(claim)?;
+        let taken = self.take_name(claim).await?;
+        let granted = self.ask_store(claim).await;
+        if granted.is_err() {
+            taken.give_back();
+        }
+        granted
+    }
+
+    /// Counts a name that was not the owner's before, where these are limited.
+    async fn take_name(&self, claim: &Claim) -> Result<Taken, (ClaimResult, Refusal)> {
+        let (tunnels, now) = (self.tunnels, unix_now());
+        let owner = self.session.admitted.owner.as_str();
+        let meter = Some(tunnels.owners.meter(owner)).filter(|meter| meter.limits_names());
+        let address = tunnels.owners.claimer(rate_address(self.peer));
+        let mut taken = Taken { now, meters: Vec::new() };
+        if (meter.is_none() && address.is_none()) || self.is_own(claim, now).await {
+            return Ok(taken);
+        }
+        let parties = [(meter, "you have"), (address, "your address has")];
+        for (meter, whose) in parties {
+            let Some(meter) = meter else { continue };
+            if let Err(wait) = meter.take_name(now) {
+                taken.give_back();
+                let message = format!("{whose} taken as many new names in this hour as allowed");
+                let refusal = Refusal::new(code::RATE_LIMITED, message)
+                    .hint("Use a name that you had before, or wait")
+                    .retry_after(wait);
+                return Err((ClaimResult::TooMany, refusal));
+            }
+            taken.meters.push(meter);
+        }
+        Ok(taken)
+    }
+
+    /// Tells whether a name is the owner's already: by a ticket, as this node remembers, or as the
+    /// store says. While the store is away no name is new.
+    async fn is_own(&self, claim: &Claim, now: u64) -> bool {
+        let (tunnels, owner) = (self.tunnels, self.session.admitted.owner.as_str());
+        if self.ticket_floor(claim, now) > 0
+            || tunnels.table.last_lease(&claim.name).is_some_and(|left| left.owner == owner)
+        {
+            return true;
+        }
+        match tunnels.store.lease(&claim.name).await {
+            Ok(lease) => lease.is_some_and(|lease| lease.owner == owner),
+            Err(error) => error.is_unreachable(),
+        }
+    }
+
+    async fn ask_store(
+        &self,
+        claim: &Claim,
+    ) -> Result<(Lease, Option<u64>), (ClaimResult, Refusal)> {
         let (tunnels, admitted) = (self.tunnels, &self.session.admitted);
         let now = unix_now();
-        let ttl = tunnels.config.timing.share_ttl.map(|ttl| ttl.as_secs());
+        let config = tunnels.config.load_full();
+        let ttl = config.timing.share_ttl.map(|ttl| ttl.as_secs());
         let wanted = [claim.expires_in_secs, ttl].into_iter().flatten().min();
         let expires_at = wanted.map(|secs| now.saturating_add(secs));
-        let limit = admitted.max_shares.unwrap_or(tunnels.config.limits.max_shares_per_owner);
+        let limit = admitted.max_shares.unwrap_or(config.limits.max_shares_per_owner);
         let ask = StoreClaim {
             name: claim.name.clone(),
             owner: admitted.owner.as_str().to_owned(),
-            node: tunnels.config.node.clone(),
+            node: config.node.clone(),
             mode: claim.mode,
             floor_generation: self.ticket_floor(claim, now),
             now,
             expires_at,
-            keep_secs: tunnels.config.timing.keep_name.as_secs(),
+            keep_secs: config.timing.keep_name.as_secs(),
             max_live: limit,
         };
         let lease = match tunnels.store.claim(ask.clone()).await {
@@ -149,11 +204,12 @@ impl Speaker<'_> {
             return Err((ClaimResult::Limited, refusal));
         }
         let forbidden = |refusal| Err((ClaimResult::Forbidden, refusal));
-        if host::is_reserved(&claim.name) {
-            let message = format!("the relay keeps the name `{}` for itself", claim.name);
-            return forbidden(
-                Refusal::new(code::NAME_RESERVED, message).hint("Choose another --subdomain"),
-            );
+        if tunnels.owners.is_blocked(admitted.owner.as_str()) {
+            return forbidden(tunnels.blocked());
+        }
+        let kept = tunnels.config.load().labels.keep(&claim.name);
+        if let Some(kept) = kept.filter(|_| !self.is_granted(&claim.name)) {
+            return forbidden(kept_refusal(kept, &claim.name));
         }
         if !admitted.names.allows(&claim.name) {
             let message = format!("the token does not allow the name `{}`", claim.name);
@@ -163,7 +219,7 @@ impl Speaker<'_> {
                     .hint(format!("Choose a --subdomain that it allows: {allowed}")),
             );
         }
-        if claim.mode == ShareMode::Http && !tunnels.config.http_mode {
+        if claim.mode == ShareMode::Http && !tunnels.config.load().http_mode {
             return forbidden(
                 Refusal::new(code::MODE_FORBIDDEN, "this relay serves MCP only, not any HTTP")
                     .hint("Share an MCP server with `mcpm share`, or use a relay with --http-mode"),
@@ -173,6 +229,11 @@ impl Speaker<'_> {
             return forbidden(refusal);
         }
         Ok(())
+    }
+
+    /// Tells whether an operator reserved the name for this owner: then no list counts.
+    fn is_granted(&self, name: &Name) -> bool {
+        self.tunnels.rules.grant(name, self.session.admitted.owner.as_str())
     }
 
     /// Returns the generation that a valid ticket proves, so that a store that forgot does not
@@ -205,6 +266,7 @@ impl Speaker<'_> {
             Arc::clone(session),
             claim.access,
             expires_at,
+            tunnels.owners.meter(session.admitted.owner.as_str()),
             Arc::clone(&tunnels.metrics),
         );
         let share = Arc::new(share);
@@ -237,18 +299,19 @@ impl Speaker<'_> {
 
     fn claimed(&self, claim: &Claim, facts: &ShareFacts, expires_at: Option<u64>) -> Claimed {
         let tunnels = self.tunnels;
+        let config = tunnels.config.load();
         let ticket = Ticket {
             name: facts.name.clone(),
             owner: facts.owner.clone(),
             generation: facts.generation,
             // As long as the name stays with its owner.
-            expires_at: unix_now().saturating_add(tunnels.config.timing.keep_name.as_secs()),
+            expires_at: unix_now().saturating_add(config.timing.keep_name.as_secs()),
         };
         Claimed {
             request: claim.request,
             share: facts.id,
             name: facts.name.clone(),
-            url: tunnels.config.share_url(tunnels.bound, &facts.name, facts.mode),
+            url: config.share_url(tunnels.bound, &facts.name, facts.mode),
             generation: facts.generation,
             ticket: tunnels.key.sign_ticket(&ticket),
             expires_at,
@@ -264,7 +327,7 @@ impl Speaker<'_> {
         }
         if let Some(secs) = update.expires_in_secs {
             let now = unix_now();
-            let ttl = self.tunnels.config.timing.share_ttl.map(|ttl| ttl.as_secs());
+            let ttl = self.tunnels.config.load().timing.share_ttl.map(|ttl| ttl.as_secs());
             let expires_at = now.saturating_add(ttl.map_or(secs, |ttl| ttl.min(secs)));
             let (name, generation) = (&share.facts.name, share.facts.generation);
             match self.tunnels.store.renew(name, generation, now, Some(expires_at)).await {
@@ -286,7 +349,7 @@ impl Speaker<'_> {
             name: facts.name.clone(),
             owner: facts.owner.clone(),
             generation: facts.generation,
-            node: self.tunnels.config.node.clone(),
+            node: self.tunnels.config.load().node.clone(),
             mode: facts.mode,
             claimed_at: unix_now(),
             held_until: Some(expires_at),
@@ -316,7 +379,32 @@ impl Speaker<'_> {
     }
 }
 
-pub(super) fn superseded(name: &Name) -> Refusal {
+/// Names that were counted as new, until the store has given them.
+struct Taken {
+    now: u64,
+    meters: Vec<Arc<Meter>>,
+}
+
+impl Taken {
+    fn give_back(self) {
+        for meter in self.meters {
+            meter.give_name_back(self.now);
+        }
+    }
+}
+
+fn kept_refusal(kept: Kept, name: &Name) -> Refusal {
+    let why = match kept {
+        Kept::Reserved => format!("the relay keeps the name `{name}` for itself"),
+        Kept::Brand => format!("the name `{name}` looks like one that many trust"),
+        Kept::Listed => format!("the operator of this relay does not give the name `{name}`"),
+    };
+    Refusal::new(code::NAME_RESERVED, why)
+        .hint("Choose another --subdomain, or ask the relay's operator to reserve it for you")
+}
+
+/// What an agent is told whose name another one of its owner has claimed since.
+pub fn superseded(name: &Name) -> Refusal {
     Refusal::new(code::SUPERSEDED, format!("another agent of yours shares `{name}` now"))
         .hint("Stop the other one, or choose another name with --subdomain")
 }

@@ -28,6 +28,24 @@ impl Rules {
         rules.get(name).is_none_or(|rule| rule.allows(owner, now))
     }
 
+    /// Tells whether an operator reserved a name for `owner`: then no list keeps it.
+    #[must_use]
+    pub fn grant(&self, name: &Name, owner: &str) -> bool {
+        let rules = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |rule: &NameState| match rule {
+            NameState::Reserved { owner: wanted } => wanted.as_deref() == Some(owner),
+            _ => false,
+        };
+        rules.get(name).is_some_and(wanted)
+    }
+
+    /// Tells whether an operator blocked a name.
+    #[must_use]
+    pub fn is_blocked(&self, name: &Name) -> bool {
+        let rules = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(rules.get(name), Some(NameState::Blocked))
+    }
+
     fn note(&self, rule: &NameRule) {
         let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match &rule.state {
@@ -69,16 +87,26 @@ impl Tunnels {
     pub fn live_share(&self, name: &Name) -> Option<std::sync::Arc<Share>> {
         match self.table.find(name)?.presence() {
             Presence::Live(share) => Some(share),
-            Presence::Away { .. } => None,
+            Presence::Elsewhere(_) | Presence::Away { .. } => None,
         }
     }
 
-    /// Ends a share by the operator's will: tells its agent, and the store later.
+    /// Ends a share by the operator's will, with everything that is open on it: tells its agent, and
+    /// the store later. The agent's session ends with it, because only that resets the streams of an
+    /// agent that does not listen; its other shares come back by themselves.
     pub fn take_down(&self, share: &std::sync::Arc<Share>, refusal: Refusal) {
         let facts = &share.facts;
         tracing::info!(share.name = %facts.name, code = %refusal.code, "share taken down");
-        self.table.away(share, false);
+        self.end_exchanges(share);
         share.session.revoke(facts.id, refusal);
+        share.session.scope.cancel();
+    }
+
+    /// Ends a share for its visitors: not one byte more goes to them or comes from them.
+    pub(super) fn end_exchanges(&self, share: &std::sync::Arc<Share>) {
+        let facts = &share.facts;
+        share.cut();
+        self.table.away(share, false);
         let (name, owner) = (facts.name.clone(), facts.owner.clone());
         self.debts.ended(Left { name, owner, generation: facts.generation });
     }

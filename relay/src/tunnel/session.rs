@@ -10,6 +10,7 @@ use mcpm_shared::proto::control::{GoAway, RelayMessage, Revoked};
 use mcpm_shared::proto::{MAX_CONNECTIONS, Refusal};
 use mcpm_shared::scope::Scope;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::share::Share;
 use crate::admission::Admitted;
@@ -27,6 +28,8 @@ pub struct Session {
     pub admitted: Admitted,
     /// Where its first connection came from, as rates count it.
     pub peer: IpAddr,
+    /// Since when it is up.
+    pub since: Instant,
     /// Ends every task of the session when it is cancelled.
     pub scope: Scope,
     control: Outbox,
@@ -50,6 +53,7 @@ impl Session {
             id,
             admitted,
             peer,
+            since: Instant::now(),
             scope,
             control,
             connections: RwLock::default(),
@@ -120,6 +124,11 @@ impl Session {
     /// Returns a share by its id.
     pub fn share(&self, id: u32) -> Option<Arc<Share>> {
         self.locked().get(&id).cloned()
+    }
+
+    /// Returns all shares.
+    pub fn shares(&self) -> Vec<Arc<Share>> {
+        self.locked().values().cloned().collect()
     }
 
     /// Takes a share out.

@@ -1,7 +1,7 @@
 //! A share that is up: its lease, its visitors' policy and its lanes.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::lane::{Lane, LaneError};
 use super::session::Session;
 use crate::metrics::{Metrics, Tracked};
+use crate::quota::Meter;
 
 /// How many lanes of one share rest at most: what a burst leaves behind is bounded.
 const MAX_RESTING: usize = 256;
@@ -50,6 +51,12 @@ pub struct Share {
     expires_at: AtomicU64,
     lanes: Mutex<Vec<(usize, Lane)>>,
     in_flight: AtomicUsize,
+    /// Beside `in_flight`, so that counting touches one line of memory.
+    served: AtomicU64,
+    /// Counts what the share's owner uses.
+    meter: Arc<Meter>,
+    /// Whether the operator ended it: then nothing more passes.
+    cut: AtomicBool,
     metrics: Arc<Metrics>,
     /// Counts the share among those that are up, until it ends.
     up: Mutex<Option<Tracked>>,
@@ -60,9 +67,42 @@ pub struct Share {
 pub struct InFlight {
     share: Arc<Share>,
     connection: Option<Arc<AtomicUsize>>,
+    /// Counts what the visitor's address uses, where that is limited.
+    visitor: Option<Arc<Meter>>,
 }
 
 impl InFlight {
+    /// Counts bytes of a body from the visitor.
+    pub fn add_in(&self, bytes: u64) {
+        self.share.meter.add_in(bytes);
+        if let Some(visitor) = &self.visitor {
+            visitor.add_in(bytes);
+        }
+    }
+
+    /// Counts bytes of a body to the visitor.
+    pub fn add_out(&self, bytes: u64) {
+        self.share.meter.add_out(bytes);
+        if let Some(visitor) = &self.visitor {
+            visitor.add_out(bytes);
+        }
+    }
+
+    /// Tells whether the exchange may go on: the operator lets it, and the bytes of the day are not
+    /// used up.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        !self.share.is_cut()
+            && !self.share.meter.is_out_of_bytes()
+            && !self.visitor.as_ref().is_some_and(|visitor| visitor.is_out_of_bytes())
+    }
+
+    /// Returns the meters that the exchange counts on.
+    #[must_use]
+    pub fn meters(&self) -> (Arc<Meter>, Option<Arc<Meter>>) {
+        (Arc::clone(&self.share.meter), self.visitor.clone())
+    }
+
     /// Counts the exchange on its connection too, as long as it lasts.
     fn on(&mut self, opener: &Opener) {
         opener.load().fetch_add(1, Ordering::Relaxed);
@@ -75,6 +115,10 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.share.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.share.meter.close();
+        if let Some(visitor) = &self.visitor {
+            visitor.close();
+        }
         if let Some(load) = &self.connection {
             load.fetch_sub(1, Ordering::Relaxed);
         }
@@ -89,6 +133,7 @@ impl Share {
         session: Arc<Session>,
         access: AccessPolicy,
         expires_at: Option<u64>,
+        meter: Arc<Meter>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -98,6 +143,9 @@ impl Share {
             expires_at: AtomicU64::new(expires_at.unwrap_or(u64::MAX)),
             lanes: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            served: AtomicU64::new(0),
+            meter,
+            cut: AtomicBool::new(false),
             up: Mutex::new(Some(Tracked::new(&metrics.shares))),
             metrics,
         }
@@ -109,6 +157,23 @@ impl Share {
         drop(counted);
         let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
         drop(lanes);
+    }
+
+    /// Lets nothing more pass, in either direction.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether nothing more may pass.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Returns the meter of the share's owner.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 
     /// Returns the visitors' policy.
@@ -152,13 +217,38 @@ impl Share {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts one more exchange, or refuses it when `limit` are in flight.
+    /// Returns how many exchanges there were so far, with those in flight.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more exchange, or refuses it when `limit` are in flight, or as many of its owner
+    /// as allowed.
     pub fn enter(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+        self.enter_from(limit, None)
+    }
+
+    /// Does the same, and counts the exchange for the visitor's address too.
+    pub fn enter_from(
+        self: &Arc<Self>,
+        limit: usize,
+        visitor: Option<&Arc<Meter>>,
+    ) -> Option<InFlight> {
+        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if others >= limit || !self.meter.open() {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(InFlight { share: Arc::clone(self), connection: None })
+        self.served.fetch_add(1, Ordering::Relaxed);
+        let mut in_flight = InFlight { share: Arc::clone(self), connection: None, visitor: None };
+        if let Some(visitor) = visitor {
+            if !visitor.open() {
+                return None;
+            }
+            in_flight.visitor = Some(Arc::clone(visitor));
+        }
+        Some(in_flight)
     }
 
     /// Takes a rested lane of the least loaded connection, or opens one.

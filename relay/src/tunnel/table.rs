@@ -15,21 +15,70 @@ use super::share::Share;
 const MAX_WAITING: usize = 256;
 /// How many names may be known without being live; beyond that they are not waited for.
 const MAX_AWAY: usize = 64 * 1024;
+/// How many names may be known in all: the shares of all nodes, several times over.
+const MAX_KNOWN: usize = 1024 * 1024;
 
 /// Whether a name is served right now.
 #[derive(Clone, Debug)]
 pub enum Presence {
     /// By this share.
     Live(Arc<Share>),
+    /// By another node.
+    Elsewhere(Elsewhere),
     /// Its agent is gone.
     Away {
         /// Since then.
         since: Instant,
         /// Whether it may be back in a moment: it did not say goodbye.
         held: bool,
-        /// The lease it had; absent when only the store knows of one.
+        /// The lease it had; absent when it was never served here.
         left: Option<Left>,
+        /// The highest generation that is known to have served it.
+        seen: u64,
     },
+}
+
+/// A share that another node serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The node.
+    pub node: Arc<str>,
+    /// The generation of the lease.
+    pub generation: u64,
+}
+
+/// Where a name is served.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// By a share of this node.
+    Here(Arc<Share>),
+    /// By another node.
+    There(Elsewhere),
+}
+
+impl Presence {
+    /// Returns the highest generation that is known.
+    fn generation(&self) -> u64 {
+        match self {
+            Self::Live(share) => share.facts.generation,
+            Self::Elsewhere(at) => at.generation,
+            Self::Away { seen, .. } => *seen,
+        }
+    }
+
+    /// Returns where the name is served by a generation above `not`.
+    fn place(&self, not: u64) -> Option<Place> {
+        match self {
+            _ if self.generation() <= not => None,
+            Self::Live(share) => Some(Place::Here(Arc::clone(share))),
+            Self::Elsewhere(at) => Some(Place::There(at.clone())),
+            Self::Away { .. } => None,
+        }
+    }
+
+    fn lost(seen: u64, held: bool) -> Self {
+        Self::Away { since: Instant::now(), held, left: None, seen }
+    }
 }
 
 /// The lease of a share whose agent is gone.
@@ -69,30 +118,34 @@ impl Entry {
         self.presence.borrow().clone()
     }
 
-    /// Waits until a share with a generation above `not` serves the name, up to `hold` after its
-    /// agent went. `None` when it did not come back or too many wait already. Cancel-safe.
-    pub async fn wait_live(&self, not: u64, hold: Duration) -> Option<Arc<Share>> {
-        let mut changes = self.presence.subscribe();
-        let since = match &*changes.borrow_and_update() {
-            Presence::Live(share) if share.facts.generation > not => {
-                return Some(Arc::clone(share));
-            }
-            Presence::Live(_) => Instant::now(),
+    /// Waits until a share with a generation above `not` serves the name, here or elsewhere, up to
+    /// `hold` after its agent went. `None` when it did not come back or too many wait already.
+    /// Cancel-safe.
+    pub async fn wait(&self, not: u64, hold: Duration) -> Option<Place> {
+        let since = match self.presence() {
+            Presence::Live(_) | Presence::Elsewhere(_) => Instant::now(),
             Presence::Away { held: false, .. } => return None,
-            Presence::Away { since, .. } => *since,
+            Presence::Away { since, .. } => since,
         };
+        self.wait_until(not, since + hold).await
+    }
+
+    /// Waits until a share with a generation above `not` serves the name. `None` when none did until
+    /// `deadline`, or too many wait already. Cancel-safe.
+    pub async fn wait_until(&self, not: u64, deadline: Instant) -> Option<Place> {
+        let mut changes = self.presence.subscribe();
+        let found = changes.borrow_and_update().place(not);
+        if found.is_some() {
+            return found;
+        }
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         let _counted = Waiting(&self.waiting);
-        let back = changes
-            .wait_for(|now| matches!(now, Presence::Live(share) if share.facts.generation > not));
-        match tokio::time::timeout_at(since + hold, back).await {
-            Ok(Ok(presence)) => match &*presence {
-                Presence::Live(share) => Some(Arc::clone(share)),
-                Presence::Away { .. } => None,
-            },
+        let back = changes.wait_for(|now| now.place(not).is_some());
+        match tokio::time::timeout_at(deadline, back).await {
+            Ok(Ok(presence)) => presence.place(not),
             Ok(Err(_)) | Err(_) => None,
         }
     }
@@ -126,9 +179,7 @@ impl Table {
         if !entries.contains_key(name) && entries.len() >= MAX_AWAY {
             return None;
         }
-        let away = || {
-            Arc::new(Entry::new(Presence::Away { since: Instant::now(), held: true, left: None }))
-        };
+        let away = || Arc::new(Entry::new(Presence::lost(0, true)));
         Some(Arc::clone(entries.entry(name.clone()).or_insert_with(away)))
     }
 
@@ -141,6 +192,7 @@ impl Table {
                 generation: share.facts.generation,
             }),
             Presence::Away { left, .. } => left,
+            Presence::Elsewhere(_) => None,
         }
     }
 
@@ -152,13 +204,14 @@ impl Table {
             entries.insert(share.facts.name.clone(), Arc::new(Entry::new(live)));
             return Installed::Serving(None);
         };
-        let (latest, displaced) = match entry.presence() {
-            Presence::Live(present) => (present.facts.generation, Some(present)),
-            Presence::Away { left, .. } => (left.map_or(0, |left| left.generation), None),
-        };
-        if latest > share.facts.generation {
+        let before = entry.presence();
+        if before.generation() > share.facts.generation {
             return Installed::Superseded;
         }
+        let displaced = match before {
+            Presence::Live(present) => Some(present),
+            Presence::Elsewhere(_) | Presence::Away { .. } => None,
+        };
         entry.presence.send_replace(live);
         if let Some(displaced) = &displaced {
             displaced.end();
@@ -179,11 +232,76 @@ impl Table {
                     owner: facts.owner.clone(),
                     generation: facts.generation,
                 };
-                *presence = Presence::Away { since: Instant::now(), held, left: Some(left) };
+                let seen = facts.generation;
+                *presence = Presence::Away { since: Instant::now(), held, left: Some(left), seen };
                 true
             }
-            Presence::Live(_) | Presence::Away { .. } => false,
+            Presence::Live(_) | Presence::Elsewhere(_) | Presence::Away { .. } => false,
         });
+    }
+
+    /// Notes that another node serves a name, unless that is old news. Returns the share that served
+    /// it here, whose agent must be told.
+    pub fn elsewhere(&self, name: &Name, at: Elsewhere) -> Option<Arc<Share>> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get(name) else {
+            if entries.len() >= MAX_KNOWN {
+                tracing::error!(share.name = %name, "too many names are known");
+            } else {
+                entries.insert(name.clone(), Arc::new(Entry::new(Presence::Elsewhere(at))));
+            }
+            return None;
+        };
+        let before = entry.presence();
+        if before.generation() >= at.generation {
+            return None;
+        }
+        entry.presence.send_replace(Presence::Elsewhere(at));
+        match before {
+            Presence::Live(displaced) => {
+                displaced.end();
+                Some(displaced)
+            }
+            Presence::Elsewhere(_) | Presence::Away { .. } => None,
+        }
+    }
+
+    /// Notes that a generation which another node served has ended; with `held`, requests wait for
+    /// its agent.
+    pub fn ended_elsewhere(&self, name: &Name, generation: u64, held: bool) {
+        let Some(entry) = self.find(name) else { return };
+        entry.presence.send_if_modified(|presence| match presence {
+            Presence::Elsewhere(at) if at.generation <= generation => {
+                *presence = Presence::lost(generation, held);
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Notes that nodes are gone: their agents may be back in a moment, elsewhere. Returns how many
+    /// names they served.
+    pub fn lose(&self, is_lost: impl Fn(&str) -> bool) -> usize {
+        let mut lost = 0;
+        for entry in self.read().values() {
+            lost += usize::from(entry.presence.send_if_modified(|presence| match presence {
+                Presence::Elsewhere(at) if is_lost(&at.node) => {
+                    *presence = Presence::lost(at.generation, true);
+                    true
+                }
+                _ => false,
+            }));
+        }
+        lost
+    }
+
+    /// Returns the names that other nodes serve, with their generations.
+    pub fn all_elsewhere(&self) -> Vec<(Name, u64)> {
+        let elsewhere = |(name, entry): (&Name, &Arc<Entry>)| match &*entry.presence.borrow() {
+            Presence::Elsewhere(at) => Some((name.clone(), at.generation)),
+            Presence::Live(_) | Presence::Away { .. } => None,
+        };
+        self.read().iter().filter_map(elsewhere).collect()
     }
 
     /// Forgets names whose agents are away for longer than `keep`, and returns the leases they had.
@@ -194,13 +312,13 @@ impl Table {
             Presence::Away { since, .. } => {
                 now.duration_since(*since) > keep && entry.waiting.load(Ordering::Relaxed) == 0
             }
-            Presence::Live(_) => false,
+            Presence::Live(_) | Presence::Elsewhere(_) => false,
         };
         let forgotten: Vec<Left> = entries
             .extract_if(|_, entry| gone(entry))
             .filter_map(|(_, entry)| match entry.presence() {
                 Presence::Away { left, .. } => left,
-                Presence::Live(_) => None,
+                Presence::Live(_) | Presence::Elsewhere(_) => None,
             })
             .collect();
         if entries.len() * 4 < entries.capacity() {
@@ -213,12 +331,78 @@ impl Table {
     pub fn live(&self) -> Vec<Arc<Share>> {
         let live = |entry: &Arc<Entry>| match entry.presence() {
             Presence::Live(share) => Some(share),
-            Presence::Away { .. } => None,
+            Presence::Elsewhere(_) | Presence::Away { .. } => None,
         };
         self.read().values().filter_map(live).collect()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Name, Arc<Entry>>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(15);
+
+    fn at(node: &str, generation: u64) -> Elsewhere {
+        Elsewhere { node: node.into(), generation }
+    }
+
+    fn calc() -> Name {
+        "calc".parse().unwrap()
+    }
+
+    #[test]
+    fn old_news_of_other_nodes_changes_nothing() {
+        let (table, calc) = (Table::default(), calc());
+        let now = || match table.find(&calc).unwrap().presence() {
+            Presence::Elsewhere(at) => at,
+            other => panic!("{other:?}"),
+        };
+        table.elsewhere(&calc, at("b", 7));
+        for late in [at("a", 6), at("a", 7)] {
+            table.elsewhere(&calc, late);
+            assert_eq!(now(), at("b", 7));
+        }
+        table.ended_elsewhere(&calc, 6, false);
+        assert_eq!(now(), at("b", 7), "an earlier generation ended");
+        assert_eq!(table.lose(|node| node == "a"), 0);
+        table.elsewhere(&calc, at("c", 8));
+        assert_eq!(now(), at("c", 8));
+        assert_eq!(table.all_elsewhere(), [(calc.clone(), 8)]);
+        // What ended does not come back by news that was on its way.
+        table.ended_elsewhere(&calc, 8, false);
+        table.elsewhere(&calc, at("c", 8));
+        assert!(matches!(table.find(&calc).unwrap().presence(), Presence::Away { seen: 8, .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_lost_node_goes_where_its_agent_went() {
+        let (table, calc) = (Table::default(), calc());
+        table.elsewhere(&calc, at("b", 7));
+        assert_eq!(table.lose(|node| node == "b"), 1);
+        let entry = table.find(&calc).unwrap();
+        let come = async {
+            tokio::task::yield_now().await;
+            table.elsewhere(&calc, at("c", 8));
+        };
+        let (place, ()) = tokio::join!(entry.wait(0, HOLD), come);
+        assert!(matches!(place, Some(Place::There(found)) if found == at("c", 8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_share_that_was_given_up_elsewhere() {
+        let (table, calc) = (Table::default(), calc());
+        table.elsewhere(&calc, at("b", 7));
+        table.ended_elsewhere(&calc, 7, false);
+        let (entry, before) = (table.find(&calc).unwrap(), Instant::now());
+        assert!(entry.wait(0, HOLD).await.is_none());
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        // Whoever was sent here expects more than is known here.
+        assert!(entry.wait_until(7, before + HOLD).await.is_none());
+        assert_eq!(before.elapsed(), HOLD);
     }
 }

@@ -5,6 +5,7 @@ use mcpm_shared::proto::control::Claim;
 use tokio::io::{AsyncWriteExt as _, WriteHalf};
 
 use super::*;
+use crate::Config;
 use crate::admission::Owner;
 use crate::grants::NamePatterns;
 use crate::ports::Ports;
@@ -137,4 +138,51 @@ async fn a_connection_that_its_agent_leaves_ends_when_nothing_is_in_flight_there
     drop(two);
     tokio::time::timeout(LONG, further.scope.cancelled()).await.unwrap();
     assert!(!first.scope.is_cancelled());
+}
+
+/// Opens a connection that goes as far as `speak`, and returns how long the relay bears it.
+async fn borne(speak: impl AsyncFnOnce(&Opener)) -> Duration {
+    let scope = Scope::new();
+    let tunnels = tunnels(&scope);
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let peer = IpAddr::from([127, 0, 0, 1]);
+    let driven = Arc::clone(&tunnels).connection(far, admitted(), peer);
+    let config = Some(mux::websocket_config());
+    let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+    let close = scope.token().clone();
+    let (opener, _streams, driver) = mux::connect(socket, Side::Agent, Activity::default(), close);
+    scope.spawn(async move { drop(driver.await) });
+    let started = tokio::time::Instant::now();
+    tokio::join!(driven, speak(&opener));
+    assert!(tunnels.sessions().is_empty());
+    started.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_halfway_is_not_waited_for() {
+    let in_time = HANDSHAKE_TIMEOUT + FAREWELL + Duration::from_secs(1);
+    assert!(borne(async |_| ()).await <= in_time, "no control stream");
+    let silent = borne(async |opener| {
+        let stream = opener.open().await.unwrap();
+        tokio::time::sleep(in_time).await;
+        drop(stream);
+    });
+    assert!(silent.await <= in_time, "no hello");
+    let half = borne(async |opener| {
+        let mut stream = opener.open().await.unwrap();
+        stream.write_all(&[0, 0, 0, 40, b'{']).await.unwrap();
+        tokio::time::sleep(in_time).await;
+    });
+    assert!(half.await <= in_time, "half a hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_claims_to_be_huge_ends_the_connection() {
+    let borne = borne(async |opener| {
+        let mut stream = opener.open().await.unwrap();
+        stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+        stream.write_all(&[0; 1024]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    assert!(borne.await <= Duration::from_secs(3), "it is not waited for");
 }

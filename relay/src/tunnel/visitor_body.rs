@@ -1,5 +1,6 @@
 //! The body of a visitor's request on its way to the agent: counted and bounded, never gathered.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
+
+use super::share::InFlight;
+use crate::quota::Meter;
 
 /// The longest first piece of a body that is kept for naming the request in a failure.
 const KEEP: usize = 64 * 1024;
@@ -37,26 +41,89 @@ impl FirstPiece {
     }
 }
 
+/// The body of a request as it came, of which some pieces may have been read already.
+#[derive(Debug)]
+pub struct RequestBody {
+    first: VecDeque<Bytes>,
+    rest: Incoming,
+}
+
+impl From<Incoming> for RequestBody {
+    fn from(rest: Incoming) -> Self {
+        Self { first: VecDeque::new(), rest }
+    }
+}
+
+impl RequestBody {
+    /// Returns the body with pieces before it that were read of it.
+    #[must_use]
+    pub fn after(mut self, pieces: Vec<Bytes>) -> Self {
+        for piece in pieces.into_iter().rev() {
+            self.first.push_front(piece);
+        }
+        self
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.pop_front() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first: usize = self.first.iter().map(Bytes::len).sum();
+        longer(&self.rest.size_hint(), first as u64)
+    }
+}
+
+/// Returns the hint for a body that has `more` bytes before what is hinted at.
+#[must_use]
+pub fn longer(hint: &SizeHint, more: u64) -> SizeHint {
+    let mut longer = SizeHint::new();
+    longer.set_lower(hint.lower().saturating_add(more));
+    if let Some(upper) = hint.upper() {
+        longer.set_upper(upper.saturating_add(more));
+    }
+    longer
+}
+
 /// The body of one request.
 #[derive(Debug)]
 pub struct VisitorBody {
-    incoming: Incoming,
+    incoming: RequestBody,
     left: u64,
     first: Option<FirstPiece>,
     counter: Counter,
+    owner: Arc<Meter>,
+    visitor: Option<Arc<Meter>>,
 }
 
 impl VisitorBody {
-    /// Makes a body of at most `limit` bytes out of what the visitor sends, counted by `counter`.
-    /// With `first`, the first piece is kept there.
+    /// Makes a body of at most `limit` bytes out of what the visitor sends, counted by `counter` and
+    /// for the parties of the exchange. With `first`, the first piece is kept there.
     #[must_use]
     pub fn new(
-        incoming: Incoming,
+        incoming: RequestBody,
         limit: u64,
         first: Option<FirstPiece>,
         counter: Counter,
+        in_flight: &InFlight,
     ) -> Self {
-        Self { incoming, left: limit, first, counter }
+        let (owner, visitor) = in_flight.meters();
+        Self { incoming, left: limit, first, counter, owner, visitor }
     }
 }
 
@@ -81,6 +148,10 @@ impl Body for VisitorBody {
             };
             this.left = left;
             this.counter.inc_by(length);
+            this.owner.add_in(length);
+            if let Some(visitor) = &this.visitor {
+                visitor.add_in(length);
+            }
             if let Some(first) = this.first.take().filter(|_| data.len() <= KEEP) {
                 *first.0.lock().unwrap_or_else(PoisonError::into_inner) = data.clone();
             }

@@ -110,7 +110,7 @@ fn config(relay: RelayAddress, fingerprint: Option<String>) -> TunnelConfig {
     TunnelConfig {
         relay,
         key: AgentKey::generate(),
-        proof: Proof::None,
+        proof: Proof::None.into(),
         tls: TlsOptions { ca: None, fingerprint },
         connections: 1,
         proxy: ProxySettings::default(),

@@ -78,6 +78,53 @@ async fn after_an_orderly_restart_of_the_relay_the_share_is_back_at_its_url() {
 }
 
 #[tokio::test]
+async fn a_relay_that_is_replaced_three_times_loses_no_call_of_a_connected_client() {
+    if !node_ready() {
+        return;
+    }
+    let program = everything();
+    let mut stage = Stage::new();
+    stage.add("everything", &node(), &[program.to_str().unwrap(), "stdio"]);
+    let settings = ["--grace-secs", "2"];
+    let mut relay = stage.relay(&settings).await;
+    let mut share = stage.share(&relay, &["everything"]).await;
+    let client = Sdk::TypeScript1;
+    let mut client = client.start("interactive", &share.url, share.token.as_deref(), &json!({}));
+    client.event("connected").await;
+    let replaced = std::cell::Cell::new(0);
+    let replacing = async {
+        for _ in 0..3 {
+            let next = stage.relay(&[&settings[..], &["--take-over"]].concat()).await;
+            assert_eq!(next.addr, relay.addr, "the very socket");
+            let again = share.program.event("up").await;
+            assert_eq!(again["url"], share.up["url"]);
+            // The client's own event stream is cut at the end of the grace period.
+            let mut before = std::mem::replace(&mut relay, next);
+            let ended = before.program.ended().await;
+            assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+            replaced.set(replaced.get() + 1);
+        }
+    };
+    let calling = async {
+        let mut calls = 0;
+        while replaced.get() < 3 {
+            client.say(&echo(&format!("call {calls}"))).await;
+            let answer = client.line("an answer", |line| Some(line.to_owned())).await;
+            assert!(answer.contains(&format!("Echo: call {calls}")), "{answer}");
+            calls += 1;
+        }
+        calls
+    };
+    let ((), calls) = tokio::join!(replacing, calling);
+    assert!(calls > 100, "{calls}");
+    client.hang_up();
+    assert_eq!(client.ended().await.code, Some(0), "{}", client.transcript());
+    share.stop().await;
+    relay.stop().await;
+    stage.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn a_relay_that_forgot_everything_gives_the_name_back_for_the_ticket() {
     if !node_ready() {
         return;

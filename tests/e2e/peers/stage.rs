@@ -265,7 +265,8 @@ pub(super) struct Share {
 }
 
 impl Share {
-    async fn up(mut program: Program) -> Self {
+    /// Waits until a program that shares says so.
+    pub(super) async fn up(mut program: Program) -> Self {
         let up = program.event("up").await;
         let text = |key: &str| up[key].as_str().map(str::to_owned);
         Self { program, url: text("url").unwrap(), token: text("token"), up }

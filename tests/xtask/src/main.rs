@@ -8,6 +8,7 @@ mod bench;
 mod checks;
 mod conformance;
 mod fuzz;
+mod images;
 mod peers;
 mod step;
 mod tree;
@@ -27,6 +28,7 @@ usage: cargo xtask CHORE
   bench [tunnel|gateway|cli] [--quick] [--only NAME]
                          measure the tunnel (or the gateway) beside its peers, or the start of commands that only look
                          (release build)
+  images [--bins DIR]    build the images of deploy/docker from built programs, and run them, where there is Docker
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["peers", "--fresh"] => peers::install(&tree, true).map(drop),
         ["conformance", rest @ ..] => conformance::run(&tree, rest),
         ["bench", rest @ ..] => bench::run(&tree, rest),
+        ["images", rest @ ..] => images::run(&tree, rest),
         ["fuzz", rest @ ..] => fuzz::run(&tree, rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

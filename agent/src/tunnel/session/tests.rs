@@ -1,7 +1,6 @@
 //! A session with a relay that the test plays, in paused time.
 
 use mcpm_shared::access::TokenGrant;
-use mcpm_shared::assertion::Proof;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::proto::control::{GoAway, Revoked};
 use mcpm_shared::proto::{DEAD_AFTER, code};
@@ -10,6 +9,7 @@ use mcpm_shared::token::Digest;
 
 use super::super::testing::FakeRelay;
 use super::*;
+use crate::credentials::ProofSource;
 
 /// An agent whose session runs.
 struct Agent {
@@ -42,7 +42,7 @@ async fn start(scope: &Scope, expires_in: Option<u64>) -> (Agent, FakeRelay) {
             dialer: &Dialer {
                 relay: "http://relay.test".parse().unwrap(),
                 key: AgentKey::generate(),
-                proof: Proof::None,
+                proof: ProofSource::default(),
                 proxy: None,
                 tls: None,
             },

@@ -13,6 +13,7 @@ use crate::tunnel::tests::{Agent, tunnels_over};
 
 /// The API over a relay with no listeners.
 struct Bench {
+    api: Api,
     router: Router,
     token: Token,
     tunnels: Arc<Tunnels>,
@@ -26,8 +27,9 @@ impl Bench {
         let tunnels = tunnels_over(&scope, &Ports::in_memory());
         let (phase, seen) = watch::channel(Phase::Serving);
         let api = Api {
-            token: token.digest(),
+            token: AdminToken::new(token.digest()),
             tunnels: Arc::clone(&tunnels),
+            reloader: Arc::new(Reloader::new(tunnels.config.clone(), None, Vec::new())),
             phase: seen,
             started_at: 1,
         };
@@ -35,7 +37,7 @@ impl Bench {
         scope.spawn_until_cancelled(async move {
             settling.debts.settle(&settling, watch::Sender::new(Health::Up).subscribe()).await;
         });
-        Self { router: router(api), token, tunnels, scope, _phase: phase }
+        Self { router: router(api.clone()), api, token, tunnels, scope, _phase: phase }
     }
 
     async fn send(&self, method: &str, path: &str, token: &str, body: Value) -> (u16, Value) {
@@ -128,6 +130,38 @@ async fn nothing_is_told_without_the_token() {
     assert_eq!(bench.get("/openapi.json").await, document());
 }
 
+#[derive(Debug)]
+struct NoBodies;
+
+impl crate::config::SettingsSource for NoBodies {
+    fn read(&self) -> Result<crate::Config, String> {
+        let mut config = crate::Config::local();
+        config.limits.max_body_bytes = 0;
+        config.node = "other".to_owned();
+        Ok(config)
+    }
+
+    fn prepare(&self, _: &crate::Config) -> Result<crate::config::Obey, String> {
+        Ok(Box::new(|| ()))
+    }
+}
+
+#[tokio::test]
+async fn settings_are_read_again_and_what_stays_is_named() {
+    let bench = Bench::new();
+    let (status, body) = bench.ask("POST", "/reload", Value::Null).await;
+    assert_eq!((status, body["code"].as_str()), (422, Some("invalid")), "nothing to read");
+    let live = bench.tunnels.config.clone();
+    let reloader = Reloader::new(live.clone(), Some(Arc::new(NoBodies)), Vec::new());
+    let api = Api { reloader: Arc::new(reloader), ..bench.api.clone() };
+    let bench = Bench { router: router(api), ..bench };
+    let (status, body) = bench.ask("POST", "/reload", Value::Null).await;
+    is_a(&body, "Reloaded");
+    let expected = json!({ "changed": ["limits.max-body-bytes"], "needs_restart": ["node-id"] });
+    assert_eq!((status, body), (200, expected));
+    assert_eq!(live.load().limits.max_body_bytes, 0);
+}
+
 #[tokio::test]
 async fn shares_are_listed_and_closed() {
     let bench = Bench::new();
@@ -188,7 +222,34 @@ async fn names_and_owners_are_decided_over() {
     is_a(&quota, "Quota");
     let owners = bench.get("/owners").await;
     is_a(&owners[0], "Owner");
+    is_a(&owners[0]["today"], "Amounts");
     assert_eq!((&owners[0]["owner"], &owners[0]["max_shares"]), (&json!("sub:ada"), &json!(3)));
+}
+
+#[tokio::test]
+async fn owners_are_shown_granted_and_shut_out() {
+    let bench = Bench::new();
+    let wish = json!({ "requests_per_day": 500, "max_streams": 0 });
+    let (status, quota) = bench.ask("PUT", "/owners/key:x/quota", wish).await;
+    assert_eq!((status, &quota["requests_per_day"]), (200, &json!(500)));
+    assert_eq!((&quota["max_streams"], &quota["bytes_per_day"]), (&json!(0), &Value::Null));
+    let (status, _) = bench.ask("PUT", "/owners/key:x/quota", json!({ "max_share": 1 })).await;
+    assert_eq!(status, 422);
+    let (status, blocked) =
+        bench.ask("PUT", "/owners/key:x/block", json!({ "note": "spam" })).await;
+    assert_eq!((status, &blocked["note"]), (200, &json!("spam")));
+    is_a(&blocked, "Quota");
+    let detail = bench.get("/owners/key:x").await;
+    is_a(&detail, "OwnerDetail");
+    assert_eq!(detail["quota"]["requests_per_day"], json!(500));
+    assert_eq!(bench.ask("DELETE", "/owners/key:x/block", Value::Null).await.0, 204);
+    assert_eq!(bench.ask("DELETE", "/owners/key:x/block", Value::Null).await.0, 404);
+    let (status, _) = bench.ask("GET", "/owners/a%20b", Value::Null).await;
+    assert_eq!(status, 422);
+    let trail = bench.get("/audit?action=owner&object=key:x").await;
+    let actions: Vec<_> = trail.as_array().unwrap().iter().map(|it| &it["action"]).collect();
+    assert_eq!(actions, ["owner.unblock", "owner.block", "owner.quota"]);
+    assert_eq!(bench.get("/audit?action=token").await, json!([]));
 }
 
 #[tokio::test]
@@ -206,4 +267,34 @@ async fn tokens_are_issued_once_and_revoked() {
     assert_eq!(bench.ask("DELETE", &path, Value::Null).await.0, 204);
     assert_eq!(bench.ask("DELETE", "/tokens/none", Value::Null).await.0, 404);
     assert_eq!(bench.ask("POST", "/tokens", json!({ "subject": "" })).await.0, 422);
+}
+
+#[tokio::test]
+async fn domains_are_added_listed_and_removed() {
+    let bench = Bench::new();
+    let wish = json!({ "owner": "ada", "name": "calc" });
+    let path = "/domains/MCP.example.org";
+    let (status, added) = bench.ask("PUT", path, wish.clone()).await;
+    assert_eq!(
+        (status, &added["state"], &added["owner"]),
+        (200, &json!("pending"), &json!("sub:ada"))
+    );
+    is_a(&added, "Domain");
+    assert_eq!(added["proof"]["name"], "_mcpm-relay.mcp.example.org");
+    assert_eq!(bench.get("/domains").await, json!([added]));
+    let (status, body) = bench.ask("PUT", path, json!({ "owner": "bob", "name": "calc" })).await;
+    assert_eq!((status, &body["code"]), (409, &json!("conflict")));
+    for (path, wish) in [
+        ("/domains/org", wish.clone()),
+        ("/domains/x.localhost", wish),
+        (path, json!({ "owner": "ada" })),
+        (path, json!({ "owner": "ada", "name": "No Name" })),
+    ] {
+        let (status, body) = bench.ask("PUT", path, wish).await;
+        assert_eq!((status, &body["code"]), (422, &json!("invalid")), "{path}: {body}");
+    }
+    assert_eq!(bench.ask("POST", "/domains/b.example.org/verify", Value::Null).await.0, 404);
+    assert_eq!(bench.ask("DELETE", path, Value::Null).await.0, 204);
+    assert_eq!(bench.ask("DELETE", path, Value::Null).await.0, 404);
+    assert_eq!(bench.get("/domains").await, json!([]));
 }

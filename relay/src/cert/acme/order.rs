@@ -10,7 +10,7 @@ use instant_acme::{
 use zeroize::Zeroizing;
 
 use super::dns::{Dns, DnsError, Txt};
-use super::proofs::{Proofs, Showing};
+use super::proofs::{Board, OnBoard};
 use crate::cert::CertError;
 
 /// How long an authority may take for its checks, and for the certificate.
@@ -52,14 +52,14 @@ fn is(problem: &Problem, kind: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(super) enum Prover {
     Dns { dns: Arc<dyn Dns>, wait: Duration },
-    Tls(Arc<Proofs>),
-    Http(Arc<Proofs>),
+    Tls(Board),
+    Http(Board),
 }
 
 /// A proof that an authority may look for now.
 enum Laid {
     Record(Txt),
-    Shown(#[expect(dead_code, reason = "shows the proof until it is dropped")] Showing),
+    Shown(OnBoard),
 }
 
 /// What came of an order, in PEM.
@@ -95,9 +95,11 @@ impl Prover {
     async fn finish(&self, order: &mut Order, laid: &mut Vec<Laid>) -> Result<Issued, OrderError> {
         if order.state().status == OrderStatus::Pending {
             self.lay(order, laid).await?;
-            if let Self::Dns { wait, .. } = self {
-                tokio::time::sleep(*wait).await;
-            }
+            let wait = match self {
+                Self::Dns { wait, .. } => *wait,
+                Self::Tls(board) | Self::Http(board) => board.wait(),
+            };
+            tokio::time::sleep(wait).await;
             self.call(order).await?;
             let status = order.poll_ready(&POLLING).await;
             if !matches!(status, Ok(OrderStatus::Ready)) {
@@ -137,11 +139,12 @@ impl Prover {
                     laid.push(Laid::Record(txt.clone()));
                     dns.add(&txt).await?;
                 }
-                Self::Tls(proofs) => {
-                    laid.push(Laid::Shown(proofs.show_tls(&name, key.digest().as_ref())?));
+                Self::Tls(board) => {
+                    let digest = key.digest();
+                    laid.push(Laid::Shown(board.tls(&name, digest.as_ref()).await?));
                 }
-                Self::Http(proofs) => {
-                    laid.push(Laid::Shown(proofs.show_http(&challenge.token, key.as_str())));
+                Self::Http(board) => {
+                    laid.push(Laid::Shown(board.http(&challenge.token, key.as_str()).await?));
                 }
             }
         }
@@ -164,11 +167,17 @@ impl Prover {
 
     async fn clear(&self, laid: Vec<Laid>) {
         for laid in laid {
-            if let (Self::Dns { dns, .. }, Laid::Record(txt)) = (self, &laid)
-                && let Err(error) = dns.remove(txt).await
-            {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, record = txt.name, "a DNS record was left behind");
+            match (self, laid) {
+                (Self::Dns { dns, .. }, Laid::Record(txt)) => {
+                    if let Err(error) = dns.remove(&txt).await {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, record = txt.name, "a DNS record was left behind");
+                    }
+                }
+                (Self::Tls(board) | Self::Http(board), Laid::Shown(proof)) => {
+                    board.take_down(proof).await;
+                }
+                _ => {}
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::crypto::ring;
@@ -10,6 +11,9 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::customs::{Customs, Found};
+use super::shared::SEEN_BY_ALL;
+use crate::cert::vault::Vault;
 use crate::cert::{ACME_ALPN, CertError, Current};
 
 /// The proofs that are shown at present. An order has a handful.
@@ -22,6 +26,78 @@ struct Shown {
     http: HashMap<String, String>,
     /// By name (RFC 8737 §3).
     tls: HashMap<String, Arc<CertifiedKey>>,
+}
+
+/// Which proof of another node it is.
+pub(super) enum Posted<'a> {
+    Http(&'a str),
+    Tls(&'a str),
+}
+
+impl<'a> Posted<'a> {
+    /// Reads the name under which a proof is posted, without the authority.
+    pub(super) fn parse(name: &'a str) -> Option<Self> {
+        let tls = name.strip_prefix("proof-tls-").map(Self::Tls);
+        tls.or_else(|| name.strip_prefix("proof-http-").map(Self::Http))
+    }
+}
+
+/// Shows proofs here, and posts them for the other nodes: an authority may come to any of them.
+#[derive(Clone, Debug)]
+pub(super) struct Board {
+    proofs: Arc<Proofs>,
+    vault: Arc<Vault>,
+    authority: String,
+}
+
+/// A proof that is shown, and the name under which it is posted.
+#[derive(Debug)]
+pub(super) struct OnBoard {
+    #[expect(dead_code, reason = "shows the proof until it is dropped")]
+    showing: Showing,
+    posted: Option<String>,
+}
+
+impl Board {
+    pub(super) fn new(proofs: Arc<Proofs>, vault: Arc<Vault>, authority: String) -> Self {
+        Self { proofs, vault, authority }
+    }
+
+    pub(super) async fn tls(&self, name: &str, digest: &[u8]) -> Result<OnBoard, CertError> {
+        let showing = self.proofs.show_tls(name, digest)?;
+        let posted = self.post(format!("proof-tls-{name}"), digest).await?;
+        Ok(OnBoard { showing, posted })
+    }
+
+    pub(super) async fn http(&self, token: &str, text: &str) -> Result<OnBoard, CertError> {
+        let showing = self.proofs.show_http(token, text);
+        let posted = self.post(format!("proof-http-{token}"), text.as_bytes()).await?;
+        Ok(OnBoard { showing, posted })
+    }
+
+    async fn post(&self, name: String, proof: &[u8]) -> Result<Option<String>, CertError> {
+        if !self.vault.is_shared() {
+            return Ok(None);
+        }
+        let row = format!("{name}-{}", self.authority);
+        self.vault.save(&row, proof).await?;
+        Ok(Some(row))
+    }
+
+    /// Returns how long it takes until all nodes show what is posted.
+    pub(super) fn wait(&self) -> Duration {
+        if self.vault.is_shared() { SEEN_BY_ALL } else { Duration::ZERO }
+    }
+
+    /// Takes a proof down, here and elsewhere.
+    pub(super) async fn take_down(&self, proof: OnBoard) {
+        if let Some(row) = &proof.posted
+            && let Err(error) = self.vault.forget(row).await
+        {
+            // The others forget it by themselves.
+            tracing::debug!(error = crate::cert::in_full(&error), "a proof was left behind");
+        }
+    }
 }
 
 /// Shows a proof for as long as it lives.
@@ -53,6 +129,21 @@ impl Proofs {
         let proof = Arc::new(proof_of(name, digest)?);
         self.lock().tls.insert(name.to_owned(), proof);
         Ok(Showing { proofs: Arc::clone(self), key: name.to_owned() })
+    }
+
+    /// Shows a proof of another node, unless it is one of this node's own.
+    pub(super) fn show_theirs(
+        self: &Arc<Self>,
+        posted: &Posted<'_>,
+        plain: &[u8],
+    ) -> Option<Showing> {
+        match posted {
+            Posted::Http(token) if self.http(token).is_none() => {
+                Some(self.show_http(token, std::str::from_utf8(plain).ok()?))
+            }
+            Posted::Tls(name) if self.tls(name).is_none() => self.show_tls(name, plain).ok(),
+            _ => None,
+        }
     }
 
     fn tls(&self, name: &str) -> Option<Arc<CertifiedKey>> {
@@ -92,6 +183,7 @@ fn proof_of(name: &str, digest: &[u8]) -> Result<CertifiedKey, CertError> {
 pub(super) struct Resolver {
     pub(super) current: Arc<Current>,
     pub(super) proofs: Arc<Proofs>,
+    pub(super) customs: Arc<Customs>,
 }
 
 impl ResolvesServerCert for Resolver {
@@ -101,7 +193,12 @@ impl ResolvesServerCert for Resolver {
         if offered.next() == Some(ACME_ALPN) && offered.next().is_none() {
             return self.proofs.tls(&hello.server_name()?.to_ascii_lowercase());
         }
-        self.current.resolve(hello)
+        match hello.server_name().map_or(Found::Other, |name| self.customs.find(name)) {
+            Found::Shown(key) => Some(key),
+            // The relay's own certificate would only look like a mistake.
+            Found::Missing => None,
+            Found::Other => self.current.key(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, head, post};
@@ -13,23 +15,39 @@ use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 use serde_json::json;
 
-use super::fake_dns::{FakeDns, KEY, SECRET};
 use super::pebble::{Pebble, signed, until};
+use super::renewal::Plan;
 use super::*;
+use crate::cert::Place;
 use crate::cert::tests::Pinned;
-use crate::config::{Config, KeySource, Tls};
+use crate::config::{AcmeCustoms, Config, KeySource, Tls};
+use crate::domains::fake_dns::{FakeDns, KEY, SECRET};
 use crate::ports::Ports;
 use crate::relay::Relay;
 
-const DOMAIN: &str = "share.example.com";
+pub(super) const DOMAIN: &str = "share.example.com";
 
-fn acme(pebble: &Pebble, proof: AcmeProof) -> Acme {
+pub(super) fn acme(pebble: &Pebble, proof: AcmeProof) -> Acme {
     let email = Some("ops@example.com".to_owned());
-    Acme { directory: pebble.directory(), email, ca: Some(pebble.ca()), proof }
+    let customs = AcmeCustoms::default();
+    Acme { directory: pebble.directory(), email, ca: Some(pebble.ca()), proof, customs }
+}
+
+/// Settings of an authority of which nobody gets anything.
+pub(super) fn plain(directory: String) -> Acme {
+    let customs = AcmeCustoms::default();
+    Acme { directory, email: None, ca: None, proof: AcmeProof::Tls, customs }
+}
+
+/// The certificates of a relay that keeps them in files.
+async fn in_files(settings: &Acme, dir: &Path) -> AcmeCert {
+    let place = Place::Files(dir.join("acme"));
+    let vault = Vault::open(place, &[1; 32], "main").await.unwrap();
+    AcmeCert::open(settings, &DOMAIN.parse().unwrap(), vault, Arc::default()).await.unwrap()
 }
 
 /// A relay in front of which nothing stands, where Pebble looks for it.
-fn config(pebble: &Pebble, proof: AcmeProof, dir: &Path) -> Config {
+pub(super) fn config(pebble: &Pebble, proof: AcmeProof, dir: &Path) -> Config {
     let on = |port| (Ipv4Addr::LOCALHOST, port).into();
     Config {
         domain: DOMAIN.parse().unwrap(),
@@ -43,7 +61,7 @@ fn config(pebble: &Pebble, proof: AcmeProof, dir: &Path) -> Config {
     }
 }
 
-fn rfc2136(dns: &FakeDns) -> AcmeProof {
+pub(super) fn rfc2136(dns: &FakeDns) -> AcmeProof {
     let provider = format!("rfc2136:{KEY}@{}/example.com", dns.address());
     AcmeProof::Dns {
         provider: provider.parse().unwrap(),
@@ -53,9 +71,24 @@ fn rfc2136(dns: &FakeDns) -> AcmeProof {
     }
 }
 
-fn covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
+pub(super) fn covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
     let cert = ParsedCertificate::try_from(leaf).unwrap();
     verify_server_name(&cert, &ServerName::try_from(name).unwrap()).is_ok()
+}
+
+/// Returns the certificate that a visitor gets who asks for a name.
+pub(super) async fn shown(at: SocketAddr, name: &str) -> std::io::Result<CertificateDer<'static>> {
+    let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned(None)))
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(at).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let stream = connector.connect(name, stream).await?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone())
 }
 
 /// Starts a relay, waits for its certificate, and returns it as visitors get it.
@@ -66,15 +99,7 @@ async fn issued(config: &Config) -> (Relay, Arc<dyn CertSource>, CertificateDer<
     let asked = &cert;
     until("there is a certificate", || async move { asked.leaf().is_some() }).await;
     let leaf = cert.leaf().unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned(Digest::of(&leaf))))
-        .with_no_client_auth();
-    let stream = tokio::net::TcpStream::connect(relay.addr()).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
-    connector.connect(ServerName::try_from(DOMAIN).unwrap(), stream).await.unwrap();
+    assert_eq!(shown(relay.addr(), DOMAIN).await.unwrap(), leaf);
     (relay, cert, leaf)
 }
 
@@ -157,10 +182,9 @@ async fn whatever_fails_the_old_certificate_stays() {
     let dns = FakeDns::start().await;
     let Some(mut pebble) = Pebble::start(dns.address()).await else { return };
     let dir = tempfile::tempdir().unwrap();
-    let domain = DOMAIN.parse().unwrap();
     let settings = acme(&pebble, rfc2136(&dns));
-    let source = AcmeCert::open(&settings, &domain, dir.path(), &[1; 32]).unwrap();
-    source.order().await.unwrap();
+    let source = in_files(&settings, dir.path()).await;
+    source.order(source.apex()).await.unwrap();
     let first = source.leaf().unwrap();
 
     // A name server that refuses the key: nothing is laid, and nothing left behind.
@@ -168,24 +192,24 @@ async fn whatever_fails_the_old_certificate_stays() {
     let token = Some(Token::new("b3RoZXI=".to_owned()));
     let proof = AcmeProof::Dns { provider, token, token_file: None, wait: Some(Duration::ZERO) };
     let refused = acme(&pebble, proof);
-    let refused = AcmeCert::open(&refused, &domain, dir.path(), &[1; 32]).unwrap();
-    assert!(matches!(refused.order().await, Err(OrderError::Dns(_))));
+    let refused = in_files(&refused, dir.path()).await;
+    assert!(matches!(refused.order(refused.apex()).await, Err(OrderError::Dns(_))));
     assert_eq!(refused.leaf(), Some(first.clone()));
 
     // No proof where the authority looks.
     let unseen = acme(&pebble, AcmeProof::Tls);
-    let unseen = AcmeCert::open(&unseen, &domain, dir.path(), &[1; 32]).unwrap();
-    let error = unseen.order().await.unwrap_err();
+    let unseen = in_files(&unseen, dir.path()).await;
+    let error = unseen.order(unseen.apex()).await.unwrap_err();
     assert!(matches!(error, OrderError::Unproved(_)), "{error:?}");
     assert_eq!(unseen.leaf(), Some(first.clone()));
 
     // An authority that forgot us gets another account; one that is away gives nothing.
     pebble.restart().await;
-    source.order().await.unwrap();
+    source.order(source.apex()).await.unwrap();
     let second = source.leaf().unwrap();
     assert_ne!(second, first);
     pebble.stop().await;
-    assert!(matches!(source.order().await, Err(OrderError::Acme(_))));
+    assert!(matches!(source.order(source.apex()).await, Err(OrderError::Acme(_))));
     assert_eq!(source.leaf(), Some(second));
 }
 
@@ -194,14 +218,8 @@ async fn a_failed_order_is_counted_and_tried_again_later() {
     let dir = tempfile::tempdir().unwrap();
     // Nobody listens there.
     let [port] = super::pebble::free_ports();
-    let settings = Acme {
-        directory: format!("http://127.0.0.1:{port}/dir"),
-        email: None,
-        ca: None,
-        proof: AcmeProof::Tls,
-    };
-    let domain = DOMAIN.parse().unwrap();
-    let source = AcmeCert::open(&settings, &domain, dir.path(), &[1; 32]).unwrap();
+    let settings = plain(format!("http://127.0.0.1:{port}/dir"));
+    let source = in_files(&settings, dir.path()).await;
     let metrics = Metrics::new();
     let five_minutes = tokio::time::timeout(Duration::from_secs(300), source.renew(&metrics));
     assert!(five_minutes.await.is_err());
@@ -253,16 +271,14 @@ async fn renewal_is_when_the_authority_advises_it() {
     let dir = tempfile::tempdir().unwrap();
     let now = UnixTime::now().as_secs();
     let (start, end) = (now + 3 * DAY, now + 4 * DAY);
-    let settings =
-        Acme { directory: adviser(start, end).await, email: None, ca: None, proof: AcmeProof::Tls };
-    let domain = DOMAIN.parse().unwrap();
-    let source = AcmeCert::open(&settings, &domain, dir.path(), &[1; 32]).unwrap();
+    let settings = plain(adviser(start, end).await);
+    let source = in_files(&settings, dir.path()).await;
     let mut plan = Plan::new();
-    assert_eq!(source.due(&mut plan).await, None, "there is none yet");
+    assert_eq!(source.due(source.apex(), &mut plan).await, None, "there is none yet");
     let (cert, key) = signed(DOMAIN, now - DAY, now + 89 * DAY);
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     source.current.show(certified(vec![cert], key).unwrap());
-    let due = source.due(&mut plan).await.unwrap();
+    let due = source.due(source.apex(), &mut plan).await.unwrap();
     assert!((start..=end).contains(&due), "{due}");
     let again = plan.ask_again_at.saturating_duration_since(tokio::time::Instant::now());
     assert!(again > Duration::from_secs(5 * 3600), "{again:?}");

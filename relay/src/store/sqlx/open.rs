@@ -12,6 +12,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{Acquire, Transaction};
 
+use super::nodes::tell_of_changes;
 use super::{Pool, SqlStore};
 use crate::store::StoreError;
 
@@ -73,6 +74,7 @@ impl SqlStore {
             .map_err(failed("connect"))?;
         // Of nodes that start together one does it, and the others wait for the lock.
         migrate(&pool).await.map_err(not_migrated)?;
+        tell_of_changes(&pool).await.map_err(failed("make the triggers that tell of changes"))?;
         Ok(Self { pool: Pool::Postgres(pool) })
     }
 

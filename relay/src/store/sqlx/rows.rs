@@ -2,7 +2,10 @@
 
 use mcpm_shared::proto::ShareMode;
 
-use crate::store::{AuditEvent, Lease, NameRule, NameState, OwnerQuota, StoreError, TokenRecord};
+use crate::store::{
+    AuditEvent, DomainRecord, DomainState, Lease, NameRule, NameState, OwnerQuota, SealedRow,
+    StoreError, TokenRecord,
+};
 
 /// Times and counts beyond the range of the column mean "never" and "no limit" alike.
 pub(super) fn to_column(value: u64) -> i64 {
@@ -83,11 +86,80 @@ pub(super) fn state_to_columns(state: &NameState) -> (&'static str, Option<&str>
     }
 }
 
-pub(super) type QuotaRow = (String, Option<i64>, i64);
+pub(super) type QuotaRow = (
+    String,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    String,
+    i64,
+    i64,
+);
 
-pub(super) fn quota((owner, max_shares, changed_at): QuotaRow) -> OwnerQuota {
-    let max_shares = max_shares.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
-    OwnerQuota { owner, max_shares, changed_at: from_column(changed_at) }
+pub(super) fn quota(row: QuotaRow) -> OwnerQuota {
+    let (owner, shares, names, requests, bytes, streams, blocked_at, note, changed_at, revision) =
+        row;
+    OwnerQuota {
+        owner,
+        max_shares: shares.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        names_per_hour: names.map(from_column),
+        requests_per_day: requests.map(from_column),
+        bytes_per_day: bytes.map(from_column),
+        max_streams: streams.map(from_column),
+        blocked_at: blocked_at.map(from_column),
+        note,
+        changed_at: from_column(changed_at),
+        revision: from_column(revision),
+    }
+}
+
+/// `domain` to `problem` of the table, then its last two columns.
+pub(super) type DomainRow = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    String,
+    i64,
+    i64,
+);
+
+pub(super) fn domain(row: DomainRow) -> Result<DomainRecord, StoreError> {
+    let (domain, owner, name, token, state, added, checked, proved, failing, problem, at, revision) =
+        row;
+    Ok(DomainRecord {
+        domain: domain.parse().map_err(|error| StoreError::new("read a domain", error))?,
+        owner,
+        name: name.parse().map_err(|error| StoreError::new("read a name", error))?,
+        token,
+        state: match state.as_str() {
+            "verified" => DomainState::Verified,
+            "removed" => DomainState::Removed,
+            // What a later version may write is not served.
+            _ => DomainState::Pending,
+        },
+        added_at: from_column(added),
+        checked_at: checked.map(from_column),
+        proved_at: proved.map(from_column),
+        failing_since: failing.map(from_column),
+        problem,
+        changed_at: from_column(at),
+        revision: from_column(revision),
+    })
+}
+
+pub(super) type SealedColumns = (String, String, i64);
+
+pub(super) fn sealed((name, sealed, revision): SealedColumns) -> SealedRow {
+    SealedRow { name, sealed, revision: from_column(revision) }
 }
 
 pub(super) type EventRow = (i64, String, String, String, String);

@@ -70,6 +70,40 @@ pub(super) const RESTORE: &str = concat!(
             AND leases.node = excluded.node AND leases.released_at IS NULL)"
 );
 
+/// Keeps a custom domain that is still as it was at the revision `$12`, as the latest of all.
+pub(super) const SET_DOMAIN: &str = "
+    INSERT INTO domains (domain, owner, name, token, state, added_at, checked_at, proved_at,
+        failing_since, problem, changed_at, revision)
+    SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS TEXT), CAST($4 AS TEXT),
+        CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT), CAST($8 AS BIGINT),
+        CAST($9 AS BIGINT), CAST($10 AS TEXT), CAST($11 AS BIGINT),
+        (SELECT COALESCE(MAX(revision), 0) + 1 FROM domains)
+    WHERE CAST($12 AS BIGINT) = 0
+        OR EXISTS (SELECT 1 FROM domains WHERE domain = $1 AND revision = $12)
+    ON CONFLICT (domain) DO UPDATE SET
+        owner = excluded.owner, name = excluded.name, token = excluded.token,
+        state = excluded.state, added_at = excluded.added_at, checked_at = excluded.checked_at,
+        proved_at = excluded.proved_at, failing_since = excluded.failing_since,
+        problem = excluded.problem, changed_at = excluded.changed_at, revision = excluded.revision
+    WHERE domains.revision = $12
+    RETURNING revision";
+
+/// Keeps something sealed, as the latest of all.
+pub(super) const KEEP_SEALED: &str = "
+    INSERT INTO certificates (name, sealed, changed_at, revision)
+    SELECT CAST($1 AS TEXT), CAST($2 AS TEXT), CAST($3 AS BIGINT),
+        (SELECT COALESCE(MAX(revision), 0) + 1 FROM certificates)
+    WHERE 1 = 1
+    ON CONFLICT (name) DO UPDATE SET
+        sealed = excluded.sealed, changed_at = excluded.changed_at, revision = excluded.revision
+    RETURNING revision";
+
+/// Gives a turn to who has it already, or when nobody does.
+pub(super) const TAKE_TURN: &str = "
+    INSERT INTO turns (what, holder, ends_at) VALUES ($1, $2, $3)
+    ON CONFLICT (what) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
+    WHERE turns.holder = excluded.holder OR turns.ends_at <= $4";
+
 /// Keeps a rule over a name, as the latest of all.
 pub(super) const SET_RULE: &str = "
     INSERT INTO name_rules (name, state, owner, ends_at, note, changed_at, revision)

@@ -146,6 +146,8 @@ async fn a_blocked_name_stays_blocked_while_the_store_is_away() {
     assert_eq!((revoked.share, revoked.refusal.is_terminal()), (first.share, true));
     assert!(outage.tunnels.live_share(&"calc".parse().unwrap()).is_none());
     outage.take_away().await;
+    // The session ended with the share, so that nothing on it stays open.
+    let mut agent = outage.agent().await;
     let answer = agent.ask("calc", Some(first.ticket)).await;
     let RelayMessage::Refused(refused) = answer else { panic!("{answer:?}") };
     assert_eq!(refused.refusal.code, code::NAME_RESERVED);

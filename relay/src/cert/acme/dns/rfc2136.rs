@@ -133,7 +133,7 @@ fn signer(key: &str, secret: &str) -> Result<TSigner, BoxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cert::acme::fake_dns::{FakeDns, KEY, SECRET};
+    use crate::domains::fake_dns::{FakeDns, KEY, SECRET};
 
     fn server(fake: &FakeDns, secret: &str) -> Server {
         let address = fake.address();

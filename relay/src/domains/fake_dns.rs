@@ -10,41 +10,49 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
-use hickory_proto::rr::rdata::{A, TXT};
+use hickory_proto::rr::rdata::{A, CNAME, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType, TSigResponseContext, TSigner};
 use mcpm_shared::scope::Scope;
 use rustls::pki_types::UnixTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 
-pub(super) const KEY: &str = "relay-key";
-pub(super) const SECRET: &str = "dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM=";
+pub(crate) const KEY: &str = "relay-key";
+pub(crate) const SECRET: &str = "dGhlIHNlY3JldCBvZiB0aGUgdGVzdHM=";
 
 /// TXT records by name, without the root's dot.
 type Texts = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+/// What names stand for.
+type Aliases = Arc<Mutex<BTreeMap<String, String>>>;
 
-pub(super) struct FakeDns {
+pub(crate) struct FakeDns {
     address: SocketAddr,
     texts: Texts,
+    aliases: Aliases,
     /// Where a program writes records: a file for a name, a line for a record.
-    pub(super) dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     scope: Scope,
 }
 
 #[derive(Clone)]
 struct Zone {
     texts: Texts,
+    aliases: Aliases,
     dir: PathBuf,
 }
 
 impl FakeDns {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = tcp.local_addr().unwrap();
         let udp = UdpSocket::bind(address).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let (texts, scope) = (Texts::default(), Scope::new());
-        let zone = Zone { texts: Arc::clone(&texts), dir: dir.path().to_owned() };
+        let (texts, aliases, scope) = (Texts::default(), Aliases::default(), Scope::new());
+        let zone = Zone {
+            texts: Arc::clone(&texts),
+            aliases: Arc::clone(&aliases),
+            dir: dir.path().to_owned(),
+        };
         let asked = zone.clone();
         scope.spawn_until_cancelled(async move {
             let mut buffer = [0; 4096];
@@ -61,14 +69,25 @@ impl FakeDns {
                 stream.write_all(&answer).await.unwrap();
             }
         });
-        Self { address, texts, dir, scope }
+        Self { address, texts, aliases, dir, scope }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn texts(&self, name: &str) -> Vec<String> {
+    /// Replaces the texts of a name.
+    pub(crate) fn set(&self, name: &str, texts: &[&str]) {
+        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+        self.texts.lock().unwrap().insert(name.to_owned(), texts);
+    }
+
+    /// Makes a name stand for another.
+    pub(crate) fn set_alias(&self, name: &str, target: &str) {
+        self.aliases.lock().unwrap().insert(name.to_owned(), target.to_owned());
+    }
+
+    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
         self.texts.lock().unwrap().get(name).cloned().unwrap_or_default()
     }
 }
@@ -97,6 +116,11 @@ impl Zone {
             match query.query_type() {
                 RecordType::A => {
                     answer.add_answer(record(RData::A(A(Ipv4Addr::LOCALHOST))));
+                }
+                RecordType::CNAME => {
+                    let alias = self.aliases.lock().unwrap().get(&plain(&name)).cloned();
+                    let alias = alias.map(|alias| Name::from_ascii(alias).unwrap());
+                    answer.add_answers(alias.map(|alias| record(RData::CNAME(CNAME(alias)))));
                 }
                 RecordType::TXT => {
                     let texts = self.texts(&plain(&name)).into_iter();

@@ -1,0 +1,351 @@
+//! The two ends of the Unix socket over which listeners pass.
+
+use std::io::{self, IoSlice, IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Inherited, Socket};
+
+/// Version of what is said here. A successor of another version starts on its own, and says so.
+const VERSION: u32 = 1;
+/// How many listeners a relay has at most, with room to grow.
+const MAX_SOCKETS: usize = 16;
+/// Longest line that is read.
+const MAX_LINE: usize = 8 * 1024;
+/// How long a step takes that needs no waiting for anybody.
+const STEP: Duration = Duration::from_secs(5);
+/// How long a successor may take to start: longer than it waits for its database.
+const START: Duration = Duration::from_secs(60);
+
+/// Why listeners did not pass.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandoverError {
+    /// The Unix socket failed.
+    #[error("the hand-over at {} failed", path.display())]
+    Io {
+        /// The Unix socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another relay offers its listeners there.
+    #[error("another relay offers its listeners at {}", .0.display())]
+    InUse(PathBuf),
+    /// The relay there says something else.
+    #[error("what offers listeners at {} is no relay of this version", .0.display())]
+    Foreign(PathBuf),
+}
+
+/// What a predecessor says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Offered {
+    version: u32,
+    sockets: Vec<Meant>,
+}
+
+/// What one of the sockets that come along is for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Meant {
+    setting: String,
+    asked: SocketAddr,
+}
+
+/// The listeners of this process, offered to a successor. Dropping it takes the offer back.
+#[derive(Debug)]
+pub struct Offer {
+    path: PathBuf,
+    listener: UnixListener,
+    sockets: Vec<Socket>,
+}
+
+/// A successor that serves, and waits for the word that all is its own now.
+#[derive(Debug)]
+pub struct Taken {
+    /// The successor's process.
+    pub pid: u32,
+    stream: UnixStream,
+}
+
+impl Offer {
+    /// Offers `sockets` at `path`, which gets mode 0600; what a dead process left there is removed.
+    ///
+    /// # Errors
+    /// When another relay offers its own there, or the path cannot be used.
+    pub fn make(path: &Path, sockets: Vec<Socket>) -> Result<Self, HandoverError> {
+        let fail = |source| HandoverError::Io { path: path.to_owned(), source };
+        match StdStream::connect(path) {
+            Ok(_) => return Err(HandoverError::InUse(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(fail)?;
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(fail)?;
+        // Made before: dropping it removes the path when the rest fails.
+        let offer = Self { path: path.to_owned(), listener, sockets };
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(fail)?;
+        Ok(offer)
+    }
+
+    /// Waits until a successor has the listeners and serves. Cancel-safe: a successor that is at it
+    /// then starts on its own, and fails.
+    pub async fn taken(&self) -> Taken {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a successor could not be heard");
+                    tokio::time::sleep(STEP).await;
+                    continue;
+                }
+            };
+            match tokio::time::timeout(START, self.pass_to(stream)).await {
+                Ok(Ok(taken)) => return taken,
+                Ok(Err(error)) => tracing::warn!(%error, "a successor did not come up; going on"),
+                Err(_) => tracing::warn!("a successor took too long to come up; going on"),
+            }
+        }
+    }
+
+    async fn pass_to(&self, stream: UnixStream) -> io::Result<Taken> {
+        let meant =
+            |socket: &Socket| Meant { setting: socket.setting.clone(), asked: socket.asked };
+        let offered =
+            Offered { version: VERSION, sockets: self.sockets.iter().map(meant).collect() };
+        let mut line = serde_json::to_vec(&offered)?;
+        line.push(b'\n');
+        let sockets: Vec<BorrowedFd<'_>> =
+            self.sockets.iter().take(MAX_SOCKETS).map(|socket| socket.listener.as_fd()).collect();
+        stream.writable().await?;
+        let sent = stream.try_io(Interest::WRITABLE, || send_with(&stream, &line, &sockets))?;
+        if sent != line.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let mut stream = BufReader::new(stream);
+        let mut answer = String::new();
+        (&mut stream).take(MAX_LINE as u64).read_line(&mut answer).await?;
+        let pid = answer.trim_end().strip_prefix("ready ").and_then(|pid| pid.parse().ok());
+        let pid = pid.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Taken { pid, stream: stream.into_inner() })
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        // A path that is gone is as good.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+impl Taken {
+    /// Tells the successor that the path is free and this process accepts nothing more.
+    pub async fn release(mut self) {
+        let said = tokio::time::timeout(STEP, self.stream.write_all(b"yours\n")).await;
+        if !matches!(said, Ok(Ok(()))) {
+            tracing::debug!("the successor does not listen");
+        }
+    }
+}
+
+fn send_with(stream: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    Ok(sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::empty())?)
+}
+
+/// The process whose listeners this one has got.
+#[derive(Debug)]
+pub struct Predecessor {
+    path: PathBuf,
+    stream: StdStream,
+    sockets: Inherited,
+}
+
+/// Takes the listeners over that a running relay offers at `path`; `None` where none does. Waits
+/// for a few seconds at most, without a runtime.
+///
+/// # Errors
+/// When the relay there fails, or is of a version that says it otherwise.
+pub fn take_over(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
+    let fail = |source| HandoverError::Io { path: path.to_owned(), source };
+    let stream = match StdStream::connect(path) {
+        Ok(stream) => stream,
+        Err(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
+                .contains(&error.kind()) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(fail(error)),
+    };
+    stream.set_read_timeout(Some(STEP)).map_err(fail)?;
+    let (line, descriptors) = receive(&stream).map_err(fail)?;
+    let foreign = || HandoverError::Foreign(path.to_owned());
+    let offered: Offered = serde_json::from_slice(&line).map_err(|_| foreign())?;
+    if offered.version != VERSION || offered.sockets.len() != descriptors.len() {
+        return Err(foreign());
+    }
+    let socket = |(meant, descriptor): (Meant, OwnedFd)| Socket {
+        setting: meant.setting,
+        asked: meant.asked,
+        listener: TcpListener::from(descriptor),
+    };
+    let sockets = offered.sockets.into_iter().zip(descriptors).map(socket).collect();
+    Ok(Some(Predecessor { path: path.to_owned(), stream, sockets: Inherited::new(sockets) }))
+}
+
+/// Reads one line and the descriptors that come with it.
+fn receive(mut stream: &StdStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut line = vec![0; MAX_LINE];
+    let parts = &mut [IoSliceMut::new(&mut line)];
+    let received = recvmsg(stream, parts, &mut control, RecvFlags::empty())?;
+    line.truncate(received.bytes);
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
+        }
+    }
+    for descriptor in &descriptors {
+        // Programs that the relay runs must not hold its listeners open.
+        fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+    }
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+        if line.len() > MAX_LINE {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok((line, descriptors))
+}
+
+impl Predecessor {
+    /// Returns the listeners.
+    #[must_use]
+    pub fn sockets(&self) -> Inherited {
+        self.sockets.clone()
+    }
+
+    /// Tells the predecessor that this process serves, and waits until it has given up the path.
+    ///
+    /// # Errors
+    /// When it is gone; its listeners are ours all the same.
+    pub async fn ready(self) -> Result<(), HandoverError> {
+        let Self { path, stream, .. } = self;
+        let say = async {
+            stream.set_nonblocking(true)?;
+            let mut stream = UnixStream::from_std(stream)?;
+            let ready = format!("ready {}\n", std::process::id());
+            stream.write_all(ready.as_bytes()).await?;
+            let mut answer = String::new();
+            BufReader::new(stream).take(16).read_line(&mut answer).await?;
+            match answer.as_str() {
+                "yours\n" => Ok(()),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        let said = tokio::time::timeout(STEP, say).await;
+        let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        said.map_err(|source| HandoverError::Io { path, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn socket(setting: &str) -> Socket {
+        let asked = SocketAddr::from(([127, 0, 0, 1], 0));
+        Socket { setting: setting.to_owned(), asked, listener: TcpListener::bind(asked).unwrap() }
+    }
+
+    async fn taken_over(path: &Path) -> Option<Predecessor> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || take_over(&path)).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_successor_gets_the_very_sockets_and_what_waits_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("takeover.sock");
+        let sockets = vec![socket("--listen"), socket("--admin-listen")];
+        let (asked, addr) = (sockets[0].asked, sockets[0].listener.local_addr().unwrap());
+        let offer = Offer::make(&path, sockets).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut waiting = std::net::TcpStream::connect(addr).unwrap();
+        waiting.write_all(b"hello").unwrap();
+        let successor = async {
+            let predecessor = taken_over(&path).await.unwrap();
+            let sockets = predecessor.sockets();
+            predecessor.ready().await.unwrap();
+            assert!(!path.exists(), "the path is free for the successor's own offer");
+            sockets
+        };
+        let predecessor = async {
+            let taken = offer.taken().await;
+            assert_eq!(taken.pid, std::process::id());
+            drop(offer);
+            taken.release().await;
+        };
+        let (sockets, ()) = tokio::join!(successor, predecessor);
+        assert!(sockets.find("--tunnel-listen", asked).unwrap().is_none());
+        let listener = sockets.find("--listen", asked).unwrap().unwrap();
+        assert_eq!(listener.local_addr().unwrap(), addr);
+        let mut text = [0; 5];
+        listener.accept().unwrap().0.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_does_not_come_up_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("takeover.sock");
+        let offer = Offer::make(&path, vec![socket("--listen")]).unwrap();
+        let tries = async {
+            drop(taken_over(&path).await.unwrap());
+            taken_over(&path).await.unwrap().ready().await
+        };
+        let taken = async { offer.taken().await.pid };
+        let (pid, failed) = tokio::join!(taken, tries);
+        assert_eq!(pid, std::process::id(), "the second one came up");
+        assert!(failed.is_err(), "it was not told that all is its own");
+    }
+
+    #[tokio::test]
+    async fn nobody_offers_where_there_is_no_socket_or_a_dead_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("takeover.sock");
+        assert!(take_over(&path).unwrap().is_none());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists() && take_over(&path).unwrap().is_none());
+        let offer = Offer::make(&path, Vec::new()).unwrap();
+        assert!(matches!(Offer::make(&path, Vec::new()), Err(HandoverError::InUse(_))));
+        drop(offer);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,50 @@
+//! What a relay makes of settings that may change while it runs.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::admin::api::AdminToken;
+use crate::config::Prepare;
+use crate::http::Edge;
+use crate::keys::read_admin_token;
+
+/// Returns the parts of a relay that make something of their settings.
+pub(super) fn reloadable(
+    edge: &Arc<Edge>,
+    recertify: &Arc<Notify>,
+    admin_token: Option<AdminToken>,
+) -> Vec<Prepare> {
+    // The edge has the reloader, by way of the admin API.
+    let edge = Arc::downgrade(edge);
+    let obey: Prepare = Box::new(move |config| {
+        let (edge, config) = (edge.clone(), Arc::clone(config));
+        Ok(Box::new(move || {
+            if let Some(edge) = edge.upgrade() {
+                edge.obey(&config);
+                if let Some(observers) = edge.observers.get() {
+                    observers.reopen();
+                }
+            }
+        }))
+    });
+    let recertify = Arc::clone(recertify);
+    let look: Prepare = Box::new(move |_| {
+        let recertify = Arc::clone(&recertify);
+        Ok(Box::new(move || recertify.notify_one()))
+    });
+    let read: Prepare = Box::new(move |config| {
+        let (Some(shown), Some(path)) = (admin_token.clone(), &config.admin_token_file) else {
+            return Ok(Box::new(|| ()));
+        };
+        let token = read_admin_token(path).map_err(|error| in_full(&error))?;
+        Ok(Box::new(move || shown.change(token.digest())))
+    });
+    vec![obey, look, read]
+}
+
+/// Returns an error and its causes as one line.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,133 @@
+//! A real browser, told what to do over `WebDriver` (W3C): Chromium with its own driver, as Debian
+//! packages them. Where there is none, suites say so and go on.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use harness::process::{Program, command};
+use harness::{eventually, visitor};
+use serde_json::{Value, json};
+
+/// Where pictures are put, for whoever wants to look at them.
+const PICTURES: &str = "MCPM_TEST_PICTURES";
+
+/// One window of a browser of its own.
+pub(super) struct Browser {
+    _driver: Program,
+    client: reqwest::Client,
+    /// The URL of the session.
+    session: String,
+    /// The browser itself, which outlives a driver that is killed.
+    process: Option<u64>,
+}
+
+/// A test that fails leaves no browser behind.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let Some(id) = self.process.take() else { return };
+        drop(std::process::Command::new("kill").args(["-KILL", &id.to_string()]).status());
+    }
+}
+
+impl Browser {
+    /// Starts a browser; `None`, with one line on stderr, where there is none.
+    #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
+    pub(super) async fn start() -> Option<Self> {
+        let mut look = command("chromedriver");
+        look.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        if look.status().await.is_err() {
+            eprintln!("skipped: no chromedriver (Debian packages `chromium`, `chromium-driver`)");
+            return None;
+        }
+        let mut start = command("chromedriver");
+        start.arg("--port=0");
+        let mut driver = Program::start(start);
+        let port = |line: &str| {
+            line.split_once("successfully on port ")?.1.trim_end_matches('.').parse::<u16>().ok()
+        };
+        let port = driver.line("its port", port).await;
+        // Tests may run as root, where Chromium has no sandbox.
+        let args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": args },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        } } });
+        let client = visitor();
+        let url = format!("http://127.0.0.1:{port}/session");
+        let answer = client.post(&url).json(&wanted).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        let id = answer["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        let process = answer["value"]["capabilities"]["goog:processID"].as_u64();
+        let session = format!("{url}/{id}");
+        Some(Self { _driver: driver, client, session, process })
+    }
+
+    async fn ask(&self, path: &str, body: Value) -> Value {
+        let request = self.client.post(format!("{}{path}", self.session)).json(&body);
+        let mut answer: Value = request.send().await.unwrap().json().await.unwrap();
+        assert!(answer["value"]["error"].is_null(), "{path}: {answer}");
+        answer["value"].take()
+    }
+
+    /// A command of the browser's own protocol for developers.
+    async fn tell(&self, cmd: &str, params: Value) -> Value {
+        self.ask("/goog/cdp/execute", json!({ "cmd": cmd, "params": params })).await
+    }
+
+    /// Opens a page.
+    pub(super) async fn open(&self, url: &str) {
+        self.ask("/url", json!({ "url": url })).await;
+    }
+
+    /// Runs a function's body in the page and returns its value.
+    pub(super) async fn run(&self, script: &str, args: &[&str]) -> Value {
+        self.ask("/execute/sync", json!({ "script": script, "args": args })).await
+    }
+
+    /// Waits until a function's body returns true.
+    pub(super) async fn until(&self, script: &str) {
+        eventually(script, || async { (self.run(script, &[]).await == true).then_some(()) }).await;
+    }
+
+    /// Makes the page this large, whatever the window is.
+    pub(super) async fn size(&self, width: u32, height: u32) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.tell("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    /// Lets the page think that its reader likes it dark.
+    pub(super) async fn dark(&self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": value }] });
+        self.tell("Emulation.setEmulatedMedia", media).await;
+    }
+
+    /// Takes a picture of the whole page, where somebody wants it.
+    pub(super) async fn picture(&self, name: &str) {
+        let Some(folder) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
+        let all = json!({ "format": "png", "captureBeyondViewport": true });
+        let taken = self.tell("Page.captureScreenshot", all).await;
+        let data = taken["data"].as_str().unwrap();
+        let png = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+        std::fs::write(folder.join(format!("dashboard-{name}.png")), png).unwrap();
+    }
+
+    /// Returns what the page has complained of: errors of scripts, things that its policy forbade.
+    pub(super) async fn complaints(&self) -> Vec<String> {
+        let log = self.ask("/se/log", json!({ "type": "browser" })).await;
+        let lines = log.as_array().unwrap().iter();
+        lines
+            .filter(|line| line["level"] == "SEVERE" || line["level"] == "WARNING")
+            .map(|line| line["message"].to_string())
+            .collect()
+    }
+
+    /// Ends the browser.
+    pub(super) async fn close(mut self) {
+        self.client.delete(&self.session).send().await.unwrap();
+        self.process = None;
+    }
+}
