@@ -117,7 +117,7 @@ fn time(mut command: Command) -> anyhow::Result<f64> {
 /// The most megabytes that were resident until the command speaks. A command that is done is weighed too late; this one
 /// finds its way out blocked when it has done its work.
 fn peak(mcpm: &Path, home: &Path, args: &[&str]) -> anyhow::Result<f64> {
-    Process::forget_pages(mcpm)?;
+    Process::forget_pages(&[mcpm])?;
     // Read once, as every program that was used a moment ago is.
     time(command(mcpm, home, args))?;
     let (mut reader, writer) = std::io::pipe()?;
