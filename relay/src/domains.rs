@@ -1,7 +1,7 @@
 //! Custom domains: hosts of owners that lead to their shares, once the DNS proves whose they are.
 //!
 //! What the store says of them is kept in memory and followed, so that nothing is looked up on the
-//! path of a request. [`check`] asks the DNS; [`keep_checked`] does so from time to time.
+//! path of a request. `check` asks the DNS; [`keep_checked`] does so from time to time.
 
 mod check;
 #[cfg(test)]
