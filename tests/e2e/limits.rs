@@ -196,7 +196,8 @@ async fn bytes_of_a_day_end_an_answer_that_has_no_end() {
         }
     };
     assert!(ended.is_err(), "a cut answer must not look whole");
-    assert!((1_000_000..4_000_000).contains(&read), "{read}");
+    // Cutting resets the connection, which may take along what was sent and not read yet.
+    assert!((1..4_000_000).contains(&read), "{read}");
     let refused = client.get(&info.url).send().await.unwrap();
     assert_eq!(refused.headers()["mcpm-relay-error"], "quota_exceeded");
     assert!(refused.text().await.unwrap().contains("your address has used up the bytes"));

@@ -77,6 +77,15 @@ pub enum OidcError {
     Claims(#[from] ClaimsError),
 }
 
+/// One attempt to read the keys.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// When it ended.
+    at: Instant,
+    /// Whether they were read.
+    read: bool,
+}
+
 /// The issuer whose tokens are believed.
 #[derive(Debug)]
 pub struct Issuer {
@@ -84,7 +93,7 @@ pub struct Issuer {
     fetch: Arc<dyn Fetch>,
     keys: ArcSwapOption<KeySet>,
     /// When the keys were last read or tried to be; one at a time.
-    looked: Mutex<Option<Instant>>,
+    looked: Mutex<Option<Look>>,
 }
 
 /// What of a discovery document is of use.
@@ -171,19 +180,20 @@ impl Issuer {
     async fn look_again(&self) -> Result<(), OidcError> {
         let asked = Instant::now();
         let mut looked = self.looked.lock().await;
-        match *looked {
+        if let Some(Look { at, read }) = *looked {
             // While this one waited, another has looked.
-            Some(last) if last > asked => return Ok(()),
-            Some(last) if last.elapsed() < LOOK_PAUSE => {
+            if at > asked && read {
+                return Ok(());
+            }
+            if let Some(pause) = LOOK_PAUSE.checked_sub(at.elapsed()) {
                 return Err(match self.keys.load().is_some() {
-                    true => OidcError::Later(LOOK_PAUSE - last.elapsed()),
+                    true => OidcError::Later(pause),
                     false => OidcError::NoKeys,
                 });
             }
-            _ => {}
         }
         let read = self.read().await;
-        *looked = Some(Instant::now());
+        *looked = Some(Look { at: Instant::now(), read: read.is_ok() });
         match read {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -200,7 +210,7 @@ impl Issuer {
             let read = {
                 let mut looked = self.looked.lock().await;
                 let read = self.read().await;
-                *looked = Some(Instant::now());
+                *looked = Some(Look { at: Instant::now(), read: read.is_ok() });
                 read
             };
             let wait = match read {
