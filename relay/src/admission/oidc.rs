@@ -185,7 +185,8 @@ impl Issuer {
             if at > asked && read {
                 return Ok(());
             }
-            if let Some(pause) = LOOK_PAUSE.checked_sub(at.elapsed()) {
+            let pause = LOOK_PAUSE.saturating_sub(at.elapsed());
+            if !pause.is_zero() {
                 return Err(match self.keys.load().is_some() {
                     true => OidcError::Later(pause),
                     false => OidcError::NoKeys,
