@@ -355,7 +355,7 @@ fn every_client_has_its_file_where_it_is_on_every_system() {
         home: "/home/ada".into(),
         app_data: (os == Os::Windows).then(|| "/app".into()),
         xdg_config: None,
-        project: "/work".into(),
+        project: "/home/ada/code".into(),
         path: Vec::new(),
     };
     let mut table = String::new();
