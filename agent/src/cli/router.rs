@@ -256,7 +256,7 @@ fn status(context: &Context) -> Result<(), CliError> {
             let url = share.url.as_deref().unwrap_or("no URL yet");
             ui.result(format!("{} is shared: {}, {url}", share.target, share.state.word()));
         }
-        None => ui.result("nothing is shared"),
+        None => ui.result("Nothing is shared by `mcpm router share`."),
     }
     ui.note("There is no router any more: clients start mcpm themselves (`mcpm client ls`).");
     Ok(())
