@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use self::api::Api;
 use self::dashboard::Dashboard;
+use crate::config::Live;
 use crate::metrics::{self, Metrics};
 use crate::store::Store;
 
@@ -54,6 +55,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The store that must answer for the relay to be ready.
     pub store: Arc<dyn Store>,
+    /// The settings.
+    pub config: Live,
     /// Where the relay is in its life.
     pub phase: watch::Receiver<Phase>,
     /// The API for operators, where there is a token for it.
@@ -83,7 +86,8 @@ pub fn router(admin: Admin) -> Router {
 
 /// 200 when visitors can be served, else 503 and why. Without its database a relay still serves the
 /// shares that are up: were it not ready then, a balancer would take away all nodes at once, and
-/// live shares with them. So it says that it is degraded, and is ready.
+/// live shares with them. So it says that it is degraded, and is ready, unless the operator wants it
+/// otherwise.
 async fn readyz(State(admin): State<Admin>) -> Response {
     let phase = *admin.phase.borrow();
     let unready = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -92,13 +96,17 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         Phase::Draining => return unready("draining\n"),
         Phase::Serving => {}
     }
-    match tokio::time::timeout(STORE_TIMEOUT, admin.store.ping()).await {
-        Ok(Ok(())) => "ready\n".into_response(),
+    let why = match tokio::time::timeout(STORE_TIMEOUT, admin.store.ping()).await {
+        Ok(Ok(())) => return "ready\n".into_response(),
         Ok(Err(error)) if !error.is_unreachable() => {
             tracing::error!(error = &error as &dyn std::error::Error, "store failed");
-            "degraded: the database fails\n".into_response()
+            "degraded: the database fails\n"
         }
-        Ok(Err(_)) | Err(_) => "degraded: the database does not answer\n".into_response(),
+        Ok(Err(_)) | Err(_) => "degraded: the database does not answer\n",
+    };
+    match admin.config.load().ready_without_database {
+        true => why.into_response(),
+        false => unready(why),
     }
 }
 
@@ -112,6 +120,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::config::Config;
     use crate::store::MemoryStore;
 
     async fn ask(router: &Router, path: &str) -> (u16, String, String) {
@@ -128,6 +137,7 @@ mod tests {
         Admin {
             metrics: Metrics::new(),
             store: Arc::new(MemoryStore::new()),
+            config: Live::new(Arc::new(Config::local())),
             phase,
             api: None,
             dashboard: None,
@@ -159,6 +169,21 @@ mod tests {
         assert_eq!((status, body.as_str()), (200, "degraded: the database does not answer\n"));
         moody.set_away(false);
         assert_eq!(ask(&router, "/readyz").await.2, "ready\n");
+    }
+
+    #[tokio::test]
+    async fn a_relay_without_its_database_is_not_ready_where_the_operator_wants_it_so() {
+        let (_phase, seen) = watch::channel(Phase::Serving);
+        let moody = Arc::new(crate::store::moody::Moody::default());
+        let store = Arc::clone(&moody) as Arc<dyn Store>;
+        let config = Config { ready_without_database: false, ..Config::local() };
+        let config = Live::new(Arc::new(config));
+        let router = router(Admin { store, config, ..admin(seen) });
+        assert_eq!(ask(&router, "/readyz").await.0, 200);
+        moody.set_away(true);
+        let (status, _, body) = ask(&router, "/readyz").await;
+        assert_eq!((status, body.as_str()), (503, "degraded: the database does not answer\n"));
+        assert_eq!(ask(&router, "/healthz").await.0, 200, "no reason to start it anew");
     }
 
     #[tokio::test]

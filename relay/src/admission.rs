@@ -85,13 +85,21 @@ pub struct Refused {
     /// Status of the answer.
     pub status: StatusCode,
     /// Body of the answer.
-    pub refusal: Refusal,
+    pub refusal: Box<Refusal>,
+    /// Who was turned away, where that was proved.
+    pub owner: Option<Owner>,
 }
 
 impl Refused {
     /// Makes the answer that `status` and `refusal` are.
     pub fn new(status: StatusCode, refusal: Refusal) -> Self {
-        Self { status, refusal }
+        Self { status, refusal: Box::new(refusal), owner: None }
+    }
+
+    /// Says who was turned away, unless more is known.
+    #[must_use]
+    pub fn of(self, owner: &Owner) -> Self {
+        Self { owner: self.owner.or_else(|| Some(owner.clone())), ..self }
     }
 
     fn credential(message: impl Into<String>) -> Self {
@@ -99,7 +107,7 @@ impl Refused {
     }
 
     fn hint(self, hint: impl Into<String>) -> Self {
-        Self { refusal: self.refusal.hint(hint), ..self }
+        Self { refusal: Box::new(self.refusal.hint(hint)), ..self }
     }
 
     fn unavailable(message: &str) -> Self {
@@ -172,8 +180,12 @@ impl Admission {
         Self { auth, key, store, seen: Mutex::default(), known: Mutex::default(), revoked, issuer }
     }
 
-    /// Demands this of agents from now on: for secrets that were rotated. Sessions that are up stay.
+    /// Demands this of agents from now on: for secrets that were rotated, and for what else is asked
+    /// of the tokens of the same provider. Sessions that are up stay.
     pub fn set_auth(&self, auth: AuthMode) {
+        if let (AuthMode::Oidc(settings), Some(issuer)) = (&auth, &self.issuer) {
+            issuer.obey(Arc::clone(settings));
+        }
         self.auth.store(Arc::new(auth));
     }
 
@@ -188,7 +200,8 @@ impl Admission {
         now: u64,
     ) -> Result<Admitted, Refused> {
         let verified = assertion::verify(jwt, audiences, now)?;
-        self.admit(&verified, now).await
+        let admitted = self.admit(&verified, now).await;
+        admitted.map_err(|refused| refused.of(&Owner::of_key(&verified.subject)))
     }
 
     /// Decides over a verified assertion; the same one is admitted once only.
@@ -230,7 +243,8 @@ impl Admission {
                 return Err(Refused::credential("the token is unknown here").hint(LOGIN));
             }
             Standing::Revoked => {
-                return Err(Refused::credential("the token was revoked").hint(LOGIN));
+                let refused = Refused::credential("the token was revoked").hint(LOGIN);
+                return Err(refused.of(&Owner::of_subject(&grant.subject)));
             }
         }
         Ok(Admitted {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "acme")]
 mod acme;
+mod any;
+mod covers;
 mod files;
 mod self_signed;
 mod validity;
@@ -29,6 +31,8 @@ use crate::store::StoreError;
 
 #[cfg(feature = "acme")]
 pub use acme::AcmeCert;
+pub(crate) use any::AnyCert;
+pub use covers::Uncovered;
 pub use files::CertFiles;
 pub use self_signed::SelfSigned;
 #[cfg(feature = "acme")]
@@ -182,6 +186,13 @@ async fn watch(source: &dyn CertSource, asked: &Notify, metrics: &Metrics) {
     }
 }
 
+/// Tells whether a certificate has ended, and clients refuse it.
+#[must_use]
+pub fn has_ended(leaf: &CertificateDer<'_>) -> bool {
+    let now = UnixTime::now().as_secs();
+    Validity::of(leaf).is_some_and(|validity| validity.alarm(now) == Alarm::Over)
+}
+
 /// Sets the metric, and says once a day when the end is near.
 fn tell_of_end(
     leaf: Option<&CertificateDer<'_>>,
@@ -253,71 +264,29 @@ fn certified(
 #[cfg(test)]
 mod tests {
     use rustls::ClientConfig;
-    use rustls::client::danger::HandshakeSignatureValid;
-    use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, SignatureScheme};
+    use rustls::pki_types::ServerName;
 
     use super::*;
 
-    /// Accepts the one certificate with this fingerprint, as an agent that pins it; or any.
-    #[derive(Debug)]
-    pub(super) struct Pinned(pub(super) Option<Digest>);
-
-    impl ServerCertVerifier for Pinned {
-        fn verify_server_cert(
-            &self,
-            leaf: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            assert!(self.0.as_ref().is_none_or(|pin| pin.matches(leaf)));
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = ring::default_provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = ring::default_provider().signature_verification_algorithms;
-            rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            ring::default_provider().signature_verification_algorithms.supported_schemes()
-        }
-    }
-
     #[tokio::test]
-    async fn a_client_that_pins_the_fingerprint_gets_http_2() {
+    async fn a_client_gets_http_2_and_the_certificate_whose_fingerprint_it_pinned() {
         let source = SelfSigned::generate(&"share.example.com".parse().unwrap()).unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server_config(&source).unwrap()));
-        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned(source.fingerprint())))
+            .with_custom_certificate_verifier(Arc::new(AnyCert::new(&provider)))
             .with_no_client_auth();
         client.alpn_protocols = vec![b"h2".to_vec()];
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let name = ServerName::try_from("calc.share.example.com").unwrap();
         let (near, far) = tokio::io::duplex(4096);
         let (served, connected) = tokio::join!(acceptor.accept(far), connector.connect(name, near));
-        connected.unwrap();
+        let connected = connected.unwrap();
+        let leaf = connected.get_ref().1.peer_certificates().unwrap().first();
+        assert_eq!(leaf.map(|leaf| Digest::of(leaf)), source.fingerprint());
         assert_eq!(served.unwrap().get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     }
 

@@ -252,6 +252,8 @@ pub struct Config {
     pub key: KeySource,
     /// Where a successor gets the listeners; `None` offers them to nobody.
     pub takeover_socket: Option<PathBuf>,
+    /// Whether `/readyz` says 200 while the database does not answer.
+    pub ready_without_database: bool,
     /// Whether the apex serves shares at `/s/NAME/…` and share URLs have that form.
     pub paths: bool,
     /// Scheme and port of the URLs handed out, where a proxy stands in front.
@@ -309,6 +311,7 @@ impl Config {
             database_file: None,
             key: KeySource::Memory,
             takeover_socket: None,
+            ready_without_database: true,
             paths: true,
             public_url: None,
             tls: Tls::None,

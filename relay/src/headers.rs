@@ -48,17 +48,30 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what only the relay may say: `Mcpm-*`, `Forwarded` and `X-Forwarded-*`.
+/// Removes what only the relay may say: `Mcpm-*`, `Forwarded`, `X-Forwarded-*` and `X-Real-IP`.
 pub fn remove_relay_claims(headers: &mut HeaderMap) {
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("mcpm-") || name == "forwarded" || name.starts_with("x-forwarded-")
-    };
-    if headers.keys().any(ours) {
-        let names: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    if headers.keys().any(is_relay_claim) {
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| is_relay_claim(name)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
+    }
+}
+
+/// Tells whether only the relay may say this. An underscore counts as a hyphen: servers that hand
+/// headers on as variables, as CGI does, know no difference.
+fn is_relay_claim(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let begins = |with: &[u8]| {
+        name.len() >= with.len()
+            && name.iter().zip(with).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+    };
+    match name {
+        [b'x', ..] => begins(b"x-forwarded-") || (name.len() == 9 && begins(b"x-real-ip")),
+        [b'm', ..] => begins(b"mcpm-"),
+        [b'f', ..] => name == b"forwarded",
+        _ => false,
     }
 }
 
@@ -124,6 +137,10 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-forwarded-for", "1.2.3.4"),
             ("mcpm-link-secret", "x"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x_forwarded-for", "1.2.3.4"),
+            ("x_real_ip", "1.2.3.4"),
+            ("mcpm_relay_error", "x"),
             ("mcp-method", "tools/call"),
         ]);
         remove_relay_claims(&mut headers);

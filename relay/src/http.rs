@@ -16,16 +16,17 @@ mod pages;
 mod patience;
 mod proxy_header;
 mod redirect;
+mod resting;
 mod server;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{self, HeaderValue};
@@ -43,8 +44,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use self::pages::{nothing_here, text};
-use self::patience::HEAD_TIMEOUT;
+use self::patience::{HEAD_TIMEOUT, HeadTimer};
 use self::proxy_header::ProxyHeaderError;
+use self::resting::Open;
 pub use self::server::Server;
 use crate::admission::unix_now;
 use crate::cert::{ACME_ALPN, CertSource};
@@ -81,7 +83,7 @@ pub struct Edge {
     /// Serves each connection.
     pub server: ArcSwap<Server>,
     /// Those who look at requests, where anybody does.
-    pub observers: OnceLock<Arc<Observers>>,
+    pub observers: ArcSwapOption<Observers>,
     /// Ends every connection at once when it is cancelled: the grace period is over.
     pub abort: Scope,
 }
@@ -174,9 +176,10 @@ async fn connection(
     {
         return tracing::debug!(%error, "visitor gone before the first byte");
     }
+    let (stream, timer) = patience::watch(stream, edge.config.load().timing.idle);
     let Some(tls) = tls else {
         let connection = Connection::new(edge, peer, None, routes);
-        return serve_http1(connection, stream, stop.visitors).await;
+        return serve_http1(connection, (stream, timer), stop.visitors).await;
     };
     match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
@@ -192,7 +195,7 @@ async fn connection(
                 // Its visitor is told which requests were heard (RFC 9113 §6.8).
                 Box::pin(serve_http2(connection, stream, stop.listening)).await;
             } else {
-                Box::pin(serve_http1(connection, stream, stop.visitors)).await;
+                Box::pin(serve_http1(connection, (stream, timer), stop.visitors)).await;
             }
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
@@ -225,8 +228,8 @@ struct Connection {
     /// Whether requests come from a proxy whose word on its visitors is good.
     proxied: bool,
     routes: Routes,
-    /// Whether there was a request.
-    asked: AtomicBool,
+    /// What is open on it.
+    open: Arc<Open>,
 }
 
 impl Connection {
@@ -241,7 +244,7 @@ impl Connection {
         let visitor = Visitor { address, https, by_path: false, hop: None };
         let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
         let proxied = edge.config.load().trusted_proxies.contains(visitor.address);
-        Arc::new(Self { edge, visitor, meant, proxied, routes, asked: AtomicBool::new(false) })
+        Arc::new(Self { edge, visitor, meant, proxied, routes, open: Arc::default() })
     }
 
     /// Returns who makes a request.
@@ -260,7 +263,6 @@ impl Connection {
         self: Arc<Self>,
         mut request: Request<Incoming>,
     ) -> Result<Response<EdgeBody>, Infallible> {
-        self.asked.store(true, Ordering::Relaxed);
         let mut seen = self.look(&mut request);
         let hsts = self.hsts(&request);
         let mut response = self.edge.route(request, &self, &mut seen).await;
@@ -275,7 +277,8 @@ impl Connection {
 
     /// Lets those who look at requests begin to.
     fn look(&self, request: &mut Request<Incoming>) -> Seen {
-        let Some(observers) = self.edge.observers.get() else { return Seen::default() };
+        let observers = self.edge.observers.load();
+        let Some(observers) = &*observers else { return Seen::default() };
         let visitor = self.visitor(request);
         observers.begin(request, visitor.address, visitor.https)
     }
@@ -287,22 +290,13 @@ impl Connection {
         let value = HeaderValue::try_from(format!("max-age={}", age.as_secs())).ok()?;
         self.visitor(request).https.then_some(value)
     }
-
-    /// Waits until the visitor should have asked something and has not.
-    async fn overdue(&self) {
-        tokio::time::sleep(HEAD_TIMEOUT).await;
-        if self.asked.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
-async fn serve_http1<S>(connection: Arc<Connection>, stream: S, scope: Scope)
+async fn serve_http1<S>(connection: Arc<Connection>, on: (S, HeadTimer), scope: Scope)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let edge = Arc::clone(&connection.edge);
-    let (stream, timer) = patience::watch(stream);
+    let (edge, (stream, timer)) = (Arc::clone(&connection.edge), on);
     let service = service_fn(move |request| Arc::clone(&connection).answer(request));
     let mut builder = edge.server.load().http1.clone();
     let serving = builder.timer(timer).serve_connection(TokioIo::new(stream), service);
@@ -315,16 +309,21 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let edge = Arc::clone(&connection.edge);
-    let asking = Arc::clone(&connection);
-    let service = service_fn(move |request| Arc::clone(&asking).answer(request));
+    let open = Arc::clone(&connection.open);
+    let service = service_fn(move |request| {
+        let counted = connection.open.one();
+        let answer = Arc::clone(&connection).answer(request);
+        async move { answer.await.map(|response| response.map(|body| counted.until_end(body))) }
+    });
     let server = edge.server.load_full();
     let serving = server.http2.serve_connection(TokioIo::new(stream), service);
     let finish = http2::Connection::graceful_shutdown;
-    // hyper waits for the preface and the first request as long as it takes; later, pings find
-    // out who is gone.
+    // hyper waits for the preface and for requests as long as it takes; its pings find out who is
+    // gone, and not who rests for ever.
+    let scope = scope.child();
     tokio::select! {
         () = drive(serving, finish, &edge.abort, &scope) => {}
-        () = connection.overdue() => tracing::debug!("visitor asked nothing"),
+        () = open.rested(&scope) => tracing::debug!("visitor asked nothing"),
     }
 }
 
@@ -449,9 +448,11 @@ impl Edge {
         }
     }
 
-    /// Asks kept-alive visitors to connect anew, to the next process or node.
+    /// Asks kept-alive visitors to connect anew, to the next process or node. A connection that
+    /// switches protocols is kept alive for nothing, and says there that it switches.
     fn close_when_draining(&self, response: &mut Response<EdgeBody>) {
-        if self.draining.load(Ordering::Relaxed) {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if !switches && self.draining.load(Ordering::Relaxed) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

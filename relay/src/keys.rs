@@ -26,6 +26,8 @@ const TICKET: &str = "mcpm-ticket+jwt";
 const TOKEN: &str = "mcpm-token+jwt";
 /// What the key that seals files is derived for.
 const STORAGE: &str = "storage";
+/// What the key is derived for that makes pseudonyms.
+const PSEUDONYM: &str = "pseudonym";
 /// Shortest token of the admin API.
 const MIN_TOKEN_BYTES: usize = 16;
 /// Longest JWT that is looked at, in bytes: a full token has about 3 KiB.
@@ -37,6 +39,7 @@ pub struct RelayKey {
     ticket: Subkey,
     token: Subkey,
     storage: Subkey,
+    pseudonym: Subkey,
 }
 
 #[derive(Clone)]
@@ -135,14 +138,24 @@ impl RelayKey {
 
     fn from_token(token: &Token) -> Self {
         let secret = token.expose().as_bytes();
-        let [ticket, token, storage] =
-            [TICKET, TOKEN, STORAGE].map(|purpose| Subkey::derive(secret, purpose));
-        Self { ticket, token, storage }
+        let [ticket, token, storage, pseudonym] =
+            [TICKET, TOKEN, STORAGE, PSEUDONYM].map(|purpose| Subkey::derive(secret, purpose));
+        Self { ticket, token, storage, pseudonym }
     }
 
     /// Returns the key under which the relay seals what it keeps in files.
     pub fn storage_key(&self) -> &[u8; 32] {
         &self.storage.secret
+    }
+
+    /// Returns what stands for a text where the text itself must not be kept: the same at all nodes,
+    /// and without the key it tells nothing.
+    #[must_use]
+    pub fn pseudonym(&self, text: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.pseudonym.secret.as_ref())
+            .expect("HMAC takes keys of any size");
+        mac.update(text.as_bytes());
+        URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..16])
     }
 
     /// Signs a resume ticket.
@@ -380,6 +393,14 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "hello\n");
         let nowhere = dir.path().join("none/relay.key");
         assert!(matches!(RelayKey::open(&nowhere), Err(KeyFileError::Write { .. })));
+    }
+
+    #[test]
+    fn a_pseudonym_is_the_same_under_one_key_alone() {
+        let (one, other) = (RelayKey::generate(), RelayKey::generate());
+        assert_eq!(one.pseudonym("192.0.2.1"), one.pseudonym("192.0.2.1"));
+        assert_ne!(one.pseudonym("192.0.2.1"), one.pseudonym("192.0.2.2"));
+        assert_ne!(one.pseudonym("192.0.2.1"), other.pseudonym("192.0.2.1"));
     }
 
     #[test]

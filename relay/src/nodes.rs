@@ -14,6 +14,7 @@ pub mod hello;
 mod keep;
 pub mod peer;
 pub mod replay;
+pub mod shares;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -63,6 +64,8 @@ pub struct Nodes {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     draining: AtomicBool,
+    /// It took itself out, and does not come back.
+    left: AtomicBool,
     /// Asks for all leases, and for all nodes, to be read anew.
     reread: Notify,
     beat_now: Notify,
@@ -96,6 +99,7 @@ impl Nodes {
             store,
             metrics,
             draining: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             reread: Notify::new(),
             beat_now: Notify::new(),
             scope,
@@ -138,6 +142,7 @@ impl Nodes {
     /// Takes this node out, and frees what is left of its leases. The others hold the requests for
     /// these names until their agents are elsewhere.
     pub async fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
         let generation = self.generation.load(Ordering::Relaxed);
         let left = async {
             self.store.lose_node(&self.id, generation, None).await?;
@@ -153,6 +158,18 @@ impl Nodes {
         self.reread.notify_one();
     }
 
+    fn peer(&self, node: &str) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    }
+
+    /// Returns the names of the other nodes, in their order.
+    fn others(&self) -> Vec<String> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut others: Vec<String> = peers.keys().cloned().collect();
+        others.sort_unstable();
+        others
+    }
+
     /// Sends a request to a node; one that may switch protocols gets a connection of its own.
     /// Dropping the future cancels the request.
     ///
@@ -164,8 +181,7 @@ impl Nodes {
         request: Request<HopBody>,
         switch: bool,
     ) -> Result<(Response<Incoming>, Held), HopError> {
-        let peer = self.peers.read().unwrap_or_else(PoisonError::into_inner).get(node).cloned();
-        let Some(peer) = peer else {
+        let Some(peer) = self.peer(node) else {
             self.beat_now.notify_one();
             let address = "an address that is not known".to_owned();
             return Err(HopError::Unreachable { node: node.to_owned(), address, source: None });

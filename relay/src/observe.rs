@@ -17,16 +17,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Version};
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
+use tokio_util::sync::CancellationToken;
 
 use self::access_log::AccessLog;
 #[cfg(feature = "otel")]
 use self::traces::{Span, Traces};
-use crate::config::Config;
+use crate::config::{AccessLogConfig, Config, TracesConfig};
 use crate::metrics::Metrics;
 
 /// Without the feature there are no traces, and no span is ever made.
@@ -82,7 +84,39 @@ pub enum ObserveError {
 #[derive(Debug)]
 pub struct Observers {
     log: Option<AccessLog>,
-    traces: Option<Traces>,
+    traces: Option<Arc<Traces>>,
+    /// What they were opened for.
+    asked: (Option<AccessLogConfig>, Option<TracesConfig>),
+}
+
+/// Observers that are ready to look, and what writes and sends for them.
+pub struct Prepared {
+    observers: Option<Arc<Observers>>,
+    tasks: Vec<Task>,
+    /// Whether the access log is the one from before, whose file may have been moved away.
+    same_log: bool,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("observers", &self.observers).finish_non_exhaustive()
+    }
+}
+
+/// What writes or sends until it is told to stop, or nobody has anything for it any more.
+type Task = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>;
+
+impl Prepared {
+    /// Starts what writes and sends, in `scope`, and returns who looks from now on.
+    pub fn start(self, scope: &Scope) -> Option<Arc<Observers>> {
+        for task in self.tasks {
+            scope.spawn(task(scope.token().clone()));
+        }
+        if let Some(observers) = self.observers.as_ref().filter(|_| self.same_log) {
+            observers.reopen();
+        }
+        self.observers
+    }
 }
 
 impl Observers {
@@ -91,23 +125,52 @@ impl Observers {
     ///
     /// # Errors
     /// Fails when the file cannot be written, or the collector's address cannot be used.
-    pub async fn open(
+    pub fn open(
         config: &Config,
         metrics: &Metrics,
         scope: &Scope,
     ) -> Result<Option<Arc<Self>>, ObserveError> {
-        let log = match &config.access_log {
-            Some(wanted) => {
-                let (log, writer) = access_log::open(wanted, &config.node, metrics).await?;
-                let stop = scope.token().clone();
-                scope.spawn(async move { writer.run(stop).await });
+        Ok(Self::prepare(None, config, metrics)?.start(scope))
+    }
+
+    /// Opens what the settings ask for beyond what those before have open already, which goes on.
+    /// What is asked for no more ends with the last request that it looks at.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be written, or the collector's address cannot be used; then
+    /// nothing has changed.
+    pub fn prepare(
+        before: Option<&Arc<Self>>,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Result<Prepared, ObserveError> {
+        let (mut tasks, mut same_log) = (Vec::new(), false);
+        let log = match (&config.access_log, before) {
+            (None, _) => None,
+            (wanted, Some(before)) if before.asked.0 == *wanted => {
+                same_log = true;
+                before.log.clone()
+            }
+            (Some(wanted), _) => {
+                let (log, writer) = access_log::open(wanted, &config.node, metrics)?;
+                let task: Task = Box::new(move |stop| Box::pin(writer.run(stop)));
+                tasks.push(task);
                 Some(log)
             }
-            None => None,
         };
-        let traces = open_traces(config, metrics, scope)?;
+        let traces = match (&config.traces, before) {
+            (None, _) => None,
+            (wanted, Some(before)) if before.asked.1 == *wanted => before.traces.clone(),
+            (Some(wanted), _) => {
+                let (traces, task) = open_traces(wanted, config, metrics)?;
+                tasks.push(task);
+                Some(Arc::new(traces))
+            }
+        };
+        let asked = (config.access_log.clone(), config.traces.clone());
         let any = log.is_some() || traces.is_some();
-        Ok(any.then(|| Arc::new(Self { log, traces })))
+        let observers = any.then(|| Arc::new(Self { log, traces, asked }));
+        Ok(Prepared { observers, tasks, same_log })
     }
 
     /// Opens the file of the access log again, for whoever has moved it away.
@@ -159,23 +222,17 @@ impl Observers {
 
 #[cfg(feature = "otel")]
 fn open_traces(
+    wanted: &TracesConfig,
     config: &Config,
     metrics: &Metrics,
-    scope: &Scope,
-) -> Result<Option<Traces>, ObserveError> {
-    let Some(wanted) = &config.traces else { return Ok(None) };
+) -> Result<(Traces, Task), ObserveError> {
     let (traces, sender) = traces::open(wanted, config, metrics)?;
-    let stop = scope.token().clone();
-    scope.spawn(async move { sender.run(stop).await });
-    Ok(Some(traces))
+    Ok((traces, Box::new(move |stop| Box::pin(sender.run(stop)))))
 }
 
 #[cfg(not(feature = "otel"))]
-fn open_traces(config: &Config, _: &Metrics, _: &Scope) -> Result<Option<Traces>, ObserveError> {
-    match config.traces {
-        Some(_) => Err(ObserveError::Traces("built without the feature `otel`".to_owned())),
-        None => Ok(None),
-    }
+fn open_traces(_: &TracesConfig, _: &Config, _: &Metrics) -> Result<(Traces, Task), ObserveError> {
+    Err(ObserveError::Traces("built without the feature `otel`".to_owned()))
 }
 
 /// What is known of one request.

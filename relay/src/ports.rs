@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mcpm_shared::token::Token;
 
-use crate::cert::{CertError, CertFiles, CertSource, SelfSigned};
+use crate::cert::{CertError, CertFiles, CertSource, SelfSigned, Uncovered};
 #[cfg(feature = "acme")]
 use crate::cert::{Place, Vault};
 use crate::config::{Acme, Config, Database, KeySource, SettingsSource, Storage, Tls};
@@ -75,7 +75,8 @@ impl PortsError {
             }
             Self::Store { database: Database::Postgres(_), source } => Some(
                 if source.is_unreachable() {
-                    "Check that the server runs and can be reached from here"
+                    "Check that the server runs, can be reached from here, and speaks TLS if the \
+                     URL's sslmode asks for it"
                 } else {
                     "Check user, password and database, and that no newer mcpm-relay wrote it; the \
                      user must be able to make tables"
@@ -101,6 +102,13 @@ impl PortsError {
                 "Give every node the key file that it was sealed with, or make it unreadable for \
                  good: DELETE FROM certificates WHERE name = '{name}'; the relay then orders anew"
             )),
+            Self::Cert(CertError::Read { .. }) => {
+                Some("Check the path, and that this user may read the file".to_owned())
+            }
+            Self::Cert(CertError::Pem { .. }) => Some(
+                "Give --tls-cert the chain, leaf first, and --tls-key its private key, both as PEM"
+                    .to_owned(),
+            ),
             Self::Cert(CertError::Unusable(_)) => {
                 Some("Check that --tls-key is the key of the certificate in --tls-cert".to_owned())
             }
@@ -141,7 +149,15 @@ impl Ports {
             (Tls::None, _) => None,
             (Tls::SelfSigned, Some(dir)) => Some(Arc::new(SelfSigned::open(dir, &config.domain)?)),
             (Tls::SelfSigned, None) => Some(Arc::new(SelfSigned::generate(&config.domain)?)),
-            (Tls::Files { cert, key }, _) => Some(Arc::new(CertFiles::open(cert, key)?)),
+            (Tls::Files { cert, key }, _) => {
+                let files = CertFiles::open(cert, key)?;
+                let leaf = files.leaf();
+                let lacks = leaf.and_then(|it| Uncovered::find(&it, &config.domain, config.paths));
+                if let Some(lacks) = lacks {
+                    tracing::warn!("{lacks}: clients refuse it there");
+                }
+                Some(Arc::new(files))
+            }
             (Tls::Acme(acme), _) => {
                 let shared = (Arc::clone(&store), Arc::clone(&domains));
                 Some(open_acme(acme, config, shared, &key).await?)

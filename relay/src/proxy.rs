@@ -7,8 +7,10 @@
 mod allowed;
 mod body;
 mod cors;
+mod failure;
 mod hop;
 mod mcp;
+mod onward;
 mod page;
 mod place;
 mod upgrade;
@@ -16,30 +18,26 @@ mod upgrade;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
-use http_body::Body;
-use http_body_util::{BodyExt as _, Limited};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use mcpm_shared::access::{LINK_HEADER, Presented, Source, strip_link_secret};
+use mcpm_shared::access::{LINK_HEADER, Presented, Source};
 use mcpm_shared::http1::BodyReader;
-use mcpm_shared::mux::MuxError;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
-use mcpm_shared::proto::head::Verdict;
 use mcpm_shared::scope::Scope;
 use tokio_util::sync::CancellationToken;
 
 pub use self::body::{BodyError, EdgeBody, HopAnswer, LaneBody};
+use self::failure::{Failure, lane_failure};
 use self::mcp::Ask;
+use self::onward::{forwardable, with_path};
 use crate::admission::unix_now;
 use crate::config::{Config, Live};
 use crate::error::{EdgeError, rpc_id};
-use crate::headers::{self, Forwarded};
+use crate::headers;
 use crate::host;
 use crate::metrics::{Metrics, Tracked};
 use crate::nodes::Nodes;
@@ -51,12 +49,7 @@ use crate::tunnel::owners::Owners;
 use crate::tunnel::rules::Rules;
 use crate::tunnel::share::{InFlight, Share, VisitorKey, rate_address};
 use crate::tunnel::table::{Entry, Place, Table};
-use crate::tunnel::visitor_body::{FirstPiece, RequestBody, VisitorBody, VisitorBodyError};
-
-/// How long the body of a request that failed before it was sent is read for its id.
-const ID_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much of it is read.
-const ID_LIMIT: usize = 64 * 1024;
+use crate::tunnel::visitor_body::{FirstPiece, RequestBody, VisitorBody};
 
 /// How many ways a request is tried while nothing of it was sent.
 const MAX_TRIES: u32 = 3;
@@ -103,13 +96,6 @@ struct Exchange {
     request: Outgoing,
     rpc: bool,
     first: FirstPiece,
-}
-
-/// A failure, and the id of the request where it is known.
-struct Failure {
-    error: EdgeError,
-    rpc: bool,
-    body: Bytes,
 }
 
 impl Proxy {
@@ -222,19 +208,13 @@ impl Proxy {
         let found = match self.place(name, &visitor).await {
             Ok((entry, Place::Here(share))) => Ok((entry, share)),
             Ok((entry, Place::There(at))) => {
-                let hop = self.hop(entry, at, name, path, request, visitor, seen);
-                return Box::pin(hop).await;
+                let request = request.map(RequestBody::from);
+                return self.hop(entry, at, name, path, request, visitor, seen).await;
             }
             // The other node has the request still.
             Err(EdgeError::Misrouted) => return Err(Failure::plain(EdgeError::Misrouted)),
             Err(error) => Err(error),
         };
-        // A custom domain is for a share of its owner, whoever has the name now.
-        let route = request.extensions().get::<Arc<host::Route>>();
-        let found = found.and_then(|(entry, share)| match route {
-            Some(route) if route.owner != share.facts.owner => Err(EdgeError::UnknownShare),
-            _ => Ok((entry, share)),
-        });
         let (entry, share) = match found {
             Ok(found) => found,
             Err(error) => {
@@ -257,7 +237,18 @@ impl Proxy {
         visitor: Visitor,
         seen: &mut Seen,
     ) -> Result<Response<EdgeBody>, Failure> {
+        // A custom domain is for a share of its owner, whoever has the name now.
+        let route = request.extensions().get::<Arc<host::Route>>();
+        if route.is_some_and(|route| route.owner != share.facts.owner) {
+            let error = EdgeError::UnknownShare;
+            return Err(Box::pin(Failure::unsent(error, request, None)).await);
+        }
         match share.facts.mode {
+            // The relay is nobody's proxy to elsewhere, and of no such request would the answer be
+            // read alike by all.
+            ShareMode::Http if request.method() == Method::CONNECT => {
+                Err(Failure::plain(EdgeError::Method))
+            }
             ShareMode::Http => self.pass(entry, share, path, request, visitor, seen).await,
             ShareMode::Mcp => match mcp::ask(request.method(), path.path(), request.headers()) {
                 Err(error) => Err(Failure::plain(error)),
@@ -303,17 +294,18 @@ impl Proxy {
             return Err(Box::pin(Failure::unsent(error, request, mode)).await);
         }
         if share.facts.mode == ShareMode::Http && upgrade::is_asked(request.headers()) {
-            let request = self.forwardable(request, &path, link, source, visitor, &share, true);
+            let request = forwardable(request, &path, link, source, visitor, &share, true);
             let run =
                 upgrade::run(&self.scope, &config, &share, in_flight, request, &self.metrics, seen);
             // Boxed like other rare paths: the state of a common request stays small.
             return Box::pin(run).await.map_err(Failure::plain);
         }
+        let (request, mut again) = self.again(request, &visitor);
         let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
         let first = FirstPiece::default();
         let counter = self.metrics.bytes_in.clone();
         let (request, forwarded) =
-            self.forwardable(request, &path, link, source, visitor, &share, false);
+            forwardable(request, &path, link, source, visitor, &share, false);
         let request = request.map(|body| {
             let first = rpc.then(|| first.clone());
             VisitorBody::new(body, limits.max_body_bytes, first, counter, &in_flight)
@@ -339,9 +331,16 @@ impl Proxy {
                 let hold = self.hold(&entry, share.facts.generation, visitor.hop);
                 let back = match Box::pin(hold).await {
                     Ok(Place::Here(back)) => back,
-                    // The request is half made for this node by now.
-                    Ok(Place::There(_)) => {
-                        return Err(Failure::after(EdgeError::Offline, &exchange));
+                    // The agent went to another node, and so does the request, as it came.
+                    Ok(Place::There(at)) => {
+                        let failure = Failure::after(EdgeError::Offline, &exchange);
+                        let parts = again.take();
+                        let Some((parts, body)) = parts.zip(exchange.request.unsent()) else {
+                            return Err(failure);
+                        };
+                        let name = share.facts.name.clone();
+                        let request = Request::from_parts(parts, body);
+                        return self.hop(entry, at, &name, path, request, visitor, seen).await;
                     }
                     Err(error) => return Err(Failure::after(error, &exchange)),
                 };
@@ -368,14 +367,8 @@ impl Proxy {
         mut in_flight: InFlight,
         exchange: &mut Exchange,
     ) -> Result<Response<EdgeBody>, EdgeError> {
-        let (slot, mut lane) = match share.lane(&mut in_flight).await {
-            Ok(lane) => lane,
-            Err(LaneError::Open(MuxError::TooManyStreams)) => return Err(EdgeError::Busy),
-            Err(error) => {
-                tracing::debug!(share.name = %share.facts.name, %error, "no lane");
-                return Err(EdgeError::Offline);
-            }
-        };
+        let (slot, mut lane) =
+            share.lane(&mut in_flight).await.map_err(|error| lane_failure(share, &error))?;
         let idle = self.config.load().timing.idle;
         match lane.exchange(&mut exchange.request, idle).await {
             Ok(response) => {
@@ -398,6 +391,10 @@ impl Proxy {
     ) -> Result<Response<EdgeBody>, EdgeError> {
         if share.is_cut() {
             return Err(self.blocked());
+        }
+        // Nobody asked to switch: what follows such a head is no answer to anything.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(EdgeError::AgentFailed);
         }
         let (mut parts, reader) = response.into_parts();
         let mcp = share.facts.mode == ShareMode::Mcp;
@@ -432,82 +429,6 @@ impl Proxy {
         );
         Ok(Response::from_parts(parts, EdgeBody::Lane(Box::new(body))))
     }
-
-    /// Makes the visitor's request the relay's own. The visitor's credential stays in it: the agent
-    /// judges again, and strips it.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
-    fn forwardable(
-        &self,
-        request: Request<RequestBody>,
-        path: &PathAndQuery,
-        link: Option<HeaderValue>,
-        source: Source,
-        visitor: Visitor,
-        share: &Share,
-        upgrade: bool,
-    ) -> (Request<RequestBody>, Forwarded) {
-        let (mut parts, body) = request.into_parts();
-        let host = visitor_host(&parts.headers, &parts.uri);
-        let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| upgrade);
-        headers::remove_hop_by_hop(&mut parts.headers);
-        // The relay's own server has answered it with `100 Continue`.
-        parts.headers.remove(header::EXPECT);
-        headers::remove_relay_claims(&mut parts.headers);
-        if parts.headers.get(header::HOST) != Some(&host) {
-            parts.headers.insert(header::HOST, host.clone());
-        }
-        if let Some(secret) = link.filter(|_| source == Source::Link) {
-            parts.headers.insert(LINK_HEADER, secret);
-        }
-        if let Some(protocol) = protocol {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, protocol);
-        }
-        // The link secret never travels in a URL beyond this point; `s` is the visitor's own on a
-        // share of mode `http` that has no link.
-        let stripped = if source == Source::Link || share.facts.mode == ShareMode::Mcp {
-            strip_link_secret(path.as_str()).parse().unwrap_or_else(|_| path.clone())
-        } else {
-            path.clone()
-        };
-        parts.uri = Uri::from(stripped);
-        parts.version = Version::HTTP_11;
-        if !upgrade {
-            parts.extensions.clear();
-        }
-        let prefix = visitor.by_path.then(|| host::share_prefix(&share.facts.name));
-        let forwarded = Forwarded { visitor: visitor.address, https: visitor.https, host, prefix };
-        (Request::from_parts(parts, body), forwarded)
-    }
-}
-
-impl Failure {
-    fn plain(error: EdgeError) -> Self {
-        Self { error, rpc: false, body: Bytes::new() }
-    }
-
-    /// Fails a request whose body nobody has read: reads a little of it, for the id. Without a
-    /// `mode`, what looks like JSON-RPC is taken for it.
-    async fn unsent<B: Body>(error: EdgeError, request: Request<B>, mode: Option<ShareMode>) -> Self
-    where
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let json = mcp::media_type(request.headers())
-            .is_some_and(|media| media.eq_ignore_ascii_case("application/json"));
-        if request.method() != Method::POST || !json || mode == Some(ShareMode::Http) {
-            return Self::plain(error);
-        }
-        let read = Limited::new(request.into_body(), ID_LIMIT).collect();
-        let body = match tokio::time::timeout(ID_TIMEOUT, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) | Err(_) => Bytes::new(),
-        };
-        Self { error, rpc: true, body }
-    }
-
-    fn after(error: EdgeError, exchange: &Exchange) -> Self {
-        Self { error, rpc: exchange.rpc, body: exchange.first.take() }
-    }
 }
 
 /// Judges the visitor; returns the link secret, where there is one, for the agent to judge too.
@@ -516,24 +437,10 @@ fn gate(
     path: &PathAndQuery,
     headers: &HeaderMap,
 ) -> Result<(Option<HeaderValue>, Source), EdgeError> {
-    let presented = Presented::from_request(headers, path.query());
+    let presented = Presented::from_request(headers, path.query()).at(path.path(), path.query());
     let grant = share.access().evaluate(&presented, unix_now())?;
     let link = presented.link_secret().and_then(|secret| HeaderValue::from_bytes(secret).ok());
     Ok((link, grant.source))
-}
-
-fn lane_failure(share: &Share, error: &LaneError) -> EdgeError {
-    let edge = match error {
-        LaneError::Visitor(VisitorBodyError::TooLarge) => return EdgeError::TooLarge,
-        // The agent has not looked at the request: its share has just ended, or it is full.
-        LaneError::Refused(Verdict::Busy) => EdgeError::Busy,
-        LaneError::Refused(_) => EdgeError::Offline,
-        LaneError::Idle => EdgeError::Idle,
-        _ => EdgeError::AgentFailed,
-    };
-    let error: &dyn std::error::Error = error;
-    tracing::debug!(share.name = %share.facts.name, error, "exchange failed");
-    edge
 }
 
 /// Tells whether two headers disagree about where the body ends (RFC 9112 §6.3): such a request is
@@ -547,21 +454,5 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Returns the host the visitor asked for: `Host`, or `:authority` in HTTP/2.
-fn visitor_host(headers: &HeaderMap, uri: &Uri) -> HeaderValue {
-    let authority = uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
-    let host = authority.or_else(|| headers.get(header::HOST).cloned());
-    host.unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Returns `path` with the query of `of`.
-fn with_path(path: &str, of: &PathAndQuery) -> PathAndQuery {
-    if of.path() == path {
-        return of.clone();
-    }
-    let joined = match of.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    joined.parse().unwrap_or_else(|_| of.clone())
-}
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,14 @@ mod chores;
 mod listen;
 mod reload;
 mod several;
+mod start_error;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 use tokio::sync::{Notify, watch};
@@ -19,21 +21,21 @@ use tokio_rustls::TlsAcceptor;
 use self::chores::{end_revoked_sessions, janitor, prune, show_health};
 use self::listen::{Bound, copies, listen_on};
 use self::reload::reloadable;
+pub use self::start_error::StartError;
 use crate::admin::api::{AdminToken, Api};
 use crate::admin::dashboard::Dashboard;
 use crate::admin::{self, Admin, Phase};
 use crate::admission::{Admission, unix_now};
-use crate::cert::{self, CertError};
+use crate::cert;
 use crate::config::{Config, Live, ReloadError, Reloaded, Reloader};
 use crate::domains::{Checker, keep_checked};
 use crate::handover::Socket;
 use crate::http::{self, Apex, Edge, Routes, Server};
 use crate::metrics::Metrics;
-use crate::nodes::NodesError;
-use crate::observe::{ObserveError, Observers};
+use crate::observe::Observers;
 use crate::ports::Ports;
 use crate::proxy::Proxy;
-use crate::store::{Guarded, Store, StoreError};
+use crate::store::{Guarded, Store};
 use crate::tunnel::owners::{self, Owners};
 use crate::tunnel::rules::{self, Rules};
 use crate::tunnel::table::Table;
@@ -45,61 +47,6 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// is the last one, so that no request meets a connection that is just being closed. Agents stay
 /// for longer than this.
 const PARTING: Duration = Duration::from_secs(5);
-
-/// Why a relay cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {addr} ({setting})")]
-    Listen {
-        /// The address.
-        addr: SocketAddr,
-        /// The setting it came from.
-        setting: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The certificate cannot be used.
-    #[error(transparent)]
-    Cert(#[from] CertError),
-    /// The store does not answer.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Requests cannot be looked at as asked.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
-    /// The process cannot be one node of several.
-    #[error(transparent)]
-    Nodes(#[from] NodesError),
-}
-
-impl StartError {
-    /// Returns what an operator may do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Listen { source, setting, .. } => Some(match source.kind() {
-                std::io::ErrorKind::AddrInUse => {
-                    format!("Stop what listens there, or choose another address with {setting}")
-                }
-                std::io::ErrorKind::PermissionDenied => format!(
-                    "Ports below 1024 need a privilege: choose another with {setting}, or give \
-                     the service CAP_NET_BIND_SERVICE"
-                ),
-                _ => format!("Check {setting}"),
-            }),
-            Self::Observe(ObserveError::AccessLog { .. }) => Some(
-                "Make its directory, writable for the relay, or change --access-log-file".into(),
-            ),
-            Self::Observe(_) => Some("Check --otlp-endpoint".to_owned()),
-            Self::Nodes(NodesError::NotShared) => {
-                Some("Give all nodes one PostgreSQL with --database-file".to_owned())
-            }
-            Self::Cert(_) | Self::Store(_) | Self::Nodes(_) => None,
-        }
-    }
-}
 
 /// A running relay.
 #[derive(Debug)]
@@ -157,9 +104,7 @@ impl Relay {
         owners::load(&edge.tunnels).await?;
         let node = several::enter(&config, nodes, &edge, &services).await?;
         let metrics = Arc::clone(&edge.tunnels.metrics);
-        if let Some(observers) = Observers::open(&config, &metrics, &services).await? {
-            edge.observers.get_or_init(|| observers);
-        }
+        edge.observers.store(Observers::open(&config, &metrics, &services)?);
         // Sessions of a process that died are over; their owners keep the names. Last of what may
         // fail: of a process that lives and is replaced, they are not over before.
         if config.nodes.is_none() {
@@ -167,7 +112,7 @@ impl Relay {
         }
         let (recertify, admin_token) = (Arc::<Notify>::default(), ports.admin_token.as_ref());
         let admin_token = admin_token.map(|token| AdminToken::new(token.digest()));
-        let parts = reloadable(&edge, &recertify, admin_token.clone());
+        let parts = reloadable(&edge, &recertify, admin_token.clone(), &services);
         let reloader = Reloader::new(edge.config.clone(), ports.settings.clone(), parts);
         let relay = Self {
             addr: public.addr,
@@ -217,6 +162,7 @@ impl Relay {
         let api = token.map(|token| Api {
             token,
             tunnels: Arc::clone(&self.edge.tunnels),
+            nodes: self.edge.proxy.nodes.get().cloned(),
             reloader: Arc::clone(&self.reloader),
             phase: self.phase.subscribe(),
             started_at: unix_now(),
@@ -228,6 +174,7 @@ impl Relay {
         let router = admin::router(Admin {
             metrics: metrics.clone(),
             store: Arc::clone(&ports.store),
+            config: self.edge.config.clone(),
             phase: self.phase.subscribe(),
             api,
             dashboard,
@@ -343,7 +290,7 @@ impl Relay {
 
     /// Opens the file of the access log again, for whoever has moved it away.
     pub fn reopen_access_log(&self) {
-        if let Some(observers) = self.edge.observers.get() {
+        if let Some(observers) = &*self.edge.observers.load() {
             observers.reopen();
         }
     }
@@ -414,6 +361,7 @@ impl Relay {
         self.edge.abort.cancel();
         let tunnels = &self.edge.tunnels;
         let told = tokio::time::timeout(LAST_WORDS, async {
+            tunnels.note_last_refusals();
             tunnels.debts.settled().await;
             owners::write_usage(tunnels, unix_now()).await;
         });
@@ -486,7 +434,7 @@ pub(crate) fn edge(
         tunnels: Arc::new(Tunnels::new(parts, agents.child())),
         draining: false.into(),
         server: Arc::new(Server::new(config)).into(),
-        observers: OnceLock::new(),
+        observers: ArcSwapOption::empty(),
         abort: Scope::new(),
     })
 }

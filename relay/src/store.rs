@@ -17,6 +17,7 @@ mod nodes;
 mod rules;
 #[cfg(feature = "sqlx")]
 mod sqlx;
+mod tally;
 mod usage;
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub use guarded::{Guarded, Health};
 pub use memory::MemoryStore;
 pub use nodes::{Beat, Feed, NewNode, News, NodeRecord};
 pub use rules::{NameRule, NameState, OwnerQuota};
+pub use tally::{HOUR_SECS, Tally, until_next_hour};
 pub use usage::{AuditFilter, Usage};
 
 /// The right of one owner to one name.
@@ -349,6 +351,17 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Gives a turn back.
     async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError>;
+
+    /// Counts something once more, in one atomic step; `false`, and nothing counted, when it
+    /// happened in this window as often as it may. A node whose clock is behind counts in the latest
+    /// window there is.
+    async fn count(&self, tally: Tally) -> Result<bool, StoreError>;
+
+    /// Takes one count back, where the window is still the latest.
+    async fn take_back(&self, what: &str, began: u64) -> Result<(), StoreError>;
+
+    /// Forgets what was counted in windows that began before a time; returns how much.
+    async fn forget_tallies(&self, before: u64) -> Result<u64, StoreError>;
 
     /// Tells whether other nodes may use the same store.
     fn is_shared(&self) -> bool {

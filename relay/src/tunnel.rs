@@ -1,14 +1,16 @@
 //! Agents: the handshake of a tunnel connection, and what is driven while it lives.
 //!
 //! Refusals are plain HTTP answers before the upgrade, so that an agent can tell a wrong secret from
-//! a bad network. After it a connection is three tasks: the mux, the control reader and the control
+//! a bad network (`handshake`). After it a connection is three tasks: the mux, the control reader and the control
 //! writer; when one ends, all end.
 
 mod ahead;
 pub mod control;
 pub mod debts;
+mod handshake;
 pub mod lane;
 pub mod owners;
+pub mod refusals;
 pub mod rules;
 pub mod session;
 mod settings;
@@ -22,33 +24,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use mcpm_shared::mux::{self, Activity, Incoming as Streams, MuxStream, Opener, Side};
 use mcpm_shared::proto::control::{self as wire, AgentMessage, Hello, RelayMessage, Welcome};
 use mcpm_shared::proto::{
-    DEAD_AFTER, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_STREAMS, PROTOCOL_VERSION, Refusal,
-    SUBPROTOCOL, code,
+    DEAD_AFTER, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_STREAMS, PROTOCOL_VERSION,
 };
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
 use self::ahead::{Ahead, SMALL};
 use self::debts::Debts;
 use self::owners::Owners;
+use self::refusals::Refusals;
 use self::rules::Rules;
 use self::session::{Outbox, Session};
 use self::share::rate_address;
 use self::table::Table;
-use crate::admission::{Admission, Admitted, Refused, unix_now};
+use crate::admission::{Admission, Admitted, unix_now};
 use crate::config::Live;
 use crate::keys::RelayKey;
 use crate::metrics::{Metrics, Tracked};
@@ -60,10 +57,6 @@ const CONTROL_QUEUE: usize = 256;
 
 /// How long a session may share nothing.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(60);
-/// How many sessions one key may have at once (a person's machines share no key), and one address:
-/// an office behind one.
-const SESSIONS_PER_KEY: usize = 64;
-const SESSIONS_PER_ADDRESS: usize = 4096;
 /// How long a connection that ends may take to say what was still to be said.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often a connection that the agent leaves is looked at. Whoever chose it just before counts
@@ -81,6 +74,8 @@ pub struct Tunnels {
     pub store: Arc<dyn Store>,
     /// What the store is still to be told.
     pub debts: Debts,
+    /// Agents that were turned away, for the audit trail.
+    pub refusals: Refusals,
     /// All nodes of this relay, as they were at the last beat; empty where there is one alone.
     pub nodes: ArcSwap<Vec<NodeRecord>>,
     /// Operators' rules over names.
@@ -163,6 +158,7 @@ impl Tunnels {
             },
             sessions: Mutex::default(),
             debts: Debts::default(),
+            refusals: Refusals::default(),
             nodes: ArcSwap::default(),
             rules,
             owners,
@@ -187,88 +183,7 @@ impl Tunnels {
         let _full =
             self.handshakes.sweep() | self.claims.by_key.sweep() | self.claims.by_address.sweep();
         self.owners.tidy(unix_now());
-    }
-
-    /// Answers `GET /v1/tunnel`: with the switch to WebSocket, or with a refusal.
-    pub async fn upgrade(
-        self: &Arc<Self>,
-        mut request: Request<Incoming>,
-        peer: IpAddr,
-        draining: bool,
-    ) -> Response<String> {
-        let started = tokio::time::Instant::now();
-        let outcome = self.handshake(&request, peer, draining).await;
-        self.metrics.handshake_seconds.observe(started.elapsed().as_secs_f64());
-        let (admitted, accept) = match outcome {
-            Ok(admitted) => admitted,
-            Err(refused) => {
-                let code = refused.refusal.code.clone().into_owned();
-                tracing::info!(code, message = %refused.refusal.message, "agent refused");
-                self.metrics.refusal(known_code(&code));
-                return refusal_response(&refused);
-            }
-        };
-        self.metrics.handshakes.inc();
-        let tunnels = Arc::clone(self);
-        let upgrade = hyper::upgrade::on(&mut request);
-        self.scope.spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade).await {
-                Ok(Ok(upgraded)) => {
-                    tunnels.connection(TokioIo::new(upgraded), admitted, peer).await;
-                }
-                Ok(Err(error)) => tracing::debug!(%error, "tunnel upgrade failed"),
-                Err(_) => tracing::debug!("tunnel upgrade timed out"),
-            }
-        });
-        switching(&accept)
-    }
-
-    async fn handshake(
-        &self,
-        request: &Request<Incoming>,
-        peer: IpAddr,
-        draining: bool,
-    ) -> Result<(Admitted, String), Refused> {
-        if draining {
-            return Err(unavailable("the relay is restarting"));
-        }
-        if let Err(wait) = self.handshakes.check(&rate_address(peer)) {
-            let refusal =
-                Refusal::new(code::RATE_LIMITED, "too many connections from this address")
-                    .retry_after(wait.as_secs().max(1));
-            return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, refusal));
-        }
-        let accept = websocket_key(request)?;
-        let admitted = self
-            .admission
-            .authenticate(bearer(request.headers())?, &self.audiences, unix_now())
-            .await?;
-        if self.owners.is_blocked(admitted.owner.as_str()) {
-            return Err(Refused::new(StatusCode::FORBIDDEN, self.blocked()));
-        }
-        self.check_room(&admitted, peer)?;
-        Ok((admitted, accept))
-    }
-
-    /// Refuses an agent when there are as many sessions as allowed, in all or of its kind.
-    fn check_room(&self, admitted: &Admitted, peer: IpAddr) -> Result<(), Refused> {
-        let sessions = self.locked();
-        if sessions.len() >= self.config.load().limits.max_sessions {
-            return Err(unavailable("the relay is full"));
-        }
-        let (key, address) = (&admitted.subject, rate_address(peer));
-        let mut same = (0, 0);
-        for session in sessions.values() {
-            same.0 += usize::from(session.admitted.subject == *key);
-            same.1 += usize::from(session.peer == address);
-        }
-        if same.0 >= SESSIONS_PER_KEY || same.1 >= SESSIONS_PER_ADDRESS {
-            let refusal =
-                Refusal::new(code::RATE_LIMITED, "too many agents of yours are connected")
-                    .retry_after(10);
-            return Err(Refused::new(StatusCode::TOO_MANY_REQUESTS, refusal));
-        }
-        Ok(())
+        self.note_refusals(unix_now());
     }
 
     /// Drives one connection from its upgrade to its end.
@@ -322,11 +237,16 @@ impl Tunnels {
             return tracing::debug!("agent named a session that is not its own or has ended");
         }
         let primary = existing.is_none();
-        let session = existing.unwrap_or_else(|| self.open_session(&connected, admitted));
+        let Some(session) = existing.or_else(|| self.open_session(&connected, admitted)) else {
+            return tracing::debug!("the relay has become full since the handshake");
+        };
         let mut joined = Joined { tunnels: &self, session: &session, slot: None, primary };
         joined.slot = session.add_connection(connected.opener.clone());
         if joined.slot.is_none() {
             return tracing::debug!(session.id = %session.id, "too many connections");
+        }
+        if primary {
+            tracing::info!(agent.id = %session.admitted.subject, "agent connected");
         }
         let welcome = RelayMessage::Welcome(self.welcome(&session));
         if connected.outbox.send(Box::new(welcome)).await.is_ok() {
@@ -334,9 +254,10 @@ impl Tunnels {
         }
     }
 
-    fn open_session(&self, connected: &Connected, admitted: Admitted) -> Arc<Session> {
+    /// Opens a session; `None` when the relay has as many as it may have. The handshake has looked,
+    /// but many may be on their way from there to here.
+    fn open_session(&self, connected: &Connected, admitted: Admitted) -> Option<Arc<Session>> {
         let id = Token::generate().expose().to_owned();
-        tracing::info!(agent.id = %admitted.subject, "agent connected");
         let session = Session::new(
             id.clone(),
             admitted,
@@ -345,9 +266,14 @@ impl Tunnels {
             self.scope.child(),
         );
         let session = Arc::new(session);
-        self.locked().insert(id, Arc::clone(&session));
+        let max = self.config.load().limits.max_sessions;
+        let mut sessions = self.locked();
+        if sessions.len() >= max {
+            return None;
+        }
+        sessions.insert(id, Arc::clone(&session));
         self.metrics.sessions.inc();
-        session
+        Some(session)
     }
 
     fn close_session(&self, session: &Arc<Session>) {
@@ -509,90 +435,6 @@ async fn write_control(
             return;
         }
     }
-}
-
-/// Checks that a request asks for our WebSocket, and returns the key that accepts it (RFC 6455
-/// §4.2).
-fn websocket_key(request: &Request<Incoming>) -> Result<String, Refused> {
-    let headers = request.headers();
-    let has = |name: header::HeaderName, token: &str| {
-        let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
-    };
-    let key = headers.get(header::SEC_WEBSOCKET_KEY);
-    let websocket = request.method() == Method::GET
-        && has(header::CONNECTION, "upgrade")
-        && has(header::UPGRADE, "websocket")
-        && has(header::SEC_WEBSOCKET_VERSION, "13");
-    if !has(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) || !websocket {
-        let mut refusal = Refusal::new(
-            code::UNSUPPORTED_VERSION,
-            format!("this is the tunnel endpoint of an mcpm relay: it speaks {SUBPROTOCOL}"),
-        )
-        .hint("Update mcpm, or the relay");
-        refusal.versions = vec![PROTOCOL_VERSION];
-        return Err(Refused::new(StatusCode::UPGRADE_REQUIRED, refusal));
-    }
-    Ok(derive_accept_key(key.map(HeaderValue::as_bytes).unwrap_or_default()))
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, Refused> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = value
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.map(|(_, token)| token.trim()).ok_or_else(|| {
-        let refusal = Refusal::new(code::BAD_CREDENTIAL, "no assertion was sent");
-        Refused::new(StatusCode::UNAUTHORIZED, refusal)
-    })
-}
-
-fn unavailable(message: &str) -> Refused {
-    let refusal = Refusal::new(code::UNAVAILABLE, message).retry_after(2);
-    Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal)
-}
-
-fn switching(accept: &str) -> Response<String> {
-    let mut response = Response::new(String::new());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    if let Ok(accept) = HeaderValue::from_str(accept) {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    response
-}
-
-fn refusal_response(refused: &Refused) -> Response<String> {
-    let body = serde_json::to_string(&refused.refusal).unwrap_or_default();
-    let mut response = Response::new(body);
-    *response.status_mut() = refused.status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = refused.refusal.retry_after_secs {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if refused.status == StatusCode::UPGRADE_REQUIRED {
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    }
-    response
-}
-
-/// Returns the code as the metrics know it: a label must not grow by what a message says.
-fn known_code(text: &str) -> &'static str {
-    let known = [
-        code::BAD_CREDENTIAL,
-        code::CLOCK_SKEW,
-        code::REPLAYED,
-        code::FORBIDDEN,
-        code::UNSUPPORTED_VERSION,
-        code::RATE_LIMITED,
-        code::UNAVAILABLE,
-    ];
-    known.into_iter().find(|code| *code == text).unwrap_or("other")
 }
 
 #[cfg(test)]

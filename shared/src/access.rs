@@ -1,10 +1,12 @@
 //! Who may visit a share. The relay evaluates a policy at its edge and the agent evaluates the
 //! same one again, so that a fault at one end alone lets nobody in.
 
+mod pass;
 mod presented;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::pass::Passes;
 pub use self::presented::{
     LINK_HEADER, Presented, SECRET_HEADER, Source, strip_credentials, strip_link_secret,
 };
@@ -139,6 +141,13 @@ impl AccessPolicy {
         }
     }
 
+    /// Returns what makes the passes of sessions that somebody opens by the link.
+    #[must_use]
+    pub fn passes(&self, principal: &Principal) -> Option<Passes> {
+        let link = self.link.as_ref().filter(|_| *principal == Principal::Link);
+        link.map(Passes::of)
+    }
+
     /// Decides over a visitor at `now` (Unix seconds).
     ///
     /// # Errors
@@ -148,7 +157,12 @@ impl AccessPolicy {
         if self.public {
             return Ok(Grant { principal: Principal::Anonymous, source: Source::Nothing });
         }
-        let (secret, source) = presented.secret(self.link.is_some())?;
+        let (secret, source) = match presented.secret(self.link.is_some()) {
+            Err(Denied::Missing) if self.is_passed(presented) => {
+                return Ok(Grant { principal: Principal::Link, source: Source::Pass });
+            }
+            other => other?,
+        };
         let digest = Digest::of(secret);
         let link = self.link.as_ref().is_some_and(|link| link.same(&digest));
         let mut found = None;
@@ -164,6 +178,12 @@ impl AccessPolicy {
             None if link => Ok(Grant { principal: Principal::Link, source }),
             None => Err(Denied::Invalid),
         }
+    }
+
+    /// Tells whether a visitor shows the pass of a session that was opened by the link.
+    fn is_passed(&self, presented: &Presented<'_>) -> bool {
+        let link = self.link.as_ref();
+        link.zip(presented.pass()).is_some_and(|(link, held)| Passes::of(link).admits(&held))
     }
 }
 
@@ -223,6 +243,24 @@ mod tests {
         assert_eq!(judge(&[(LINK_HEADER, "link")], None), Ok(Principal::Link));
         assert_eq!(judge(&[], Some("s=alpha")), Err(Denied::Invalid));
         assert_eq!(judge(&[], Some("s=link&s=link")), Err(Denied::Ambiguous));
+    }
+
+    #[test]
+    fn the_pass_of_a_session_opens_its_path_and_no_other_while_the_link_stays() {
+        let passes = policy().passes(&Principal::Link).unwrap();
+        assert!(policy().passes(&Principal::Token("a".to_owned())).is_none());
+        let query = passes.query("abc");
+        let judge = |policy: &AccessPolicy, path: &str| {
+            let headers = HeaderMap::new();
+            let presented = Presented::from_request(&headers, Some(&query)).at(path, Some(&query));
+            policy.evaluate(&presented, 0).map(|grant| (grant.principal, grant.source))
+        };
+        assert_eq!(judge(&policy(), "/messages"), Ok((Principal::Link, Source::Pass)));
+        assert_eq!(judge(&policy(), "/mcp"), Err(Denied::Missing));
+        let other = AccessPolicy { link: Some(Token::new("new").digest()), ..policy() };
+        assert_eq!(judge(&other, "/messages"), Err(Denied::Missing));
+        let unlinked = AccessPolicy { link: None, ..policy() };
+        assert_eq!(judge(&unlinked, "/messages"), Err(Denied::Missing));
     }
 
     #[test]

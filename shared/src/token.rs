@@ -78,6 +78,11 @@ impl Digest {
         self.0.ct_eq(&Self::of(presented).0).into()
     }
 
+    /// Returns the digest itself.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Tells whether two digests are equal, in constant time.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {

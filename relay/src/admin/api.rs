@@ -19,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
 use mcpm_shared::name::Name;
-use mcpm_shared::proto::{Refusal, ShareMode, code};
 use mcpm_shared::token::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -29,10 +28,11 @@ use super::{Phase, STORE_TIMEOUT};
 use crate::admission::{IssueError, issue_token, revoke_token, unix_now};
 use crate::config::{Reloaded, Reloader};
 use crate::grants::{GrantRequest, NamePattern, NamePatterns};
+use crate::nodes::Nodes;
+use crate::nodes::shares::{self, CloseError, ShareEntry};
 use crate::operator::{self, COOLING, OperatorError};
 use crate::store::{AuditEvent, AuditFilter, NameRule, NodeRecord, StoreError, TokenRecord};
 use crate::tunnel::Tunnels;
-use crate::tunnel::share::Share;
 
 /// Where the API is.
 pub const BASE: &str = "/api/v1";
@@ -51,6 +51,8 @@ pub struct Api {
     pub token: AdminToken,
     /// Live shares and sessions.
     pub tunnels: Arc<Tunnels>,
+    /// The other nodes, where there are any.
+    pub nodes: Option<Arc<Nodes>>,
     /// Reads the settings again.
     pub reloader: Arc<Reloader>,
     /// Where the relay is in its life.
@@ -100,7 +102,7 @@ const ROUTES: &[Route] = &[
     ("/openapi.json", || routing::get(openapi)),
     ("/status", || routing::get(status)),
     ("/nodes", || routing::get(nodes)),
-    ("/shares", || routing::get(shares)),
+    ("/shares", || routing::get(list_shares)),
     ("/shares/{name}", || routing::delete(close_share)),
     ("/names", || routing::get(names)),
     ("/names/{name}", || routing::put(keep_name).delete(release_name)),
@@ -154,6 +156,8 @@ enum ApiError {
     DnsFailed(String),
     #[error("the relay's database does not answer")]
     Unavailable,
+    #[error("{0}")]
+    NodeAway(String),
     #[error("the relay failed; its log says why")]
     Failed,
 }
@@ -192,6 +196,15 @@ impl From<OperatorError> for ApiError {
     }
 }
 
+impl From<CloseError> for ApiError {
+    fn from(error: CloseError) -> Self {
+        match error {
+            CloseError::Store(error) => error.into(),
+            error => Self::NodeAway(error.to_string()),
+        }
+    }
+}
+
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         Self::Invalid(rejection.body_text())
@@ -207,6 +220,7 @@ impl IntoResponse for ApiError {
             Self::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Self::DnsFailed(_) => (StatusCode::BAD_GATEWAY, "dns_failed"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::NodeAway(_) => (StatusCode::SERVICE_UNAVAILABLE, "node_away"),
             Self::Failed => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
         };
         (status, Json(json!({ "code": code, "message": self.to_string() }))).into_response()
@@ -268,35 +282,8 @@ async fn nodes(State(api): State<Api>) -> Json<Vec<NodeRecord>> {
     Json(api.tunnels.nodes.load().to_vec())
 }
 
-/// A share that is up on this node.
-#[derive(Debug, Serialize)]
-struct ShareEntry {
-    name: Name,
-    owner: String,
-    /// Thumbprint of the agent's key.
-    agent: String,
-    mode: ShareMode,
-    url: String,
-    generation: u64,
-    expires_at: Option<u64>,
-    requests_in_flight: usize,
-}
-
-async fn shares(State(api): State<Api>) -> Json<Vec<ShareEntry>> {
-    let (tunnels, config) = (&api.tunnels, api.tunnels.config.load());
-    let entry = |share: Arc<Share>| ShareEntry {
-        name: share.facts.name.clone(),
-        owner: share.facts.owner.clone(),
-        agent: share.session.admitted.subject.clone(),
-        mode: share.facts.mode,
-        url: config.share_url(tunnels.bound, &share.facts.name, share.facts.mode),
-        generation: share.facts.generation,
-        expires_at: share.expires_at(),
-        requests_in_flight: share.in_flight(),
-    };
-    let mut shares: Vec<_> = tunnels.table.live().into_iter().map(entry).collect();
-    shares.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(shares)
+async fn list_shares(State(api): State<Api>) -> Json<Vec<ShareEntry>> {
+    Json(shares::all_shares(&api.tunnels, api.nodes.as_deref()).await)
 }
 
 async fn close_share(
@@ -304,22 +291,10 @@ async fn close_share(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = parse_name(&name)?;
-    match close(&api, &name) {
+    match shares::close(&api.tunnels, api.nodes.as_deref(), &name).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => {
-            let none = format!("no share named `{name}` is up on this node");
-            Err(ApiError::NotFound(none))
-        }
+        false => Err(ApiError::NotFound(format!("no share named `{name}` is up"))),
     }
-}
-
-/// Closes a share; `false` when none of this name is up on this node.
-pub(super) fn close(api: &Api, name: &Name) -> bool {
-    let Some(share) = api.tunnels.live_share(name) else { return false };
-    let message = format!("the operator of this relay closed the share `{name}`");
-    api.tunnels.take_down(&share, Refusal::new(code::FORBIDDEN, message));
-    api.tunnels.debts.audit("share.close", "operator", name.as_str(), share.facts.owner.clone());
-    true
 }
 
 fn parse_name(text: &str) -> Result<Name, ApiError> {

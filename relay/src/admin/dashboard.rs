@@ -27,9 +27,10 @@ use serde::Deserialize;
 
 use self::history::History;
 use self::session::{Login, Sessions};
-use self::view::Stored;
+use self::view::{Elsewhere, Stored};
 use super::api::{self, Api};
 use crate::admission::unix_now;
+use crate::nodes::shares::{self, CloseError};
 use crate::operator::{self, COOLING};
 
 /// How often the history gets a sample.
@@ -52,6 +53,7 @@ struct Inner {
     sessions: Sessions,
     history: History,
     stored: Stored,
+    elsewhere: Elsewhere,
 }
 
 impl Dashboard {
@@ -62,6 +64,7 @@ impl Dashboard {
             sessions: Sessions::new(api.token.clone()),
             history: History::default(),
             stored: Stored::default(),
+            elsewhere: Elsewhere::default(),
             api,
         }))
     }
@@ -129,6 +132,7 @@ enum Done {
     Blocked,
     Released,
     Gone,
+    Away,
     Failed,
 }
 
@@ -140,6 +144,7 @@ impl Look {
             Done::Blocked => format!("The name {name} is blocked."),
             Done::Released => format!("The name {name} was released."),
             Done::Gone => format!("There is nothing to do about {name} any more."),
+            Done::Away => format!("Nothing was done about {name}: its node does not answer."),
             Done::Failed => format!("Nothing was done about {name}: the database does not answer."),
         })
     }
@@ -235,7 +240,14 @@ async fn close(
     Form(wish): Form<Wish>,
 ) -> Response {
     let Some(name) = inner.wanted(&headers, &wish, &name) else { return refused() };
-    let done = if api::close(&inner.api, &name) { Done::Closed } else { Done::Gone };
+    let (tunnels, nodes) = (&inner.api.tunnels, inner.api.nodes.as_deref());
+    let done = match shares::close(tunnels, nodes, &name).await {
+        Ok(true) => Done::Closed,
+        Ok(false) => Done::Gone,
+        Err(CloseError::Node(_)) => Done::Away,
+        Err(_) => Done::Failed,
+    };
+    inner.elsewhere.forget();
     home_again(Some((done, &name)))
 }
 
@@ -293,6 +305,7 @@ impl Done {
             Self::Blocked => "blocked",
             Self::Released => "released",
             Self::Gone => "gone",
+            Self::Away => "away",
             Self::Failed => "failed",
         }
     }

@@ -13,16 +13,16 @@ mod tests;
 mod web;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
 pub(super) use self::claims::{ClaimsError, Identity};
@@ -89,9 +89,11 @@ struct Look {
 /// The issuer whose tokens are believed.
 #[derive(Debug)]
 pub struct Issuer {
-    settings: Arc<Oidc>,
-    fetch: Arc<dyn Fetch>,
+    settings: ArcSwap<Oidc>,
+    fetch: RwLock<Arc<dyn Fetch>>,
     keys: ArcSwapOption<KeySet>,
+    /// Asks for the keys to be read at once: the settings were read again.
+    again: Notify,
     /// When the keys were last read or tried to be; one at a time.
     looked: Mutex<Option<Look>>,
 }
@@ -107,15 +109,30 @@ impl Issuer {
     /// Makes the issuer of these settings; its keys are not known yet.
     #[must_use]
     pub fn new(settings: Arc<Oidc>) -> Self {
-        #[cfg(feature = "oidc")]
-        let fetch: Arc<dyn Fetch> = Arc::new(web::Web::new(settings.ca.clone()));
-        #[cfg(not(feature = "oidc"))]
-        let fetch: Arc<dyn Fetch> = Arc::new(NoWeb);
+        let fetch = web(&settings);
         Self::by(settings, fetch)
     }
 
     pub(super) fn by(settings: Arc<Oidc>, fetch: Arc<dyn Fetch>) -> Self {
-        Self { settings, fetch, keys: ArcSwapOption::empty(), looked: Mutex::default() }
+        Self {
+            settings: ArcSwap::new(settings),
+            fetch: RwLock::new(fetch),
+            keys: ArcSwapOption::empty(),
+            again: Notify::new(),
+            looked: Mutex::default(),
+        }
+    }
+
+    /// Judges tokens by these settings from now on. The issuer is the same, and so its keys stay;
+    /// they are read anew, by whatever is in the file of its root now.
+    pub fn obey(&self, settings: Arc<Oidc>) {
+        self.obey_by(Arc::clone(&settings), web(&settings));
+    }
+
+    pub(super) fn obey_by(&self, settings: Arc<Oidc>, fetch: Arc<dyn Fetch>) {
+        *self.fetch.write().unwrap_or_else(PoisonError::into_inner) = fetch;
+        self.settings.store(settings);
+        self.again.notify_one();
     }
 
     /// Tells whose token it is that the agent with the key `thumbprint` shows, and what it allows.
@@ -148,11 +165,11 @@ impl Issuer {
                 self.signed(jwt, &header).ok_or_else(unknown)?
             }
         };
-        Ok(claims::identity(&self.settings, &claims, thumbprint, now)?)
+        Ok(claims::identity(&self.settings.load(), &claims, thumbprint, now)?)
     }
 
     fn invalid(&self, why: &'static str) -> OidcError {
-        OidcError::Invalid { issuer: self.settings.issuer.clone(), why }
+        OidcError::Invalid { issuer: self.settings.load().issuer.clone(), why }
     }
 
     /// Tells whether the key that a token names is known.
@@ -198,7 +215,8 @@ impl Issuer {
         match read {
             Ok(()) => Ok(()),
             Err(error) => {
-                tracing::warn!(error, issuer = self.settings.issuer, "keys of the issuer not read");
+                let issuer = &self.settings.load().issuer;
+                tracing::warn!(error, issuer, "keys of the issuer not read");
                 Err(OidcError::NoKeys)
             }
         }
@@ -220,7 +238,7 @@ impl Issuer {
                     REFRESH
                 }
                 Err(error) => {
-                    let issuer = &self.settings.issuer;
+                    let issuer = &self.settings.load().issuer;
                     if pause == FIRST_PAUSE {
                         tracing::error!(error, issuer, "keys of the issuer not read");
                     }
@@ -229,7 +247,10 @@ impl Issuer {
                     wait
                 }
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.again.notified() => pause = FIRST_PAUSE,
+            }
         }
     }
 
@@ -245,22 +266,36 @@ impl Issuer {
     }
 
     async fn fetch_keys(&self) -> Result<KeySet, BoxError> {
-        let issuer = &self.settings.issuer;
+        let settings = self.settings.load_full();
+        let fetch = Arc::clone(&self.fetch.read().unwrap_or_else(PoisonError::into_inner));
+        let issuer = &settings.issuer;
         let base = issuer.trim_end_matches('/');
-        let document = self.fetch.get(&format!("{base}/.well-known/openid-configuration")).await?;
+        let document = fetch.get(&format!("{base}/.well-known/openid-configuration")).await?;
         let found: Discovery = serde_json::from_slice(&document)
             .map_err(|error| format!("its discovery document cannot be read: {error}"))?;
         // Another one's document would have us believe another one's keys (Discovery §4.3).
         if found.issuer != *issuer {
             return Err(format!("its discovery document is that of {}", found.issuer).into());
         }
-        let local = self.settings.is_local() && is_loopback_url(&found.jwks_uri);
+        let local = settings.is_local() && is_loopback_url(&found.jwks_uri);
         if !found.jwks_uri.starts_with("https://") && !local {
             return Err(format!("its keys are at {}, which is not https", found.jwks_uri).into());
         }
-        let keys = self.fetch.get(&found.jwks_uri).await?;
+        let keys = fetch.get(&found.jwks_uri).await?;
         Ok(KeySet::parse(&keys)?)
     }
+}
+
+/// Returns what reads documents of an issuer.
+#[cfg(feature = "oidc")]
+fn web(settings: &Oidc) -> Arc<dyn Fetch> {
+    Arc::new(web::Web::new(settings.ca.clone()))
+}
+
+/// Returns what reads documents of an issuer.
+#[cfg(not(feature = "oidc"))]
+fn web(_: &Oidc) -> Arc<dyn Fetch> {
+    Arc::new(NoWeb)
 }
 
 /// Stands for the web in a relay that was built without it.

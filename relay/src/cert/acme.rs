@@ -199,7 +199,9 @@ impl AcmeCert {
             if self.take_over(item).await? {
                 return Ok(Got::Taken);
             }
-            if let Some(wait) = item.customs.and_then(Customs::capped) {
+            if let Some(customs) = item.customs
+                && let Some(wait) = customs.capped(&self.vault).await?
+            {
                 return Ok(Got::Capped(wait));
             }
             self.order(item).await.map(|()| Got::Issued)

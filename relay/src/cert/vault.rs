@@ -21,7 +21,7 @@ use rustls::pki_types::UnixTime;
 use zeroize::Zeroizing;
 
 use super::CertError;
-use crate::store::Store;
+use crate::store::{MemoryStore, Store, Tally, until_next_hour};
 
 /// What a sealed text begins with.
 const MAGIC: &[u8] = b"mcpm-sealed/1\n";
@@ -52,6 +52,8 @@ pub struct Vault {
     key: LessSafeKey,
     /// Who has a turn: this process, which is more than this node while one replaces another.
     holder: String,
+    /// What is counted where there is no store.
+    counts: MemoryStore,
 }
 
 /// A text that changed.
@@ -76,7 +78,8 @@ impl Vault {
     pub async fn open(place: Place, key: &[u8; 32], node: &str) -> Result<Self, CertError> {
         let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has 32 bytes");
         let holder = format!("{node}/{}", Token::generate().expose());
-        let vault = Self { place, key: LessSafeKey::new(key), holder };
+        let (key, counts) = (LessSafeKey::new(key), MemoryStore::new());
+        let vault = Self { place, key, holder, counts };
         vault.move_files().await?;
         Ok(vault)
     }
@@ -195,6 +198,25 @@ impl Vault {
         // Else it ends by itself.
         drop(store.end_turn(what, &self.holder).await);
         Ok(Some(done))
+    }
+
+    /// Counts something that may happen so often in an hour, at all nodes together; else says how
+    /// long to wait.
+    ///
+    /// # Errors
+    /// Fails when the store does.
+    pub(super) async fn count(
+        &self,
+        what: &str,
+        limit: u64,
+    ) -> Result<Option<Duration>, CertError> {
+        let now = now();
+        let tally = Tally::of_hour(what.to_owned(), now, limit);
+        let counted = match &self.place {
+            Place::Files(_) => self.counts.count(tally).await?,
+            Place::Rows { store, .. } => store.count(tally).await?,
+        };
+        Ok((!counted).then(|| Duration::from_secs(until_next_hour(now))))
     }
 
     fn unseal_row(&self, name: &str, row: &str) -> Option<Plain> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mcpm_relay::admin::api::BASE;
 use mcpm_relay::config::{Layer, Listen};
-use mcpm_relay::keys::read_admin_token;
+use mcpm_relay::keys::{KeyFileError, read_admin_token};
 use serde_json::Value;
 
 use super::error::CliError;
@@ -51,7 +51,11 @@ impl AdminArgs {
         let addr = admin_addr(&layer)?;
         let in_data_dir = || layer.data_dir.as_ref().map(|dir| dir.join("admin.token"));
         let file = layer.admin_token_file.clone().or_else(in_data_dir);
-        let token = read_admin_token(&file.ok_or(CliError::NoAdminListener)?)?;
+        let token = read_admin_token(&file.ok_or(CliError::NoAdminListener)?);
+        let token = token.map_err(|error| match error {
+            KeyFileError::Read { path, source } => CliError::AdminToken { path, source },
+            error => CliError::Key(error),
+        })?;
         let bearer = format!("Authorization: Bearer {}\r\n", token.expose());
         let answer = send(addr, method, &format!("{BASE}{path}"), &bearer)
             .map_err(|source| CliError::Unreachable { addr, source })?;

@@ -20,7 +20,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
 
-    /// Only what this owner did (a token's subject or key:THUMBPRINT), or `operator`
+    /// Only what this owner did (a token's subject or key:THUMBPRINT), or `operator`; or what was
+    /// refused to address:ADDRESS
     #[arg(long, value_name = "OWNER")]
     by: Option<String>,
 
@@ -44,6 +45,7 @@ impl Args {
     fn filter(&self, now: u64) -> Result<AuditFilter, CliError> {
         let actor = match self.by.as_deref() {
             None | Some("operator") => self.by.clone(),
+            Some(address) if address.starts_with("address:") => self.by.clone(),
             Some(owner) => Some(operator::parse_owner(owner)?.as_str().to_owned()),
         };
         Ok(AuditFilter {

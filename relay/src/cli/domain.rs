@@ -12,7 +12,7 @@ use mcpm_shared::name::Name;
 
 use super::error::CliError;
 use super::out::{note, say, say_json};
-use super::settings::StorageArgs;
+use super::settings::{StorageArgs, StoreArgs};
 use super::storage::{block_on, open, open_storage};
 use super::table::{date, or_dash, table};
 
@@ -25,7 +25,7 @@ pub(super) enum Command {
     /// Take a domain out; a running relay stops serving it within a second
     Rm(RmArgs),
     /// List the domains that were added
-    Ls(LsArgs),
+    Ls(StoreArgs),
 }
 
 #[derive(Debug, Args)]
@@ -70,16 +70,6 @@ pub(super) struct RmArgs {
     #[arg(value_name = "DOMAIN")]
     domain: CustomDomain,
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    storage: StorageArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -144,11 +134,17 @@ fn to_do(added: &DomainEntry, apex: Option<&str>) -> String {
     if record.state == DomainState::Verified {
         return format!("the domain {} leads to {} now", record.domain, record.name);
     }
-    let share = apex.map_or("the relay".to_owned(), |apex| format!("{}.{apex}", record.name));
+    let leads = match apex {
+        Some(apex) => {
+            format!("CNAME {}.{apex}. (or A and AAAA with the relay's addresses)", record.name)
+        }
+        // Without the relay's domain there is no name to be an alias of.
+        None => "A and AAAA with the relay's addresses".to_owned(),
+    };
     format!(
         "the domain {} waits for its proof; let its owner make two records in the DNS:\n  \
          {}. TXT \"{}\"\n  \
-         {}. CNAME {share}. (or A and AAAA with the relay's addresses)\n\
+         {}. {leads}\n\
          A running relay sees them within minutes; `mcpm-relay domain verify {}` looks at once.",
         record.domain, proof.name, proof.text, record.domain, record.domain,
     )
@@ -181,7 +177,7 @@ async fn remove(args: RmArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn list(args: LsArgs) -> Result<(), CliError> {
+async fn list(args: StoreArgs) -> Result<(), CliError> {
     let (store, _key) = open(args.storage).await?;
     let all = domains::domains(&*store).await?;
     if args.json {

@@ -71,6 +71,17 @@ pub(super) enum CliError {
     /// Tokens make no sense in the memory of this process.
     #[error("a database in memory belongs to one process: nothing can be issued or read here")]
     MemoryDatabase,
+    /// No relay has worked there.
+    #[error("there is no database at {}", .0.display())]
+    NoDatabase(PathBuf),
+    /// The token of the admin API cannot be read.
+    #[error("cannot read the relay's admin token {}", path.display())]
+    AdminToken {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A secret was given where everybody can read it.
     #[error("the database's password must not stand on the command line")]
     PasswordInArgv,
@@ -140,6 +151,13 @@ impl CliError {
             Self::MemoryDatabase => {
                 "Give --database or --data-dir as for `mcpm-relay serve`, with a file"
             }
+            Self::NoDatabase(_) => {
+                "Give --config, --data-dir or --database as for `mcpm-relay serve`, which makes it"
+            }
+            Self::AdminToken { .. } => {
+                "A running relay with an admin listener has made it: give --config, --data-dir or \
+                 --admin-token-file as for it"
+            }
             Self::UnknownToken(_) => "List tokens with `mcpm-relay token ls`",
             Self::PasswordInArgv => {
                 "Put the URL into a file for --database-file, or into MCPM_RELAY_DATABASE"
@@ -186,7 +204,11 @@ impl CliError {
         let mut cause = self.source();
         while let Some(error) = cause {
             // TOML's own errors show the line, with the position below.
-            let _ = write!(text, "\n  caused by: {}", error.to_string().trim_end());
+            let said = error.to_string();
+            // Some libraries say their cause themselves.
+            if !text.ends_with(said.trim_end()) {
+                let _ = write!(text, "\n  caused by: {}", said.trim_end());
+            }
             cause = error.source();
         }
         if let Some(hint) = self.hint() {
@@ -216,5 +238,16 @@ mod tests {
           caused by: no such file
         hint: Check the path after --config
         ");
+    }
+
+    #[test]
+    fn a_cause_that_was_said_already_is_not_said_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no answer: {0}")]
+        struct Outer(#[source] std::io::Error);
+
+        let source = std::io::Error::other(Outer(std::io::Error::other("refused")));
+        let error = CliError::System("ask", source);
+        assert_eq!(error.render(), "error: cannot ask\n  caused by: no answer: refused");
     }
 }

@@ -8,8 +8,8 @@ use mcpm_shared::name::Name;
 
 use super::error::CliError;
 use super::out::{note, say, say_json};
-use super::settings::StorageArgs;
-use super::storage::{block_on, open};
+use super::settings::{StorageArgs, StoreArgs};
+use super::storage::{block_on, open, open_or_make};
 use super::table::{date, or_dash, table};
 
 #[derive(Debug, Subcommand)]
@@ -21,7 +21,7 @@ pub(super) enum Command {
     /// Lift a reservation or a block; where there is none, take the name from its owner
     Release(ReleaseArgs),
     /// List the names that somebody has or that are kept
-    Ls(LsArgs),
+    Ls(StoreArgs),
 }
 
 #[derive(Debug, Args)]
@@ -80,16 +80,6 @@ pub(super) struct ReleaseArgs {
     storage: StorageArgs,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct LsArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    storage: StorageArgs,
-}
-
 pub(super) fn run(command: Command) -> Result<(), CliError> {
     block_on(async {
         match command {
@@ -104,7 +94,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
 async fn reserve(args: ReserveArgs) -> Result<(), CliError> {
     let owner = args.owner.as_deref().map(operator::parse_owner).transpose()?;
     let RuleArgs { note: why, json, storage } = args.rule;
-    let (store, _key) = open(storage).await?;
+    let (store, _key) = open_or_make(storage).await?;
     let whom = owner.as_ref().map_or("nobody".to_owned(), ToString::to_string);
     let rule = operator::reserve_name(&*store, args.name, owner, why, unix_now()).await?;
     if json {
@@ -116,7 +106,7 @@ async fn reserve(args: ReserveArgs) -> Result<(), CliError> {
 
 async fn block(args: BlockArgs) -> Result<(), CliError> {
     let RuleArgs { note: why, json, storage } = args.rule;
-    let (store, _key) = open(storage).await?;
+    let (store, _key) = open_or_make(storage).await?;
     let rule = operator::block_name(&*store, args.name, why, unix_now()).await?;
     if json {
         return say_json(&rule);
@@ -143,7 +133,7 @@ async fn release(args: ReleaseArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn list(args: LsArgs) -> Result<(), CliError> {
+async fn list(args: StoreArgs) -> Result<(), CliError> {
     let (store, _key) = open(args.storage).await?;
     let names = operator::names(&*store, unix_now()).await?;
     if args.json {

@@ -9,14 +9,14 @@ use mcpm_relay::quota::Amounts;
 
 use super::error::CliError;
 use super::out::{note, say, say_json};
-use super::settings::StorageArgs;
-use super::storage::{block_on, open};
+use super::settings::{StorageArgs, StoreArgs};
+use super::storage::{block_on, open, open_or_make};
 use super::table::{date, or_dash, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List all who have a name, a token or a quota, or used something today
-    Ls(LsArgs),
+    Ls(StoreArgs),
     /// Show what an owner has, may use, and used in the last days
     Show(OneArgs),
     /// Grant an owner more or less than the token and the relay say
@@ -26,16 +26,6 @@ pub(super) enum Command {
     Block(BlockArgs),
     /// Let a blocked owner in again
     Unblock(OneArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LsArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    storage: StorageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +64,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
     })
 }
 
-async fn list(args: LsArgs) -> Result<(), CliError> {
+async fn list(args: StoreArgs) -> Result<(), CliError> {
     let (store, _key) = open(args.storage).await?;
     let owners = operator::owners(&*store, unix_now()).await?;
     if args.json {
@@ -123,7 +113,7 @@ async fn show(args: OneArgs) -> Result<(), CliError> {
 
 async fn block(BlockArgs { note: why, one }: BlockArgs) -> Result<(), CliError> {
     let owner = operator::parse_owner(&one.owner)?;
-    let (store, _key) = open(one.storage).await?;
+    let (store, _key) = open_or_make(one.storage).await?;
     let quota = operator::block_owner(&*store, &owner, why, unix_now()).await?;
     if one.json {
         return say_json(&quota);

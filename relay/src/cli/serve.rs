@@ -86,7 +86,11 @@ async fn serve(config: Config, source: CommandLine, before: Before) -> Result<()
     let listen = |error| CliError::System("listen for signals", error);
     let mut signals = Signals::listen().map_err(listen)?;
     let passing = Passing::listen().map_err(listen)?;
-    let mut ports = Ports::open(&config).await?;
+    // A database that does not answer is waited for; nobody shall have to wait with it.
+    let mut ports = tokio::select! {
+        opened = Ports::open(&config) => opened?,
+        () = told_to_stop(&mut signals) => return Ok(()),
+    };
     ports.settings = Some(Arc::new(source));
     ports.inherited = before.sockets();
     // One that comes from an authority is not for pinning: it changes every few weeks.
@@ -120,6 +124,16 @@ async fn serve(config: Config, source: CommandLine, before: Before) -> Result<()
     tokio::select! {
         _cut = ended => Ok(()),
         _ = signals.next() => Err(CliError::Impatient),
+    }
+}
+
+/// Waits for a signal to end, before there are settings to read again.
+async fn told_to_stop(signals: &mut Signals) {
+    loop {
+        match signals.next().await {
+            Signal::Hangup => {}
+            signal => return tracing::info!(?signal, "stopping"),
+        }
     }
 }
 

@@ -45,6 +45,18 @@ impl ServeArgs {
     }
 }
 
+// What commands take that only read the database. Not documented, as clap would show that in place
+// of what the command says of itself.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) storage: StorageArgs,
+}
+
 /// Where a relay keeps things, for commands that work on its database.
 #[derive(Debug, Args)]
 pub(super) struct StorageArgs {

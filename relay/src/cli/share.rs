@@ -11,7 +11,7 @@ use super::table::{date, table};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the shares that are up on a running relay
+    /// List the shares that are up on a running relay, on all of its nodes
     Ls(LsArgs),
     /// Close a share: its agent is told to stop. To keep it closed, block its name
     Close(CloseArgs),
@@ -72,12 +72,13 @@ fn rows(shares: &[Value]) -> String {
         [
             text(&share["name"]),
             text(&share["owner"]),
+            text(&share["node"]),
             text(&share["requests_in_flight"]),
             share["expires_at"].as_u64().map_or("-".to_owned(), date),
             text(&share["url"]),
         ]
     });
-    table(["NAME", "OWNER", "REQUESTS", "EXPIRES", "URL"], rows.collect())
+    table(["NAME", "OWNER", "NODE", "REQUESTS", "EXPIRES", "URL"], rows.collect())
 }
 
 #[cfg(test)]
@@ -89,15 +90,15 @@ mod tests {
     #[test]
     fn the_table_of_shares_lines_up() {
         let shares = [
-            json!({"name": "calc", "owner": "sub:ada", "requests_in_flight": 3,
+            json!({"name": "calc", "owner": "sub:ada", "node": "main", "requests_in_flight": 3,
                 "expires_at": null, "url": "https://calc.example.com/mcp"}),
-            json!({"name": "a", "owner": "key:xyz", "requests_in_flight": 12,
+            json!({"name": "a", "owner": "key:xyz", "node": "r2", "requests_in_flight": null,
                 "expires_at": 1_800_000_000_u64, "url": "https://a.example.com/mcp"}),
         ];
         insta::assert_snapshot!(rows(&shares), @r"
-        NAME  OWNER    REQUESTS  EXPIRES               URL
-        calc  sub:ada  3         -                     https://calc.example.com/mcp
-        a     key:xyz  12        2027-01-15T08:00:00Z  https://a.example.com/mcp
+        NAME  OWNER    NODE  REQUESTS  EXPIRES               URL
+        calc  sub:ada  main  3         -                     https://calc.example.com/mcp
+        a     key:xyz  r2    -         2027-01-15T08:00:00Z  https://a.example.com/mcp
         ");
     }
 }

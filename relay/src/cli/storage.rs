@@ -1,5 +1,6 @@
 //! For the commands that work on the database of a relay, which may run meanwhile.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mcpm_relay::config::{Database, KeySource, Storage};
@@ -8,6 +9,7 @@ use mcpm_relay::ports::{Ports, PortsError};
 use mcpm_relay::store::Store;
 
 use super::error::CliError;
+use super::out::note;
 use super::settings::StorageArgs;
 
 /// Runs a command on a runtime of its own.
@@ -21,9 +23,33 @@ pub(super) fn block_on(
     runtime.block_on(command)
 }
 
-/// Opens the database and the key.
+/// Opens the database and the key, for commands that have nothing to do where no relay was yet.
 pub(super) async fn open(args: StorageArgs) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
-    open_storage(&args.resolve()?).await
+    let storage = args.resolve()?;
+    if let Some(path) = missing(&storage) {
+        return Err(CliError::NoDatabase(path.to_owned()));
+    }
+    open_storage(&storage).await
+}
+
+/// Opens the database and the key, or makes them, for what may be decided before the first start.
+pub(super) async fn open_or_make(
+    args: StorageArgs,
+) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
+    let storage = args.resolve()?;
+    if let Some(path) = missing(&storage) {
+        let path = path.display();
+        note(&format!("made a new database, {path}: no relay has used it yet"));
+    }
+    open_storage(&storage).await
+}
+
+/// Returns the file of a database that is not there: a wrong directory looks like an empty relay.
+fn missing(storage: &Storage) -> Option<&Path> {
+    match &storage.database {
+        Database::Sqlite(path) if !path.exists() => Some(path),
+        _ => None,
+    }
 }
 
 /// Opens the database and the key that settings name.

@@ -107,7 +107,6 @@ fn on(dir: &tempfile::TempDir, args: &[&str]) -> Result<(), CliError> {
 #[test]
 fn names_and_owners_are_decided_over_in_the_database() {
     let dir = tempfile::tempdir().unwrap();
-    on(&dir, &["name", "ls"]).unwrap();
     on(&dir, &["name", "reserve", "calc", "--for", "ada", "--note", "hers"]).unwrap();
     on(&dir, &["name", "block", "evil", "--json"]).unwrap();
     on(&dir, &["name", "ls", "--json"]).unwrap();
@@ -171,8 +170,46 @@ fn a_running_relay_is_asked_over_its_admin_listener() {
     std::fs::write(dir.path().join("admin.token"), "0123456789abcdef\n").unwrap();
     assert!(matches!(ask(&["status"]), Err(CliError::WrongAdminToken)));
     std::fs::remove_file(dir.path().join("admin.token")).unwrap();
-    assert!(matches!(ask(&["status"]), Err(CliError::Key(_))));
+    assert!(matches!(ask(&["status"]), Err(CliError::AdminToken { .. })));
     runtime.block_on(relay.shutdown());
+}
+
+#[test]
+fn a_wrong_directory_is_not_taken_for_an_empty_relay() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in [
+        &["token", "ls"][..],
+        &["token", "revoke", "x"],
+        &["name", "ls"],
+        &["owner", "ls"],
+        &["domain", "ls"],
+        &["audit"],
+    ] {
+        let error = on(&dir, command).unwrap_err();
+        assert!(matches!(error, CliError::NoDatabase(_)), "{command:?}: {error}");
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0, "{command:?} made something");
+    }
+    // What may be decided before the first start makes what it needs.
+    on(&dir, &["token", "issue", "--sub", "ada"]).unwrap();
+    on(&dir, &["token", "ls"]).unwrap();
+}
+
+#[test]
+fn a_check_of_the_settings_reads_the_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    let files = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let check = || on(&dir, &[&["config", "check", "--auth", "open"], &files[..]].concat());
+    let error = check().unwrap_err().to_string();
+    assert_eq!(error, format!("cannot read {}", key.display()));
+    std::fs::write(&key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let error = check().unwrap_err().to_string();
+    assert_eq!(error, "the certificate and its key cannot be used together");
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    // That it is for another domain is a warning: what stands in front may know better.
+    check().unwrap();
 }
 
 #[cfg(unix)]

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::out::{note, say, say_json};
-use super::settings::StorageArgs;
-use super::storage::{block_on, open};
+use super::settings::{StorageArgs, StoreArgs};
+use super::storage::{block_on, open, open_or_make};
 use super::table::{date, or_dash, table};
 
 #[derive(Debug, Subcommand)]
@@ -17,7 +17,7 @@ pub(super) enum Command {
     /// Issue a token and print it, this once
     Issue(IssueArgs),
     /// List tokens
-    Ls(LsArgs),
+    Ls(StoreArgs),
     /// Revoke a token: sessions that use it end within a second
     Revoke(RevokeArgs),
 }
@@ -44,16 +44,6 @@ pub(super) struct IssueArgs {
     #[arg(long, value_name = "THUMBPRINT")]
     bind: Option<String>,
 
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    storage: StorageArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct LsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -90,7 +80,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
 }
 
 async fn issue(args: IssueArgs) -> Result<(), CliError> {
-    let (store, key) = open(args.storage).await?;
+    let (store, key) = open_or_make(args.storage).await?;
     let now = unix_now();
     let request = GrantRequest {
         subject: args.sub,
@@ -113,7 +103,7 @@ async fn issue(args: IssueArgs) -> Result<(), CliError> {
     say(token.expose())
 }
 
-async fn list(args: LsArgs) -> Result<(), CliError> {
+async fn list(args: StoreArgs) -> Result<(), CliError> {
     let (store, _key) = open(args.storage).await?;
     let tokens = store.tokens().await?;
     if args.json {

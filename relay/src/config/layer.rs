@@ -40,7 +40,7 @@ pub struct Layer {
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_HTTP_LISTEN", value_name = "ADDR"))]
     pub http_listen: Option<Listen>,
 
-    /// Listener for health and metrics, or `none` [default: 127.0.0.1:6277]
+    /// Listener for health, metrics, dashboard and admin API, or `none` [default: 127.0.0.1:6277]
     #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_ADMIN_LISTEN", value_name = "ADDR"))]
     pub admin_listen: Option<Listen>,
 
@@ -94,6 +94,13 @@ pub struct Layer {
         arg(long, env = "MCPM_RELAY_TAKEOVER_SOCKET", value_name = "FILE")
     )]
     pub takeover_socket: Option<PathBuf>,
+
+    /// Let /readyz say 200 while the database does not answer: shares that are up go on
+    /// [default: true]
+    #[cfg_attr(feature = "bin", arg(long, env = "MCPM_RELAY_READY_WITHOUT_DATABASE",
+        value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+        require_equals = true))]
+    pub ready_without_database: Option<bool>,
 
     /// Serve shares at DOMAIN/s/NAME/mcp, for operators without wildcard DNS
     /// [default: true where the domain is localhost or an address]
@@ -168,7 +175,7 @@ pub struct Layer {
     )]
     pub acme_domains_challenge: Option<AcmeChallenge>,
 
-    /// Certificates of custom domains that this node orders in an hour, 0 for none at all
+    /// Certificates of custom domains that all nodes order in an hour, 0 for none at all
     /// [default: 40]
     #[cfg_attr(
         feature = "bin",
@@ -418,6 +425,7 @@ impl Layer {
             database_file,
             key_file,
             takeover_socket,
+            ready_without_database,
             paths,
             public_url,
             tls,
@@ -494,6 +502,7 @@ impl Layer {
             database_file,
             key_file: key_file.or(lower.key_file),
             takeover_socket: takeover_socket.or(lower.takeover_socket),
+            ready_without_database: ready_without_database.or(lower.ready_without_database),
             paths: paths.or(lower.paths),
             public_url: public_url.or(lower.public_url),
             tls: tls.or(lower.tls),

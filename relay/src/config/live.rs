@@ -142,6 +142,13 @@ impl Config {
         // A secret may be rotated; another mode would give names other owners.
         let rotated = match (&self.auth, &wanted.auth) {
             (AuthMode::Secret(_), AuthMode::Secret(_)) => wanted,
+            // So would another issuer, or another claim: who is `ada` there is somebody else. What
+            // else is set beside these was meant for them.
+            (AuthMode::Oidc(now), AuthMode::Oidc(next))
+                if now.issuer == next.issuer && now.owner_claim == next.owner_claim =>
+            {
+                wanted
+            }
             _ => self,
         };
         let (auth, secret_file) = (rotated.auth.clone(), rotated.secret_file.clone());
@@ -156,6 +163,9 @@ impl Config {
             http_mode: wanted.http_mode,
             hsts: wanted.hsts,
             log: wanted.log.clone(),
+            access_log: wanted.access_log.clone(),
+            traces: wanted.traces.clone(),
+            ready_without_database: wanted.ready_without_database,
             labels: wanted.labels.clone(),
             reserved_names_file: wanted.reserved_names_file.clone(),
             abuse_contact: wanted.abuse_contact.clone(),
@@ -208,7 +218,7 @@ mod tests {
     use mcpm_shared::token::Token;
 
     use super::*;
-    use crate::config::Domain;
+    use crate::config::{Domain, Oidc};
 
     /// A file that a test writes.
     #[derive(Debug)]
@@ -305,6 +315,42 @@ mod tests {
         let open = Config::local();
         assert_eq!(open.heeding(&new).auth.kind(), open.auth.kind());
         assert_eq!(differences(&open.heeding(&new), &new), ["auth"]);
+    }
+
+    #[test]
+    fn what_is_asked_of_a_providers_tokens_may_change_but_not_who_owns_names() {
+        let by = |change: fn(&mut Oidc)| {
+            let mut oidc = Oidc {
+                issuer: "https://idp.example".to_owned(),
+                audiences: vec!["mcpm".to_owned()],
+                owner_claim: "sub".to_owned(),
+                names_claim: None,
+                require: Vec::new(),
+                ca: None,
+            };
+            change(&mut oidc);
+            changed(|config| config.auth = AuthMode::Oidc(Arc::new(oidc)))
+        };
+        let now = by(|_| ());
+        let other = by(|oidc| {
+            oidc.audiences = vec!["relay".to_owned()];
+            oidc.names_claim = Some("names".to_owned());
+            oidc.require = vec!["groups=mcp".parse().unwrap()];
+        });
+        let next = now.heeding(&other);
+        let named = ["oidc.audience", "oidc.names-claim", "oidc.require"];
+        assert_eq!(differences(&now, &next), named);
+        assert_eq!(differences(&next, &other), [""; 0]);
+        let moved = by(|oidc| {
+            oidc.issuer = "https://other.example".to_owned();
+            oidc.audiences = vec!["other".to_owned()];
+        });
+        assert_eq!(differences(&now, &now.heeding(&moved)), [""; 0]);
+        assert_eq!(differences(&now.heeding(&moved), &moved), ["oidc.issuer", "oidc.audience"]);
+        let claimed = by(|oidc| oidc.owner_claim = "email".to_owned());
+        assert_eq!(differences(&now.heeding(&claimed), &claimed), ["oidc.owner-claim"]);
+        let open = Config::local();
+        assert!(differences(&open.heeding(&now), &now).contains(&"auth".to_owned()));
     }
 
     #[test]

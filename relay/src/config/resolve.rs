@@ -122,6 +122,7 @@ impl Layer {
             database,
             database_file: self.database_file,
             key,
+            ready_without_database: self.ready_without_database.unwrap_or(true),
             paths,
             public_url,
             tls,

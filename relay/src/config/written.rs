@@ -46,6 +46,7 @@ impl From<&Config> for Layer {
                 KeySource::File(path) => Some(path.clone()),
             },
             takeover_socket: Some(config.takeover_socket.clone().unwrap_or_else(|| "none".into())),
+            ready_without_database: Some(config.ready_without_database),
             paths: Some(config.paths),
             public_url: config.public_url.map(|url| url.origin(&config.domain.host())),
             tls: Some(tls),

@@ -22,6 +22,7 @@ use crate::nodes::Nodes;
 use crate::nodes::head::HopHead;
 use crate::nodes::hello::{HelloError, Speaks};
 use crate::nodes::peer::server_builder;
+use crate::nodes::shares::{self, Ask};
 use crate::observe::Seen;
 use crate::proxy::{EdgeBody, Visitor};
 
@@ -94,11 +95,14 @@ async fn answer(
     edge: Arc<Edge>,
     mut request: Request<Incoming>,
 ) -> Result<Response<EdgeBody>, Infallible> {
+    if let Some(ask) = Ask::take(request.headers_mut()) {
+        return Ok(shares::answer(&edge.tunnels, &ask).map(EdgeBody::from));
+    }
     let Some((head, visitor)) = read(&mut request) else {
         return Ok(EdgeError::Malformed.response(false, None).map(EdgeBody::from));
     };
     edge.tunnels.metrics.hops_taken.inc();
-    let mut seen = match edge.observers.get() {
+    let mut seen = match &*edge.observers.load() {
         Some(observers) => observers.begin(&mut request, visitor.address, visitor.https),
         None => Seen::default(),
     };

@@ -1,6 +1,9 @@
-//! How long a visitor on HTTP/1 may be silent.
+//! How long a visitor may be silent, and how long it may take nothing.
 //!
-//! hyper has one timeout for the wait for a request and for the request's head. This makes two of
+//! An answer that is not taken is not asked for either: no timer of an exchange runs then. So the
+//! socket itself gives up.
+//!
+//! For heads of HTTP/1, hyper has one timeout for the wait for a request and for the request's head. This makes two of
 //! it: a connection that never asked anything, and a head once begun, get [`HEAD_TIMEOUT`]; a
 //! connection that was served may rest for [`IDLE_TIMEOUT`]. hyper starts the timeout with a new
 //! sleep before it reads, and polls that sleep after each read that found no whole head: the sleep
@@ -10,7 +13,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
@@ -25,21 +28,51 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// theirs, so that they rather than this end close it.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Returns the stream and the timer of one connection, which know of each other.
-pub(super) fn watch<S>(stream: S) -> (Heard<S>, HeadTimer) {
+/// Returns the stream and the timer of one connection, which know of each other. The stream fails
+/// once its peer has taken nothing for `patience`.
+pub(super) fn watch<S>(stream: S, patience: Duration) -> (Watched<S>, HeadTimer) {
     let heard = Arc::new(AtomicBool::new(false));
     let timer = HeadTimer { heard: Arc::clone(&heard), served: AtomicBool::new(false) };
-    (Heard { stream, heard }, timer)
+    (Watched { stream, heard, patience, stuck_since: None, timer: None }, timer)
 }
 
-/// A stream that notes when something came.
+/// A stream that notes when something came, and fails when nothing goes.
 #[derive(Debug)]
-pub(super) struct Heard<S> {
+pub(super) struct Watched<S> {
     stream: S,
     heard: Arc<AtomicBool>,
+    patience: Duration,
+    /// Since when the peer takes nothing.
+    stuck_since: Option<tokio::time::Instant>,
+    /// Kept from one time to the next, and set anew only when it fires too early.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+impl<S> Watched<S> {
+    /// Passes on what came of a write, unless there was none for too long.
+    fn in_time<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck_since = None;
+            return written;
+        }
+        let since = *self.stuck_since.get_or_insert_with(tokio::time::Instant::now);
+        let end = since + self.patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if tokio::time::Instant::now() >= end {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            timer.as_mut().reset(end);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -54,13 +87,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.in_time(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -76,7 +110,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.in_time(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -153,13 +188,14 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(300);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     /// Serves one connection while `visit` is the visitor, and returns how long after the visit
     /// the server ended it.
     async fn patience(visit: impl AsyncFnOnce(&mut DuplexStream)) -> Duration {
         let (mut near, far) = tokio::io::duplex(4096);
-        let (far, timer) = watch(far);
+        let (far, timer) = watch(far, PATIENCE);
         let mut builder = http1::Builder::new();
         builder.timer(timer).header_read_timeout(HEAD_TIMEOUT);
         let service = service_fn(async |_: Request<Incoming>| {
@@ -213,5 +249,28 @@ mod tests {
             near.write_all(b"slow").await.unwrap();
         });
         assert!(is_about(dripped.await, HEAD_TIMEOUT - Duration::from_secs(6)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_that_takes_nothing_is_given_up() {
+        let (_near, far) = tokio::io::duplex(64);
+        let (mut far, _timer) = watch(far, PATIENCE);
+        let start = tokio::time::Instant::now();
+        let error = far.write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_that_takes_a_little_now_and_then_gets_all() {
+        let (mut near, far) = tokio::io::duplex(64);
+        let (mut far, _timer) = watch(far, PATIENCE);
+        let read = async {
+            for _ in 0..10 {
+                tokio::time::sleep(PATIENCE - Duration::from_secs(1)).await;
+                near.read_exact(&mut [0; 64]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(far.write_all(&[0; 640]), read);
+        written.unwrap();
     }
 }

@@ -137,7 +137,8 @@ async fn status(routes: Routes, path: &str) -> String {
         near.read_to_string(&mut answer).await.unwrap();
         answer.split(' ').nth(1).unwrap().to_owned()
     };
-    tokio::join!(serve_http1(visit(routes), far, Scope::new()), visitor).1
+    let on = patience::watch(far, Duration::from_secs(300));
+    tokio::join!(serve_http1(visit(routes), on, Scope::new()), visitor).1
 }
 
 #[tokio::test]
@@ -165,4 +166,21 @@ async fn a_visitor_on_http_2_must_ask_soon() {
 fn an_ipv6_apex_is_told_with_brackets() {
     let apex = Apex::new(&"2001:db8::1".parse().unwrap(), Arc::default());
     assert_eq!(apex.classify("[2001:db8::1]:8443"), Target::Apex);
+}
+
+#[tokio::test]
+async fn a_relay_that_drains_lets_a_connection_say_that_it_switches() {
+    let (scope, config) = (mcpm_shared::scope::Scope::new(), Arc::new(Config::local()));
+    let ports = Ports::in_memory();
+    let edge = crate::relay::edge(&config, &ports, loopback(), None, (&scope, &scope));
+    edge.draining.store(true, Ordering::Relaxed);
+    for (status, says) in [(StatusCode::SWITCHING_PROTOCOLS, "upgrade"), (StatusCode::OK, "close")]
+    {
+        let mut response = Response::new(EdgeBody::empty());
+        *response.status_mut() = status;
+        let upgrade = HeaderValue::from_static("upgrade");
+        response.headers_mut().insert(header::CONNECTION, upgrade);
+        edge.close_when_draining(&mut response);
+        assert_eq!(response.headers()[header::CONNECTION], says);
+    }
 }

@@ -104,6 +104,7 @@ impl Nodes {
             let overtaken = beat.nodes.iter().any(|node| node.id == self.id);
             match (beat.known, overtaken) {
                 (true, _) => beats_overtaken = 0,
+                (false, false) if self.left.load(Ordering::Relaxed) => {}
                 (false, false) => self.come_back(tunnels).await,
                 // A successor on the same machine, to which this process gives way.
                 (false, true) if self.draining.load(Ordering::Relaxed) => {}

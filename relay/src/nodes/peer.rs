@@ -27,6 +27,8 @@ const MAX_LINKS: usize = 256;
 /// own window being missing: a visitor who reads slowly must not slow down its neighbours.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 128;
+/// How much of one body waits here for a node that takes no more of it, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
 /// How a connection is found dead that says nothing, also while nobody uses it.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
@@ -234,6 +236,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -252,6 +255,7 @@ pub fn server_builder() -> server::conn::http2::Builder<TokioExecutor> {
         .max_concurrent_streams(streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);

@@ -66,13 +66,13 @@ enum Sink {
 ///
 /// # Errors
 /// Fails when its file cannot be written.
-pub(super) async fn open(
+pub(super) fn open(
     config: &AccessLogConfig,
     node: &str,
     metrics: &Metrics,
 ) -> Result<(AccessLog, Writer), ObserveError> {
     let sink = match &config.file {
-        Some(path) => Sink::File(append(path).await?, path.clone()),
+        Some(path) => Sink::File(File::from_std(append(path)?), path.clone()),
         None => Sink::Stdout(tokio::io::stdout()),
     };
     let (lines, queue) = mpsc::channel(QUEUE);
@@ -85,13 +85,13 @@ pub(super) async fn open(
 
 /// Opens a file to add to; a new one may be read by its owner and group, since visitors' addresses
 /// are in it.
-async fn append(path: &Path) -> Result<File, ObserveError> {
-    let mut options = tokio::fs::OpenOptions::new();
+fn append(path: &Path) -> Result<std::fs::File, ObserveError> {
+    let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
-    options.mode(0o640);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
     let fail = |source| ObserveError::AccessLog { path: path.to_owned(), source };
-    options.open(path).await.map_err(fail)
+    options.open(path).map_err(fail)
 }
 
 impl Writer {
@@ -102,7 +102,7 @@ impl Writer {
             let came = tokio::select! {
                 biased;
                 () = self.again.notified() => {
-                    self.reopen().await;
+                    self.reopen();
                     continue;
                 }
                 came = self.queue.recv_many(&mut batch, BATCH) => came,
@@ -141,11 +141,11 @@ impl Writer {
     }
 
     /// Opens the file anew; where that fails, the one that is open stays.
-    async fn reopen(&mut self) {
+    fn reopen(&mut self) {
         let Sink::File(file, path) = &mut self.sink else { return };
-        match append(path).await {
+        match append(path) {
             Ok(new) => {
-                *file = new;
+                *file = File::from_std(new);
                 tracing::info!(path = %path.display(), "access log opened again");
             }
             Err(error) => {

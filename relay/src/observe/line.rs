@@ -1,5 +1,6 @@
 //! One line of the access log. Pure: what is not in [`Facts`] cannot be in a line.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
@@ -62,7 +63,7 @@ struct Line<'a> {
     scheme: &'static str,
     host: Option<String>,
     method: &'a str,
-    path: &'a str,
+    path: Cow<'a, str>,
     protocol: &'static str,
     status: u16,
     bytes: u64,
@@ -84,7 +85,8 @@ fn json(out: &mut String, facts: &Facts, node: &str) {
         scheme: if facts.https { "https" } else { "http" },
         host: host.map(|host| String::from_utf8_lossy(host).into_owned()),
         method: facts.method.as_str(),
-        path: std::str::from_utf8(cut(facts.path().as_bytes())).unwrap_or_default(),
+        // Cut amid a character it is still worth a line.
+        path: String::from_utf8_lossy(cut(facts.path().as_bytes())),
         protocol: protocol(facts.version),
         status: status(facts),
         bytes: facts.bytes,

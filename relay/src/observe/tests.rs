@@ -18,15 +18,10 @@ fn request() -> Request<()> {
         .unwrap()
 }
 
-async fn logging(
-    form: AccessLogForm,
-    file: &Path,
-    metrics: &Metrics,
-    scope: &Scope,
-) -> Arc<Observers> {
+fn logging(form: AccessLogForm, file: &Path, metrics: &Metrics, scope: &Scope) -> Arc<Observers> {
     let access_log = Some(AccessLogConfig { form, file: Some(file.to_owned()) });
     let config = Config { access_log, ..Config::local() };
-    Observers::open(&config, metrics, scope).await.unwrap().unwrap()
+    Observers::open(&config, metrics, scope).unwrap().unwrap()
 }
 
 /// Ends the log and returns what is in its file.
@@ -48,7 +43,7 @@ fn answer(observers: &Arc<Observers>, mut request: Request<()>) {
 #[tokio::test]
 async fn nobody_looks_at_requests_unless_asked() {
     let scope = Scope::new();
-    let observers = Observers::open(&Config::local(), &Metrics::new(), &scope).await.unwrap();
+    let observers = Observers::open(&Config::local(), &Metrics::new(), &scope).unwrap();
     assert!(observers.is_none());
     assert_eq!(std::mem::size_of::<Seen>(), std::mem::size_of::<usize>());
 }
@@ -57,7 +52,7 @@ async fn nobody_looks_at_requests_unless_asked() {
 async fn a_text_line_is_the_common_log_format_and_a_little_more() {
     let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
     let file = dir.path().join("access.log");
-    let observers = logging(AccessLogForm::Text, &file, &metrics, &scope).await;
+    let observers = logging(AccessLogForm::Text, &file, &metrics, &scope);
     answer(&observers, request());
     let mut failed = observers.begin(&mut request(), VISITOR, true);
     failed.answered(StatusCode::SERVICE_UNAVAILABLE);
@@ -90,7 +85,7 @@ async fn a_text_line_is_the_common_log_format_and_a_little_more() {
 async fn a_json_line_has_the_same_in_fields() {
     let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
     let file = dir.path().join("access.log");
-    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope).await;
+    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope);
     answer(&observers, request());
     let lines = lines(scope, &file).await;
     let mut line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
@@ -111,7 +106,7 @@ async fn no_line_holds_a_secret() {
     for form in [AccessLogForm::Text, AccessLogForm::Json] {
         let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
         let file = dir.path().join("access.log");
-        let observers = logging(form, &file, &metrics, &scope).await;
+        let observers = logging(form, &file, &metrics, &scope);
         answer(&observers, request());
         let lines = lines(scope, &file).await;
         assert_eq!(lines.len(), 1);
@@ -123,7 +118,7 @@ async fn no_line_holds_a_secret() {
 async fn what_a_visitor_sends_cannot_forge_a_line() {
     let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
     let file = dir.path().join("access.log");
-    let observers = logging(AccessLogForm::Text, &file, &metrics, &scope).await;
+    let observers = logging(AccessLogForm::Text, &file, &metrics, &scope);
     let mut forged = Request::get("/\"quoted\"").body(()).unwrap();
     let host = HeaderValue::from_bytes(b"a\" 200 0 \"b \xff\\").unwrap();
     forged.headers_mut().insert("host", host);
@@ -140,7 +135,7 @@ async fn what_a_visitor_sends_cannot_forge_a_line() {
 async fn a_full_queue_drops_lines_and_counts_them() {
     let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
     let file = dir.path().join("access.log");
-    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope).await;
+    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope);
     // The writer gets no turn before this test waits for something.
     for _ in 0..9_000 {
         answer(&observers, request());
@@ -154,7 +149,7 @@ async fn a_full_queue_drops_lines_and_counts_them() {
 async fn a_log_that_was_moved_away_is_opened_again() {
     let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
     let (file, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
-    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope).await;
+    let observers = logging(AccessLogForm::Json, &file, &metrics, &scope);
     answer(&observers, request());
     while std::fs::read_to_string(&file).unwrap().is_empty() {
         tokio::task::yield_now().await;
@@ -175,7 +170,7 @@ async fn a_log_that_cannot_be_written_is_said_at_the_start() {
     let file = dir.path().join("no/such/access.log");
     let access_log = Some(AccessLogConfig { form: AccessLogForm::Text, file: Some(file) });
     let config = Config { access_log, ..Config::local() };
-    let error = Observers::open(&config, &Metrics::new(), &Scope::new()).await.unwrap_err();
+    let error = Observers::open(&config, &Metrics::new(), &Scope::new()).unwrap_err();
     assert!(error.to_string().starts_with("cannot write the access log "), "{error}");
 }
 
@@ -188,10 +183,10 @@ mod traced {
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    async fn tracing(ratio: f64, scope: &Scope) -> Arc<Observers> {
+    fn tracing(ratio: f64, scope: &Scope) -> Arc<Observers> {
         let endpoint = "http://127.0.0.1:9".to_owned();
         let config = Config { traces: Some(TracesConfig { endpoint, ratio }), ..Config::local() };
-        Observers::open(&config, &Metrics::new(), scope).await.unwrap().unwrap()
+        Observers::open(&config, &Metrics::new(), scope).unwrap().unwrap()
     }
 
     fn passed(observers: &Arc<Observers>, parent: Option<&str>) -> HeaderMap {
@@ -207,7 +202,7 @@ mod traced {
     #[tokio::test]
     async fn what_follows_a_traced_request_is_part_of_the_relays_span() {
         let scope = Scope::new();
-        let observers = tracing(1.0, &scope).await;
+        let observers = tracing(1.0, &scope);
         let headers = passed(&observers, Some(PARENT));
         let parent = headers["traceparent"].to_str().unwrap();
         assert!(parent.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{parent}");
@@ -219,7 +214,7 @@ mod traced {
     #[tokio::test]
     async fn what_is_not_traced_passes_unchanged() {
         let scope = Scope::new();
-        let (none, all) = (tracing(0.0, &scope).await, tracing(1.0, &scope).await);
+        let (none, all) = (tracing(0.0, &scope), tracing(1.0, &scope));
         let refused = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
         for (observers, parent) in [(&none, PARENT), (&all, refused)] {
             let headers = passed(observers, Some(parent));
@@ -233,7 +228,7 @@ mod traced {
     #[tokio::test]
     async fn a_trace_that_cannot_be_read_begins_anew_without_its_state() {
         let scope = Scope::new();
-        let observers = tracing(1.0, &scope).await;
+        let observers = tracing(1.0, &scope);
         for parent in [None, Some("00-zz-1-01")] {
             let headers = passed(&observers, parent);
             assert!(headers["traceparent"].to_str().unwrap().starts_with("00-"));
@@ -241,4 +236,37 @@ mod traced {
         }
         scope.cancel();
     }
+}
+
+#[cfg(feature = "otel")]
+#[tokio::test]
+async fn what_is_asked_for_as_before_goes_on_and_the_rest_is_opened_anew() {
+    let (dir, scope, metrics) = (tempfile::tempdir().unwrap(), Scope::new(), Metrics::new());
+    let log = |file: &str| {
+        let file = Some(dir.path().join(file));
+        Some(AccessLogConfig { form: AccessLogForm::Text, file })
+    };
+    let traces = |ratio| {
+        let endpoint = "http://127.0.0.1:9".to_owned();
+        Some(TracesConfig { endpoint, ratio })
+    };
+    let config = |access_log, traces| Config { access_log, traces, ..Config::local() };
+    let first = Observers::open(&config(log("a"), traces(1.0)), &metrics, &scope).unwrap().unwrap();
+    let next = |config| {
+        let prepared = Observers::prepare(Some(&first), &config, &metrics).unwrap();
+        let (tasks, same) = (prepared.tasks.len(), prepared.same_log);
+        (tasks, same, prepared.observers)
+    };
+    let (tasks, same, both) = next(config(log("a"), traces(1.0)));
+    let both = both.unwrap();
+    assert_eq!((tasks, same), (0, true));
+    assert!(Arc::ptr_eq(both.traces.as_ref().unwrap(), first.traces.as_ref().unwrap()));
+    let (tasks, same, sampled) = next(config(log("a"), traces(0.5)));
+    assert_eq!((tasks, same), (1, true));
+    let sampled = sampled.unwrap();
+    assert!(!Arc::ptr_eq(sampled.traces.as_ref().unwrap(), first.traces.as_ref().unwrap()));
+    let (tasks, same, untraced) = next(config(log("b"), None));
+    assert_eq!((tasks, same), (1, false));
+    assert!(untraced.unwrap().traces.is_none());
+    assert!(next(config(None, None)).2.is_none(), "nobody looks any more");
 }

@@ -247,7 +247,9 @@ impl LaneBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let patience = if self.events.is_some() { KEEP_ALIVE } else { self.idle };
-        let moved = self.moved;
+        // For an answer that began before the request's end, what goes to the agent counts too.
+        let sending = self.lane.as_ref().filter(|_| self.events.is_none());
+        let moved = sending.map_or(self.moved, |(_, lane)| lane.moved().max(self.moved));
         let timer =
             self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(moved + patience)));
         loop {

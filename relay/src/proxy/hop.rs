@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -18,7 +19,9 @@ use mcpm_shared::name::Name;
 use tokio::time::Instant;
 
 use super::body::{EdgeBody, HopAnswer};
-use super::{Failure, Proxy, Visitor, mcp, upgrade, visitor_host};
+use super::failure::Failure;
+use super::onward::visitor_host;
+use super::{Proxy, Visitor, mcp, upgrade};
 use crate::error::EdgeError;
 use crate::headers::{self, RELAY_ERROR};
 use crate::host::Route;
@@ -28,12 +31,17 @@ use crate::nodes::peer::{Held, HopError};
 use crate::nodes::replay::{HopBody, Replay};
 use crate::observe::Seen;
 use crate::tunnel::table::{Elsewhere, Entry, Place};
+use crate::tunnel::visitor_body::RequestBody;
 
 /// How long to wait before a node that cannot be reached is tried again, unless the share turns up
 /// elsewhere before.
 const RETRY: Duration = Duration::from_millis(250);
 /// The authority of requests between nodes, which nobody looks at: `Host` says what was asked for.
 const AUTHORITY: &str = "http://node";
+
+/// Marks a request whose agent went to another node after it was on its way to the agent.
+#[derive(Clone, Copy, Debug)]
+struct Moved;
 
 /// One request on its way to another node.
 struct Hop<'a> {
@@ -47,16 +55,47 @@ struct Hop<'a> {
 }
 
 impl Proxy {
+    /// Returns a request, and its head once more where it may turn out that its agent is at another
+    /// node by now: then it goes there as it came. Once, and where it came from a visitor.
+    pub(super) fn again<B>(
+        &self,
+        request: Request<B>,
+        visitor: &Visitor,
+    ) -> (Request<B>, Option<Parts>) {
+        let moved = request.extensions().get::<Moved>().is_some();
+        if self.nodes.get().is_none() || visitor.hop.is_some() || moved {
+            return (request, None);
+        }
+        let (parts, body) = request.into_parts();
+        let mut again = parts.clone();
+        again.extensions.insert(Moved);
+        (Request::from_parts(parts, body), Some(again))
+    }
+
     /// Carries a request to the node that serves its share, or serves it here if the share comes
-    /// here meanwhile.
+    /// here meanwhile. Boxed: a request may come here twice.
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
-    pub(super) async fn hop(
+    pub(super) fn hop<'a>(
+        &'a self,
+        entry: Arc<Entry>,
+        at: Elsewhere,
+        name: &'a Name,
+        path: PathAndQuery,
+        request: Request<RequestBody>,
+        visitor: Visitor,
+        seen: &'a mut Seen,
+    ) -> BoxFuture<'a, Result<Response<EdgeBody>, Failure>> {
+        Box::pin(self.follow(entry, at, name, path, request, visitor, seen))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
+    async fn follow(
         &self,
         entry: Arc<Entry>,
         at: Elsewhere,
         name: &Name,
         path: PathAndQuery,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         visitor: Visitor,
         seen: &mut Seen,
     ) -> Result<Response<EdgeBody>, Failure> {
@@ -128,6 +167,7 @@ impl Proxy {
                 Err(match error {
                     HopError::Unreachable { .. } => (EdgeError::Offline, true),
                     HopError::Full(_) => (EdgeError::Busy, false),
+                    HopError::Broken(_) if replay.is_cut() => (EdgeError::Malformed, false),
                     HopError::Broken(_) => (EdgeError::AgentFailed, false),
                 })
             }

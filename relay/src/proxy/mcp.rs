@@ -57,11 +57,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type(headers).is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
 }
 
-/// Returns the media type of a message, without parameters.
+/// Returns the media type of a message, without parameters; `None` where it names none, or several:
+/// of these a browser takes the last, and others the first.
 #[must_use]
 pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim())
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    Some(value.to_str().ok()?.split(';').next().unwrap_or_default().trim())
 }
 
 /// Tells whether an answer is one that MCP servers give.
@@ -71,7 +73,11 @@ pub(super) fn is_mcp_answer(status: StatusCode, headers: &HeaderMap) -> bool {
         return false;
     }
     let known = ["application/json", "text/event-stream", "text/plain"];
-    media_type(headers).is_none_or(|media| known.iter().any(|k| media.eq_ignore_ascii_case(k)))
+    match media_type(headers) {
+        Some(media) => known.iter().any(|known| media.eq_ignore_ascii_case(known)),
+        // One that cannot be read here may be read elsewhere.
+        None => !headers.contains_key(header::CONTENT_TYPE),
+    }
 }
 
 /// Makes an answer harmless to a browser that should show it as a page, and unbuffered.
@@ -132,5 +138,18 @@ mod tests {
         assert!(!is_mcp_answer(StatusCode::FOUND, &HeaderMap::new()));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
         assert!(!is_mcp_answer(StatusCode::OK, &headers));
+    }
+
+    #[test]
+    fn an_answer_that_a_browser_could_take_for_a_page_does_not_pass() {
+        let mut two = json();
+        two.append(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        let mut unreadable = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"text/html;\xff").unwrap();
+        unreadable.insert(header::CONTENT_TYPE, value);
+        for headers in [two, unreadable] {
+            assert!(!is_mcp_answer(StatusCode::OK, &headers), "{headers:?}");
+            assert!(ask(&Method::POST, "/mcp", &headers).is_err(), "{headers:?}");
+        }
     }
 }

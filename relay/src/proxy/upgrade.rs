@@ -12,6 +12,7 @@ use mcpm_shared::scope::Scope;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::body::{EdgeBody, LaneBody};
+use super::failure::lane_failure;
 use crate::config::Config;
 use crate::error::EdgeError;
 use crate::headers::{self, Forwarded};
@@ -44,15 +45,10 @@ pub(super) async fn run(
         let counter = metrics.bytes_in.clone();
         VisitorBody::new(body, config.limits.max_body_bytes, None, counter, &in_flight)
     });
-    let mut lane = share.fresh_lane(&mut in_flight).await.map_err(|error| {
-        tracing::debug!(%error, "no lane");
-        EdgeError::Offline
-    })?;
+    let failed = |error| lane_failure(share, &error);
+    let mut lane = share.fresh_lane(&mut in_flight).await.map_err(failed)?;
     let mut request = Outgoing::new(request, &forwarded);
-    let mut response = lane.exchange(&mut request, config.timing.idle).await.map_err(|error| {
-        tracing::debug!(%error, "upgrade failed");
-        EdgeError::AgentFailed
-    })?;
+    let mut response = lane.exchange(&mut request, config.timing.idle).await.map_err(failed)?;
     headers::remove_relay_claims(response.headers_mut());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         headers::remove_hop_by_hop(response.headers_mut());

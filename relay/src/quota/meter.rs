@@ -9,7 +9,6 @@ use serde::Serialize;
 
 /// The length of a day, in seconds. Days of quotas begin at midnight UTC.
 pub const DAY_SECS: u64 = 24 * 3600;
-const HOUR_SECS: u64 = 3600;
 /// Stands in an atomic for the absence of a limit.
 const UNLIMITED: u64 = u64::MAX;
 /// How many parts the map of [`Meters`] has, so that requests rarely wait for each other.
@@ -100,8 +99,6 @@ pub struct Meter {
     elsewhere_requests: AtomicU64,
     elsewhere_bytes: AtomicU64,
     streams: AtomicU64,
-    /// The hour in the upper half, its new names in the lower.
-    names: AtomicU64,
 }
 
 impl Meter {
@@ -120,7 +117,6 @@ impl Meter {
             elsewhere_requests: zero(),
             elsewhere_bytes: zero(),
             streams: zero(),
-            names: zero(),
         };
         meter.allow(allowance);
         meter
@@ -197,33 +193,12 @@ impl Meter {
         self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Tells whether new names are limited at all.
+    /// Returns how many new names the party may have in an hour, where these are limited. They are
+    /// counted in the store, for all nodes together.
     #[must_use]
-    pub fn limits_names(&self) -> bool {
-        self.names_per_hour.load(Ordering::Relaxed) != UNLIMITED
-    }
-
-    /// Counts a new name at the time `now`, in Unix seconds.
-    ///
-    /// # Errors
-    /// Returns how many seconds to wait when there were as many in this hour as allowed.
-    pub fn take_name(&self, now: u64) -> Result<(), u64> {
+    pub fn names_limit(&self) -> Option<u64> {
         let limit = self.names_per_hour.load(Ordering::Relaxed);
-        let hour = now / HOUR_SECS;
-        let taken = self.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |names| {
-            let count = if names >> 32 == hour { names & u64::from(u32::MAX) } else { 0 };
-            let room = count < limit.min(u64::from(u32::MAX));
-            room.then_some((hour << 32) | (count + 1))
-        });
-        taken.map(drop).map_err(|_| HOUR_SECS - now % HOUR_SECS)
-    }
-
-    /// Takes back [`Meter::take_name`] of a name that was not given after all.
-    pub fn give_name_back(&self, now: u64) {
-        let hour = now / HOUR_SECS;
-        let _changed = self.names.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |names| {
-            (names >> 32 == hour && names & u64::from(u32::MAX) > 0).then(|| names - 1)
-        });
+        (limit != UNLIMITED).then_some(limit)
     }
 
     /// Returns what was counted here today.
@@ -392,20 +367,6 @@ mod tests {
         assert!(meter.open());
         let free = Meter::new(Allowance::default());
         assert!((0..10_000).all(|_| free.open()));
-    }
-
-    #[test]
-    fn new_names_are_counted_by_the_hour() {
-        let meter = Meter::new(some(2));
-        let now = 10 * HOUR_SECS + 600;
-        assert_eq!((meter.take_name(now), meter.take_name(now)), (Ok(()), Ok(())));
-        assert_eq!(meter.take_name(now), Err(3000));
-        meter.give_name_back(now);
-        assert_eq!(meter.take_name(now), Ok(()));
-        assert_eq!(meter.take_name(now + 3000), Ok(()));
-        meter.give_name_back(now + 2 * HOUR_SECS);
-        assert_eq!(meter.take_name(now + 3000), Ok(()));
-        assert_eq!(meter.take_name(now + 3000), Err(HOUR_SECS));
     }
 
     #[test]

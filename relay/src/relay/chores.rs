@@ -25,6 +25,8 @@ const AWAY_KEPT: Duration = Duration::from_secs(300);
 /// clocks of nodes differ, and operators ask what was.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 const PRUNE_MARGIN: Duration = Duration::from_secs(24 * 3600);
+/// How long counts of hours that are over stay: clocks of nodes differ.
+const COUNTS_KEPT: Duration = Duration::from_secs(2 * 3600);
 
 /// Ends sessions whose token was revoked, as soon as that is known.
 pub(super) async fn end_revoked_sessions(tunnels: Arc<Tunnels>) {
@@ -124,6 +126,10 @@ pub(super) async fn prune(store: Arc<dyn Store>, config: Live) {
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "store not pruned");
             }
+        }
+        let counted = unix_now().saturating_sub(COUNTS_KEPT.as_secs());
+        if let Err(error) = store.forget_tallies(counted).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "counts not forgotten");
         }
     }
 }

@@ -78,6 +78,8 @@ fn bind(addr: SocketAddr, setting: &'static str) -> Result<Bound, StartError> {
     socket.set_reuseaddr(true).map_err(fail)?;
     // Linux hands this down to the accepted sockets, which saves a call for each.
     socket.set_nodelay(true).map_err(fail)?;
+    // Likewise: of a visitor that was switched off while there was nothing to say, nothing else tells.
+    socket.set_keepalive(true).map_err(fail)?;
     socket.bind(addr).map_err(fail)?;
     let listener = socket.listen(BACKLOG).map_err(fail)?;
     let addr = listener.local_addr().map_err(fail)?;

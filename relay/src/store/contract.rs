@@ -3,6 +3,7 @@
 use std::future::Future;
 
 mod nodes;
+mod tallies;
 
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
@@ -39,6 +40,9 @@ pub(crate) async fn check<S: Store, F: Future<Output = S>>(fresh: impl Fn() -> F
     removed_domains_are_told_of_and_then_forgotten(&fresh().await).await;
     what_is_sealed_is_replaced_and_forgotten(&fresh().await).await;
     one_at_a_time_has_a_turn(&fresh().await).await;
+    tallies::end_at_their_limit_and_begin_anew(&fresh().await).await;
+    tallies::are_exact_for_many_at_once(&fresh().await).await;
+    tallies::are_forgotten_when_they_are_old(&fresh().await).await;
     nodes::are_told_apart_by_their_generation(&fresh().await).await;
     nodes::that_are_lost_give_their_names_back(&fresh().await).await;
     tokens_are_listed_and_revoked(&fresh().await).await;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, NameRule, NewNode,
-    OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage,
+    OwnerQuota, SealedRow, Store, StoreError, Tally, TokenRecord, Usage,
 };
 
 /// How long one question may take, and one that reads or changes much.
@@ -295,6 +295,18 @@ impl Store for Guarded {
 
     async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError> {
         self.ask("end a turn", PATIENCE, self.inner.end_turn(what, holder)).await
+    }
+
+    async fn count(&self, tally: Tally) -> Result<bool, StoreError> {
+        self.ask("count", PATIENCE, self.inner.count(tally)).await
+    }
+
+    async fn take_back(&self, what: &str, began: u64) -> Result<(), StoreError> {
+        self.ask("take a count back", PATIENCE, self.inner.take_back(what, began)).await
+    }
+
+    async fn forget_tallies(&self, before: u64) -> Result<u64, StoreError> {
+        self.ask("forget counts", LONG_PATIENCE, self.inner.forget_tallies(before)).await
     }
 
     fn is_shared(&self) -> bool {

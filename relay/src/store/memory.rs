@@ -11,7 +11,7 @@ use mcpm_shared::name::Name;
 use self::nodes::Herald;
 use super::{
     AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, DomainState, Feed, Lease,
-    NameRule, NameState, NewNode, NodeRecord, OwnerQuota, SealedRow, Store, StoreError,
+    NameRule, NameState, NewNode, NodeRecord, OwnerQuota, SealedRow, Store, StoreError, Tally,
     TokenRecord, Usage,
 };
 use crate::quota::{Amounts, DAY_SECS};
@@ -39,6 +39,8 @@ struct State {
     sealed: BTreeMap<String, (SealedRow, u64)>,
     /// Who has a turn, until when.
     turns: BTreeMap<String, (String, u64)>,
+    /// When the latest window began, and what was counted in it.
+    tallies: BTreeMap<String, (u64, u64)>,
     tokens: BTreeMap<String, TokenRecord>,
     events: VecDeque<AuditEvent>,
 }
@@ -393,6 +395,34 @@ impl Store for MemoryStore {
             state.turns.remove(what);
         }
         Ok(())
+    }
+
+    async fn count(&self, tally: Tally) -> Result<bool, StoreError> {
+        let mut state = self.state();
+        let (began, counted) = state.tallies.get(&tally.what).copied().unwrap_or_default();
+        let (began, counted) =
+            if began < tally.began { (tally.began, 0) } else { (began, counted) };
+        let room = counted < tally.limit;
+        if room {
+            state.tallies.insert(tally.what, (began, counted + 1));
+        }
+        Ok(room)
+    }
+
+    async fn take_back(&self, what: &str, began: u64) -> Result<(), StoreError> {
+        if let Some((latest, counted)) = self.state().tallies.get_mut(what)
+            && *latest == began
+        {
+            *counted = counted.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    async fn forget_tallies(&self, before: u64) -> Result<u64, StoreError> {
+        let mut state = self.state();
+        let all = state.tallies.len();
+        state.tallies.retain(|_, (began, _)| *began >= before);
+        Ok((all - state.tallies.len()) as u64)
     }
 
     async fn insert_token(&self, token: TokenRecord) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use mcpm_shared::name::Name;
 
 use super::{
     AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, MemoryStore,
-    NameRule, NewNode, OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage,
+    NameRule, NewNode, OwnerQuota, SealedRow, Store, StoreError, Tally, TokenRecord, Usage,
 };
 
 #[derive(Debug, Default)]
@@ -106,6 +106,9 @@ moody_store! {
     sealed_after(revision: u64) -> Result<Vec<SealedRow>, StoreError>;
     take_turn(what: &str, holder: &str, now: u64, ends_at: u64) -> Result<bool, StoreError>;
     end_turn(what: &str, holder: &str) -> Result<(), StoreError>;
+    count(tally: Tally) -> Result<bool, StoreError>;
+    take_back(what: &str, began: u64) -> Result<(), StoreError>;
+    forget_tallies(before: u64) -> Result<u64, StoreError>;
     insert_token(token: TokenRecord) -> Result<(), StoreError>;
     token(jti: &str) -> Result<Option<TokenRecord>, StoreError>;
     tokens() -> Result<Vec<TokenRecord>, StoreError>;

@@ -30,7 +30,7 @@ use self::statements::{CLAIM, RESTORE, SET_RULE};
 use self::usage::SET_QUOTA;
 use super::{
     AuditEvent, AuditFilter, Beat, Claim, ClaimError, DomainRecord, Feed, Lease, NameRule, NewNode,
-    OwnerQuota, SealedRow, Store, StoreError, TokenRecord, Usage, refused_by,
+    OwnerQuota, SealedRow, Store, StoreError, Tally, TokenRecord, Usage, refused_by,
 };
 
 /// A [`Store`] in a database.
@@ -98,6 +98,9 @@ mod nodes;
 
 // Below the macros, which it uses.
 mod domains;
+
+// Below the macros, which it uses.
+mod tallies;
 
 impl SqlStore {
     /// Tells why a claim gave nothing. A racing change may make the answer stale, never the claim.
@@ -421,6 +424,18 @@ impl Store for SqlStore {
 
     async fn end_turn(&self, what: &str, holder: &str) -> Result<(), StoreError> {
         self.give_turn_back(what, holder).await
+    }
+
+    async fn count(&self, tally: Tally) -> Result<bool, StoreError> {
+        self.count_up(tally).await
+    }
+
+    async fn take_back(&self, what: &str, began: u64) -> Result<(), StoreError> {
+        self.count_down(what, began).await
+    }
+
+    async fn forget_tallies(&self, before: u64) -> Result<u64, StoreError> {
+        self.drop_tallies(before).await
     }
 
     fn is_shared(&self) -> bool {

@@ -18,8 +18,7 @@ use crate::admission::unix_now;
 use crate::grants::Ticket;
 use crate::host::Kept;
 use crate::metrics::ClaimResult;
-use crate::quota::Meter;
-use crate::store::{Claim as StoreClaim, ClaimError, Lease, StoreError};
+use crate::store::{Claim as StoreClaim, ClaimError, Lease, StoreError, Tally, until_next_hour};
 
 /// One control stream's side of the conversation.
 pub(super) struct Speaker<'a> {
@@ -61,9 +60,12 @@ impl Speaker<'_> {
             Ok((lease, expires_at)) => self.install(claim, lease, expires_at).await,
             Err((result, refusal)) => {
                 self.tunnels.metrics.claim(result);
-                // A flood is in the metrics; the trail is for what was decided over a name.
-                if !matches!(result, ClaimResult::Limited | ClaimResult::Failed) {
-                    self.audit("name.refuse", &claim.name, refusal.code.clone());
+                match result {
+                    // A failure decides nothing.
+                    ClaimResult::Failed => {}
+                    // Not a row each: whoever asks too often would fill the trail.
+                    ClaimResult::Limited => self.tunnels.note_limited(self.session, self.peer),
+                    _ => self.audit("name.refuse", &claim.name, refusal.code.clone()),
                 }
                 self.refuse(request, refusal).await;
             }
@@ -76,33 +78,44 @@ impl Speaker<'_> {
         let taken = self.take_name(claim).await?;
         let granted = self.ask_store(claim).await;
         if granted.is_err() {
-            taken.give_back();
+            taken.give_back(self.tunnels).await;
         }
         granted
     }
 
-    /// Counts a name that was not the owner's before, where these are limited.
+    /// Counts a name that was not the owner's before, where these are limited: in the store, for all
+    /// nodes together.
     async fn take_name(&self, claim: &Claim) -> Result<Taken, (ClaimResult, Refusal)> {
         let (tunnels, now) = (self.tunnels, unix_now());
         let owner = self.session.admitted.owner.as_str();
-        let meter = Some(tunnels.owners.meter(owner)).filter(|meter| meter.limits_names());
-        let address = tunnels.owners.claimer(rate_address(self.peer));
-        let mut taken = Taken { now, meters: Vec::new() };
-        if (meter.is_none() && address.is_none()) || self.is_own(claim, now).await {
+        let address = rate_address(self.peer).to_string();
+        let parties = [
+            (tunnels.owners.meter(owner).names_limit(), format!("names/owner/{owner}"), "you have"),
+            (
+                tunnels.owners.names_per_address(),
+                format!("names/address/{}", tunnels.key.pseudonym(&address)),
+                "your address has",
+            ),
+        ];
+        let mut taken = Taken::default();
+        let unlimited = parties.iter().all(|(limit, ..)| limit.is_none());
+        if unlimited || self.is_own(claim, now).await {
             return Ok(taken);
         }
-        let parties = [(meter, "you have"), (address, "your address has")];
-        for (meter, whose) in parties {
-            let Some(meter) = meter else { continue };
-            if let Err(wait) = meter.take_name(now) {
-                taken.give_back();
-                let message = format!("{whose} taken as many new names in this hour as allowed");
-                let refusal = Refusal::new(code::RATE_LIMITED, message)
-                    .hint("Use a name that you had before, or wait")
-                    .retry_after(wait);
-                return Err((ClaimResult::TooMany, refusal));
-            }
-            taken.meters.push(meter);
+        for (limit, what, whose) in parties {
+            let Some(limit) = limit else { continue };
+            let tally = Tally::of_hour(what, now, limit);
+            let (what, began) = (tally.what.clone(), tally.began);
+            let refused = match tunnels.store.count(tally).await {
+                Ok(true) => {
+                    taken.0.push((what, began));
+                    continue;
+                }
+                Ok(false) => (ClaimResult::TooMany, too_many_names(whose, now)),
+                Err(error) => store_refusal(&error.into()),
+            };
+            taken.give_back(tunnels).await;
+            return Err(refused);
         }
         Ok(taken)
     }
@@ -379,18 +392,25 @@ impl Speaker<'_> {
     }
 }
 
-/// Names that were counted as new, until the store has given them.
-struct Taken {
-    now: u64,
-    meters: Vec<Arc<Meter>>,
-}
+/// What a name was counted in as new, until the store has given it: of what, and in which hour.
+#[derive(Default)]
+struct Taken(Vec<(String, u64)>);
 
 impl Taken {
-    fn give_back(self) {
-        for meter in self.meters {
-            meter.give_name_back(self.now);
+    async fn give_back(self, tunnels: &Tunnels) {
+        for (what, began) in self.0 {
+            if let Err(error) = tunnels.store.take_back(&what, began).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a name counts too much");
+            }
         }
     }
+}
+
+fn too_many_names(whose: &str, now: u64) -> Refusal {
+    let message = format!("{whose} taken as many new names in this hour as allowed");
+    Refusal::new(code::RATE_LIMITED, message)
+        .hint("Use a name that you had before, or wait")
+        .retry_after(until_next_hour(now))
 }
 
 fn kept_refusal(kept: Kept, name: &Name) -> Refusal {

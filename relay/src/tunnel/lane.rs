@@ -19,7 +19,7 @@ use mcpm_shared::proto::head::{StreamHead, Verdict};
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
-use super::visitor_body::{VisitorBody, VisitorBodyError};
+use super::visitor_body::{RequestBody, VisitorBody, VisitorBodyError};
 use crate::headers::Forwarded;
 use crate::metrics::Tracked;
 
@@ -76,6 +76,8 @@ pub struct Lane {
 pub struct Outgoing {
     method: Method,
     buffer: BytesMut,
+    /// How long the head is at the beginning of the buffer, while nothing was sent.
+    head: usize,
     body: Option<VisitorBody>,
     chunked: bool,
     started: bool,
@@ -333,6 +335,12 @@ impl Lane {
         (self.stream, self.input)
     }
 
+    /// Returns when bytes last moved in either direction.
+    #[must_use]
+    pub fn moved(&self) -> Instant {
+        self.moved
+    }
+
     /// Notes that the lane rests from now on.
     pub fn rest(&mut self) {
         self.idle_since = Instant::now();
@@ -374,7 +382,8 @@ impl Outgoing {
         }
         buffer.extend_from_slice(b"\r\n");
         let body = (!empty).then_some(body);
-        Self { method: parts.method, buffer, body, chunked, started: false }
+        let head = buffer.len();
+        Self { method: parts.method, buffer, head, body, chunked, started: false }
     }
 
     /// Takes what is not sent yet, if anything.
@@ -385,6 +394,7 @@ impl Outgoing {
         Some(Self {
             method: self.method.clone(),
             buffer: std::mem::take(&mut self.buffer),
+            head: self.head,
             body: self.body.take(),
             chunked: self.chunked,
             started: self.started,
@@ -395,6 +405,20 @@ impl Outgoing {
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.started
+    }
+
+    /// Returns the visitor's body as it came, for a request that goes another way altogether; `None`
+    /// once a byte was handed to a stream, or where its framing was made already.
+    #[must_use]
+    pub fn unsent(mut self) -> Option<RequestBody> {
+        let read = self.buffer.split_off(self.head.min(self.buffer.len())).freeze();
+        if self.started || (self.chunked && !read.is_empty()) {
+            return None;
+        }
+        Some(match self.body {
+            Some(body) => body.back(read),
+            None => RequestBody::whole(read),
+        })
     }
 
     /// Waits for a small body of known length, so that it leaves together with the head.

@@ -142,11 +142,10 @@ impl Owners {
         visitors.allowance().limits_requests().then(|| visitors.meter(&address)).flatten()
     }
 
-    /// Returns the meter of an agent's address, where its new names are limited.
+    /// Returns how many new names an address may claim in an hour, where these are limited.
     #[must_use]
-    pub fn claimer(&self, address: IpAddr) -> Option<Arc<Meter>> {
-        let visitors = self.visitors.load();
-        visitors.allowance().names_per_hour.and_then(|_| visitors.meter(&address))
+    pub fn names_per_address(&self) -> Option<u64> {
+        self.visitors.load().allowance().names_per_hour
     }
 
     /// Tells whether an operator shut the owner out.

@@ -240,7 +240,6 @@ impl Share {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        self.served.fetch_add(1, Ordering::Relaxed);
         let mut in_flight = InFlight { share: Arc::clone(self), connection: None, visitor: None };
         if let Some(visitor) = visitor {
             if !visitor.open() {
@@ -248,6 +247,7 @@ impl Share {
             }
             in_flight.visitor = Some(Arc::clone(visitor));
         }
+        self.served.fetch_add(1, Ordering::Relaxed);
         Some(in_flight)
     }
 

@@ -164,6 +164,8 @@ pub enum Installed {
 #[derive(Debug, Default)]
 pub struct Table {
     entries: RwLock<HashMap<Name, Arc<Entry>>>,
+    /// How many of them were only heard of, as of the last sweep, and since.
+    expected: AtomicUsize,
 }
 
 impl Table {
@@ -176,11 +178,16 @@ impl Table {
     /// such names are here.
     pub fn expect(&self, name: &Name) -> Option<Arc<Entry>> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if !entries.contains_key(name) && entries.len() >= MAX_AWAY {
+        if let Some(entry) = entries.get(name) {
+            return Some(Arc::clone(entry));
+        }
+        if self.expected.load(Ordering::Relaxed) >= MAX_AWAY || entries.len() >= MAX_KNOWN {
             return None;
         }
-        let away = || Arc::new(Entry::new(Presence::lost(0, true)));
-        Some(Arc::clone(entries.entry(name.clone()).or_insert_with(away)))
+        self.expected.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(Entry::new(Presence::lost(0, true)));
+        entries.insert(name.clone(), Arc::clone(&entry));
+        Some(entry)
     }
 
     /// Returns the last lease that is known here of a name, whether its share is up or away.
@@ -308,9 +315,13 @@ impl Table {
     pub fn sweep(&self, keep: Duration) -> Vec<Left> {
         let now = Instant::now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let gone = |entry: &Entry| match &*entry.presence.borrow() {
-            Presence::Away { since, .. } => {
-                now.duration_since(*since) > keep && entry.waiting.load(Ordering::Relaxed) == 0
+        let mut expected = 0;
+        let mut gone = |entry: &Entry| match &*entry.presence.borrow() {
+            Presence::Away { since, left, .. } => {
+                let gone =
+                    now.duration_since(*since) > keep && entry.waiting.load(Ordering::Relaxed) == 0;
+                expected += usize::from(!gone && left.is_none());
+                gone
             }
             Presence::Live(_) | Presence::Elsewhere(_) => false,
         };
@@ -324,6 +335,7 @@ impl Table {
         if entries.len() * 4 < entries.capacity() {
             entries.shrink_to_fit();
         }
+        self.expected.store(expected, Ordering::Relaxed);
         forgotten
     }
 
@@ -377,6 +389,22 @@ mod tests {
         table.ended_elsewhere(&calc, 8, false);
         table.elsewhere(&calc, at("c", 8));
         assert!(matches!(table.find(&calc).unwrap().presence(), Presence::Away { seen: 8, .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_only_heard_of_are_bounded_however_many_are_served() {
+        let (table, name) = (Table::default(), |n: usize| format!("n{n}").parse::<Name>().unwrap());
+        for n in 0..=MAX_AWAY {
+            table.elsewhere(&name(n), at("b", 7));
+        }
+        for n in 0..MAX_AWAY {
+            assert!(table.expect(&name(1_000_000 + n)).is_some(), "{n}");
+        }
+        assert!(table.expect(&name(999_999)).is_none());
+        assert!(table.expect(&name(0)).is_some(), "who is known is found");
+        tokio::time::advance(HOLD).await;
+        table.sweep(HOLD / 2);
+        assert!(table.expect(&name(999_999)).is_some());
     }
 
     #[tokio::test(start_paused = true)]

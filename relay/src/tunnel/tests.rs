@@ -1,7 +1,7 @@
 //! Connections of agents over an in-memory socket: how they end.
 
-use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::control::Claim;
+use mcpm_shared::proto::{Refusal, ShareMode, code};
 use tokio::io::{AsyncWriteExt as _, WriteHalf};
 
 use super::*;
@@ -39,7 +39,7 @@ fn admitted() -> Admitted {
 pub(crate) struct Agent {
     pub(crate) reader: ReadHalf<MuxStream>,
     writer: WriteHalf<MuxStream>,
-    _streams: Streams,
+    pub(crate) streams: Streams,
     pub(crate) scope: Scope,
     session: String,
 }
@@ -72,7 +72,7 @@ impl Agent {
         else {
             panic!("no welcome")
         };
-        Self { reader, writer, _streams: streams, scope, session }
+        Self { reader, writer, streams, scope, session }
     }
 
     async fn claim(&mut self, name: &str) {
@@ -185,4 +185,38 @@ async fn a_frame_that_claims_to_be_huge_ends_the_connection() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     });
     assert!(borne.await <= Duration::from_secs(3), "it is not waited for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_that_shook_hands_together_do_not_overfill_the_relay() {
+    let scope = Scope::new();
+    let mut config = Config::local();
+    config.limits.max_sessions = 1;
+    let (bound, ports) = (SocketAddr::from(([127, 0, 0, 1], 80)), Ports::in_memory());
+    let edge = crate::relay::edge(&Arc::new(config), &ports, bound, None, (&scope, &scope));
+    let tunnels = Arc::clone(&edge.tunnels);
+    let first = Agent::connect(&tunnels, &scope, None).await;
+    // It was let in by the handshake before the first one was there.
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let driven = Arc::clone(&tunnels).connection(far, admitted(), IpAddr::from([127, 0, 0, 1]));
+    let config = Some(mux::websocket_config());
+    let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+    let close = scope.token().clone();
+    let (opener, _streams, driver) = mux::connect(socket, Side::Agent, Activity::default(), close);
+    scope.spawn(async move { drop(driver.await) });
+    let speaking = async {
+        let mut stream = opener.open().await.unwrap();
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            agent: "test".to_owned(),
+            session: None,
+            capabilities: Vec::new(),
+        };
+        wire::write(&mut stream, &AgentMessage::Hello(hello)).await.unwrap();
+        wire::read::<RelayMessage>(&mut stream).await
+    };
+    let (said, ()) = tokio::join!(speaking, driven);
+    assert!(said.is_err(), "{said:?}");
+    assert_eq!(tunnels.sessions().len(), 1);
+    assert!(!first.scope.is_cancelled());
 }

@@ -45,16 +45,24 @@ impl FirstPiece {
 #[derive(Debug)]
 pub struct RequestBody {
     first: VecDeque<Bytes>,
-    rest: Incoming,
+    /// Absent where everything was read.
+    rest: Option<Incoming>,
 }
 
 impl From<Incoming> for RequestBody {
     fn from(rest: Incoming) -> Self {
-        Self { first: VecDeque::new(), rest }
+        Self { first: VecDeque::new(), rest: Some(rest) }
     }
 }
 
 impl RequestBody {
+    /// Returns a body that was read to its end.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let first = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Self { first: first.into_iter().collect(), rest: None }
+    }
+
     /// Returns the body with pieces before it that were read of it.
     #[must_use]
     pub fn after(mut self, pieces: Vec<Bytes>) -> Self {
@@ -75,17 +83,21 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.first.pop_front() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+            None => match &mut self.rest {
+                Some(rest) => Pin::new(rest).poll_frame(cx),
+                None => Poll::Ready(None),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.is_end_stream()
+        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let first: usize = self.first.iter().map(Bytes::len).sum();
-        longer(&self.rest.size_hint(), first as u64)
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        longer(&rest, first as u64)
     }
 }
 
@@ -124,6 +136,13 @@ impl VisitorBody {
     ) -> Self {
         let (owner, visitor) = in_flight.meters();
         Self { incoming, left: limit, first, counter, owner, visitor }
+    }
+
+    /// Returns the visitor's body with what was read of it before it.
+    #[must_use]
+    pub fn back(self, read: Bytes) -> RequestBody {
+        let read = Some(read).filter(|read| !read.is_empty());
+        self.incoming.after(read.into_iter().collect())
     }
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, PROXY_AUTHORIZATION};
 
 use super::Denied;
+use super::pass::Held;
 
 /// Header that carries a token where `Authorization` cannot be set.
 pub const SECRET_HEADER: &str = "x-mcpm-secret";
@@ -24,6 +25,8 @@ pub enum Source {
     SecretHeader,
     /// `?s=` in the URL, or [`LINK_HEADER`] behind the relay.
     Link,
+    /// The pass of an HTTP+SSE session that was opened by the link.
+    Pass,
 }
 
 /// The credentials of one request. Borrowed: nothing is copied, nothing can be logged by accident.
@@ -32,6 +35,7 @@ pub struct Presented<'a> {
     bearer: Slot<&'a [u8]>,
     header: Slot<&'a [u8]>,
     link: Slot<Cow<'a, [u8]>>,
+    pass: Option<Held<'a>>,
 }
 
 /// No value, one value, or more than one.
@@ -74,7 +78,20 @@ impl<'a> Presented<'a> {
                 all(&HeaderName::from_static(SECRET_HEADER)).filter(|v| !v.is_empty()),
             ),
             link: Slot::of(links.chain(relayed)),
+            pass: None,
         }
+    }
+
+    /// Reads also what counts at this path alone: the pass of a session, where messages are posted.
+    #[must_use]
+    pub fn at(mut self, path: &str, query: Option<&'a str>) -> Self {
+        self.pass = Held::read(path, query);
+        self
+    }
+
+    /// Returns the pass of a session.
+    pub(super) fn pass(&self) -> Option<Held<'a>> {
+        self.pass
     }
 
     /// Returns the secret to judge and where it stood. The explicit places come first, so that

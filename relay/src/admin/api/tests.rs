@@ -29,6 +29,7 @@ impl Bench {
         let api = Api {
             token: AdminToken::new(token.digest()),
             tunnels: Arc::clone(&tunnels),
+            nodes: None,
             reloader: Arc::new(Reloader::new(tunnels.config.clone(), None, Vec::new())),
             phase: seen,
             started_at: 1,
@@ -175,6 +176,7 @@ async fn shares_are_listed_and_closed() {
     let shares = bench.get("/shares").await;
     is_a(&shares[0], "Share");
     assert_eq!((&shares[0]["name"], &shares[0]["owner"]), (&json!("calc"), &json!("key:k")));
+    assert_eq!((&shares[0]["node"], &shares[0]["agent"]), (&json!("main"), &json!("k")));
     let status = bench.get("/status").await;
     is_a(&status, "Status");
     assert_eq!((&status["shares"], &status["database"]), (&json!(1), &json!("up")));

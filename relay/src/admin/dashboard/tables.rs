@@ -1,7 +1,6 @@
 //! The tables of the dashboard: what is live here, what failed, and what the database knows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use mcpm_shared::proto::ShareMode;
 
@@ -9,75 +8,73 @@ use super::Inner;
 use super::view::{Action, Cell, Content, Row, Table, Tone};
 use super::words::{bytes, count, moment, span};
 use crate::metrics::Reading;
+use crate::nodes::shares::ShareEntry;
 use crate::operator::{NameEntry, OwnerEntry};
 use crate::store::{AuditEvent, NodeRecord};
-use crate::tunnel::share::Share;
 
 /// How many rows a table has at most: more is for `mcpm-relay`'s commands and the API.
 const ROWS: usize = 200;
 
-impl Inner {
-    pub(super) fn shares(&self, wanted: &str, now: u64) -> Table {
-        let tunnels = &self.api.tunnels;
-        let config = tunnels.config.load_full();
-        let mut live = tunnels.table.live();
-        let all = live.len();
-        live.retain(|share| {
-            let facts = &share.facts;
-            is_wanted(wanted, [facts.name.as_str(), facts.owner.as_str()])
-        });
-        live.sort_by_cached_key(|share| {
-            (std::cmp::Reverse(share.in_flight()), share.facts.name.clone())
-        });
-        let found = live.len();
-        let row = |share: &Arc<Share>| {
-            let facts = &share.facts;
-            let mode = match facts.mode {
-                ShareMode::Mcp => "MCP",
-                ShareMode::Http => "HTTP",
-            };
-            let url = config.share_url(tunnels.bound, &facts.name, facts.mode);
-            let ends = share.expires_at().map(|end| span(end.saturating_sub(now)));
-            Row {
-                cells: vec![
-                    Cell { href: Some(url), ..Cell::text(facts.name.as_str()) },
-                    Cell::short(&facts.owner),
-                    Cell::short(&share.session.admitted.subject),
-                    Cell::text(mode),
-                    Cell::number(count(share.served() as f64)),
-                    Cell::number(share.in_flight().to_string()),
-                    Cell::text(ends.map_or("–".to_owned(), |ends| format!("in {ends}"))),
-                ],
-                actions: vec![
-                    Action {
-                        label: "Close",
-                        path: format!("shares/{}/close", facts.name),
-                        confirm: format!(
-                            "Close the share {}? Its agent is told to stop. It may be shared again.",
-                            facts.name
-                        ),
-                    },
-                    Action {
-                        label: "Block",
-                        path: format!("names/{}/block", facts.name),
-                        confirm: format!(
-                            "Block the name {}? The share ends, and nobody may use the name.",
-                            facts.name
-                        ),
-                    },
-                ],
-            }
-        };
-        Table {
-            id: "shares",
-            title: "Shares on this node",
-            note: how_many(found, all),
-            empty: "No share is up.",
-            head: &["Name", "Owner", "Agent", "Mode", "Requests", "Open", "Ends"],
-            rows: live.iter().take(ROWS).map(row).collect(),
-        }
+pub(super) fn shares(all: Vec<ShareEntry>, wanted: &str, now: u64) -> Table {
+    let (all, mut found) = (all.len(), all);
+    found.retain(|share| {
+        is_wanted(wanted, [share.name.as_str(), share.owner.as_str(), share.node.as_str()])
+    });
+    found.sort_by_cached_key(|share| {
+        (std::cmp::Reverse(share.requests_in_flight), share.name.clone())
+    });
+    Table {
+        id: "shares",
+        title: "Shares",
+        note: how_many(found.len(), all),
+        empty: "No share is up.",
+        head: &["Name", "Owner", "Agent", "Node", "Mode", "Requests", "Open", "Ends"],
+        rows: found.iter().take(ROWS).map(|share| share_row(share, now)).collect(),
     }
+}
 
+fn share_row(share: &ShareEntry, now: u64) -> Row {
+    let name = &share.name;
+    let mode = match share.mode {
+        ShareMode::Mcp => "MCP",
+        ShareMode::Http => "HTTP",
+    };
+    // Of a node that does not answer nobody knows.
+    let number = |value: Option<u64>| {
+        Cell::number(value.map_or("–".to_owned(), |value| count(value as f64)))
+    };
+    let ends = share.expires_at.map(|end| span(end.saturating_sub(now)));
+    Row {
+        cells: vec![
+            Cell { href: Some(share.url.clone()), ..Cell::text(name.as_str()) },
+            Cell::short(&share.owner),
+            Cell::short(share.agent.as_deref().unwrap_or("–")),
+            Cell::short(&share.node),
+            Cell::text(mode),
+            number(share.requests_served),
+            number(share.requests_in_flight),
+            Cell::text(ends.map_or("–".to_owned(), |ends| format!("in {ends}"))),
+        ],
+        actions: vec![
+            Action {
+                label: "Close",
+                path: format!("shares/{name}/close"),
+                confirm: format!(
+                    "Close the share {name}? Its agent is told to stop. It may be shared again."
+                ),
+            },
+            Action {
+                label: "Block",
+                path: format!("names/{name}/block"),
+                confirm: format!(
+                    "Block the name {name}? The share ends, and nobody may use the name."
+                ),
+            },
+        ],
+    }
+}
+
+impl Inner {
     /// What was refused or failed, by the relay's own codes.
     pub(super) fn troubles(&self, reading: &Reading) -> Table {
         let before = self.history.before();

@@ -13,8 +13,10 @@ use super::history::{Chart, Totals};
 use super::tables;
 use super::words::{bytes, count, moment, rate, seconds, short, span};
 use crate::admin::STORE_TIMEOUT;
+use crate::admin::api::Api;
 use crate::admission::unix_now;
 use crate::metrics::Reading;
+use crate::nodes::shares::{ShareEntry, shares_elsewhere, shares_here, together};
 use crate::operator::{self, NameEntry, OwnerEntry};
 use crate::store::{AuditEvent, Lease, Store, StoreError};
 
@@ -169,6 +171,29 @@ impl Stored {
     }
 }
 
+/// The shares of other nodes, kept for a few seconds.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere(ArcSwapOption<(Instant, Vec<ShareEntry>)>);
+
+impl Elsewhere {
+    /// Makes the next look ask the other nodes.
+    pub(super) fn forget(&self) {
+        self.0.store(None);
+    }
+
+    async fn look(&self, api: &Api) -> Vec<ShareEntry> {
+        let Some(nodes) = &api.nodes else { return Vec::new() };
+        if let Some(last) = &*self.0.load()
+            && last.0.elapsed() < STORED_FOR
+        {
+            return last.1.clone();
+        }
+        let found = shares_elsewhere(&api.tunnels, nodes).await;
+        self.0.store(Some(Arc::new((Instant::now(), found.clone()))));
+        found
+    }
+}
+
 async fn content(store: &dyn Store) -> Result<Content, StoreError> {
     let now = unix_now();
     Ok(Content {
@@ -186,7 +211,9 @@ impl Inner {
         let wanted = wanted.trim().to_ascii_lowercase();
         let (reading, now) = (self.api.tunnels.metrics.read(), unix_now());
         let config = self.api.tunnels.config.load_full();
-        let mut shown = vec![self.shares(&wanted, now), self.troubles(&reading)];
+        let elsewhere = self.elsewhere.look(&self.api).await;
+        let shares = together(shares_here(&self.api.tunnels).into_iter().chain(elsewhere));
+        let mut shown = vec![tables::shares(shares, &wanted, now), self.troubles(&reading)];
         if let Some(stored) = &stored {
             let nodes = self.api.tunnels.nodes.load();
             shown.push(tables::owners(stored, &wanted));

@@ -148,7 +148,10 @@ fn subject(claims: &Map<String, Value>, claim: &str) -> Result<String, ClaimsErr
         return Err(missing());
     }
     // With some issuers anybody may write any address into their profile.
-    if claim == "email" && claims.get("email_verified") == Some(&Value::Bool(false)) {
+    // Some say so in words.
+    let said = claims.get("email_verified").filter(|said| !said.is_null());
+    let unverified = said.is_some_and(|said| !says(said, "true"));
+    if claim == "email" && unverified {
         return Err(ClaimsError::Unverified);
     }
     Ok(subject)
@@ -281,7 +284,9 @@ mod tests {
             claims[name] = value;
             read(&settings, &claims).unwrap_err()
         };
-        assert_eq!(with("email_verified", json!(false)), ClaimsError::Unverified);
+        for no in [json!(false), json!("false"), json!(0)] {
+            assert_eq!(with("email_verified", no), ClaimsError::Unverified);
+        }
         assert!(matches!(with("groups", json!("staff")), ClaimsError::Required { .. }));
         assert!(matches!(with("groups", json!(null)), ClaimsError::Required { .. }));
         assert!(with("mcp", json!({ "names": [] })).is_forbidden());

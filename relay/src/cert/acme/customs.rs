@@ -3,8 +3,8 @@
 //! A domain gets its first order when it is verified, and after a failure only when a visitor has
 //! asked for it since: as long as a domain does not lead here, ordering is of no use.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::order::{OrderError, Prover};
 use super::{AcmeCert, Item, Kept, parse};
 use crate::cert::validity::{Alarm, Validity};
+use crate::cert::vault::Vault;
 use crate::cert::{ALARM_INTERVAL, CertError, Current};
 use crate::domains::Domains;
 use crate::host::CustomDomain;
@@ -27,7 +28,8 @@ use crate::metrics::Metrics;
 /// Orders under way at once, and shorter questions to the authority and the store.
 const ORDERS: usize = 4;
 const QUESTIONS: usize = 16;
-const HOUR: Duration = Duration::from_secs(3600);
+/// What orders are counted as.
+const COUNTED: &str = "orders/domains";
 /// How long until a store that is away is asked again.
 const STORE_AWAY: Duration = Duration::from_secs(10);
 /// How often metrics are brought up to date.
@@ -41,7 +43,8 @@ pub(super) struct Customs {
     slots: ArcSwap<HashMap<CustomDomain, Arc<Slot>>>,
     orders: Semaphore,
     questions: Semaphore,
-    hour: Mutex<Hour>,
+    /// How many may be ordered in an hour, by all nodes together.
+    per_hour: u32,
 }
 
 /// What there is for a name that somebody asks for.
@@ -60,27 +63,6 @@ struct Slot {
     wanted: Notify,
 }
 
-/// What was ordered in the last hour.
-#[derive(Debug)]
-struct Hour {
-    most: usize,
-    orders: VecDeque<Instant>,
-}
-
-impl Hour {
-    /// Counts an order, or says how long to wait before there may be one.
-    fn count(&mut self, now: Instant) -> Option<Duration> {
-        while self.orders.front().is_some_and(|at| now.duration_since(*at) >= HOUR) {
-            self.orders.pop_front();
-        }
-        if self.orders.len() < self.most {
-            self.orders.push_back(now);
-            return None;
-        }
-        Some(self.orders.front().map_or(HOUR, |first| HOUR.saturating_sub(now - *first)))
-    }
-}
-
 impl Customs {
     /// Orders at most so many in an hour; with none of them, custom domains get no certificates.
     pub(super) fn new(domains: Arc<Domains>, prover: Prover, per_hour: u32) -> Self {
@@ -90,15 +72,12 @@ impl Customs {
             slots: ArcSwap::default(),
             orders: Semaphore::new(ORDERS),
             questions: Semaphore::new(QUESTIONS),
-            hour: Mutex::new(Hour {
-                most: usize::try_from(per_hour).unwrap_or(usize::MAX),
-                orders: VecDeque::new(),
-            }),
+            per_hour,
         }
     }
 
     fn is_on(&self) -> bool {
-        self.hour.lock().unwrap_or_else(PoisonError::into_inner).most > 0
+        self.per_hour > 0
     }
 
     pub(super) fn prove_by_tls(&self) -> bool {
@@ -142,8 +121,11 @@ impl Customs {
     }
 
     /// Counts an order, or says how long to wait before there may be one.
-    pub(super) fn capped(&self) -> Option<Duration> {
-        self.hour.lock().unwrap_or_else(PoisonError::into_inner).count(Instant::now())
+    ///
+    /// # Errors
+    /// Fails when the store does.
+    pub(super) async fn capped(&self, vault: &Vault) -> Result<Option<Duration>, CertError> {
+        vault.count(COUNTED, u64::from(self.per_hour)).await
     }
 
     /// Takes over a certificate that another node ordered.

@@ -104,7 +104,14 @@ impl Board {
 #[derive(Debug)]
 pub(super) struct Showing {
     proofs: Arc<Proofs>,
-    key: String,
+    shown: Proof,
+}
+
+/// What is shown, as far as it takes to know it again: another one may take its place.
+#[derive(Debug)]
+enum Proof {
+    Http { token: String },
+    Tls { name: String, key: Arc<CertifiedKey> },
 }
 
 impl Proofs {
@@ -114,7 +121,7 @@ impl Proofs {
 
     pub(super) fn show_http(self: &Arc<Self>, token: &str, text: &str) -> Showing {
         self.lock().http.insert(token.to_owned(), text.to_owned());
-        Showing { proofs: Arc::clone(self), key: token.to_owned() }
+        Showing { proofs: Arc::clone(self), shown: Proof::Http { token: token.to_owned() } }
     }
 
     pub(super) fn http(&self, token: &str) -> Option<String> {
@@ -126,9 +133,10 @@ impl Proofs {
         name: &str,
         digest: &[u8],
     ) -> Result<Showing, CertError> {
-        let proof = Arc::new(proof_of(name, digest)?);
-        self.lock().tls.insert(name.to_owned(), proof);
-        Ok(Showing { proofs: Arc::clone(self), key: name.to_owned() })
+        let key = Arc::new(proof_of(name, digest)?);
+        self.lock().tls.insert(name.to_owned(), Arc::clone(&key));
+        let shown = Proof::Tls { name: name.to_owned(), key };
+        Ok(Showing { proofs: Arc::clone(self), shown })
     }
 
     /// Shows a proof of another node, unless it is one of this node's own.
@@ -160,9 +168,13 @@ impl fmt::Debug for Proofs {
 impl Drop for Showing {
     fn drop(&mut self) {
         let mut shown = self.proofs.lock();
-        // Names have dots and tokens none (RFC 8555 §8.3), so one key is never both.
-        shown.http.remove(&self.key);
-        shown.tls.remove(&self.key);
+        match &self.shown {
+            Proof::Http { token } => drop(shown.http.remove(token)),
+            // Of a node that died, and this one has ordered for the same name since.
+            Proof::Tls { name, key }
+                if shown.tls.get(name).is_some_and(|it| !Arc::ptr_eq(it, key)) => {}
+            Proof::Tls { name, .. } => drop(shown.tls.remove(name)),
+        }
     }
 }
 
@@ -215,5 +227,17 @@ mod tests {
         assert!(proofs.tls("a.example").is_some());
         drop((http, tls));
         assert!(proofs.http("token").is_none() && proofs.tls("a.example").is_none());
+    }
+
+    #[test]
+    fn the_end_of_an_older_proof_takes_no_newer_one_away() {
+        let proofs = Arc::new(Proofs::default());
+        let theirs = proofs.show_theirs(&Posted::Tls("a.example"), &[1; 32]).unwrap();
+        let ours = proofs.show_tls("a.example", &[2; 32]).unwrap();
+        let shown = proofs.tls("a.example").unwrap();
+        drop(theirs);
+        assert!(proofs.tls("a.example").is_some_and(|still| Arc::ptr_eq(&still, &shown)));
+        drop(ours);
+        assert!(proofs.tls("a.example").is_none());
     }
 }

@@ -18,8 +18,7 @@ use serde_json::json;
 use super::pebble::{Pebble, signed, until};
 use super::renewal::Plan;
 use super::*;
-use crate::cert::Place;
-use crate::cert::tests::Pinned;
+use crate::cert::{AnyCert, Place};
 use crate::config::{AcmeCustoms, Config, KeySource, Tls};
 use crate::domains::fake_dns::{FakeDns, KEY, SECRET};
 use crate::ports::Ports;
@@ -78,11 +77,12 @@ pub(super) fn covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
 
 /// Returns the certificate that a visitor gets who asks for a name.
 pub(super) async fn shown(at: SocketAddr, name: &str) -> std::io::Result<CertificateDer<'static>> {
-    let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let provider = Arc::new(default_provider());
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned(None)))
+        .with_custom_certificate_verifier(Arc::new(AnyCert::new(&provider)))
         .with_no_client_auth();
     let stream = tokio::net::TcpStream::connect(at).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));

@@ -10,7 +10,7 @@ use mcpm_relay::store::OwnerQuota;
 use super::super::error::CliError;
 use super::super::out::{note, say, say_json};
 use super::super::settings::StorageArgs;
-use super::super::storage::open;
+use super::super::storage::{open, open_or_make};
 use super::OneArgs;
 
 #[derive(Debug, Subcommand)]
@@ -111,7 +111,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
 
 async fn set(args: SetArgs) -> Result<(), CliError> {
     let owner = operator::parse_owner(&args.owner)?;
-    let (store, _key) = open(args.storage).await?;
+    let (store, _key) = open_or_make(args.storage).await?;
     let quota = operator::set_quota(&*store, &owner, args.parts.change(), unix_now()).await?;
     if args.json {
         return say_json(&quota);

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, Postgres};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Acquire, Transaction};
+use sqlx::{Acquire, ConnectOptions as _, Connection as _, Transaction};
 
 use super::nodes::tell_of_changes;
 use super::{Pool, SqlStore};
@@ -64,6 +64,10 @@ impl SqlStore {
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let options: PgConnectOptions = url.parse().map_err(failed("read its URL"))?;
         let options = options.application_name("mcpm-relay").options(SERVER_TIMEOUTS);
+        // Of a server that refuses, the pool would say no more than that time ran out.
+        let first = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await;
+        let first = first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(failed("connect"))?;
+        first.close().await.map_err(failed("connect"))?;
         let pool = PgPoolOptions::new()
             .max_connections(POSTGRES_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -60,6 +60,12 @@ async fn racing_claims_of_two_nodes_are_fenced_and_counted() {
     let given = futures_util::future::join_all(many).await;
     assert_eq!(given.iter().filter(|result| result.is_ok()).count(), 3, "the limit is exact");
 
+    let tally = || crate::store::Tally::of_hour("names/owner/bob".to_owned(), NOW, 25);
+    let counts = (0..100).map(|n| nodes[n % 2].count(tally()));
+    let counted = futures_util::future::join_all(counts).await;
+    let counted = counted.into_iter().filter(|it| *it.as_ref().unwrap()).count();
+    assert_eq!(counted, 25, "two nodes share one limit");
+
     let names: Vec<Name> = (0..30).map(|n| format!("r{n}").parse().unwrap()).collect();
     let rules = names.iter().enumerate().map(|(n, name)| {
         let (name, state, note) = (name.clone(), NameState::Blocked, String::new());
