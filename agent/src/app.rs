@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod install;
 pub mod login;
 pub mod migrate;
+pub mod processes;
 pub mod run;
 pub mod servers;
 pub mod serving;

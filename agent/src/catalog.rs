@@ -73,13 +73,28 @@ pub struct Side {
     /// The revision that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
+    /// To which client it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Its lists.
     pub lists: Lists,
 }
 
+/// To whom a server said something of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The `clientInfo` of the client, as it was sent.
+    pub client: String,
+    /// Whether the server was found to say something else to other clients.
+    pub alone: bool,
+}
+
 impl Side {
     fn same(&self, other: &Self) -> bool {
+        // Who heard it last matters only where others hear something else.
+        let told = |side: &Self| side.told.clone().filter(|told| told.alone);
         self.asked == other.asked
+            && told(self) == told(other)
             && same_value(&self.opened, &other.opened)
             && self.lists.same(&other.lists)
     }

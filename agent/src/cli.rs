@@ -19,6 +19,8 @@ mod follow;
 mod info;
 mod inspect;
 mod install;
+mod keys;
+mod line;
 mod live;
 mod login;
 mod logs;
@@ -26,6 +28,8 @@ mod ls;
 mod mcp;
 mod migrate;
 mod new;
+mod older;
+mod panel;
 mod pick;
 mod profile;
 mod registry;
@@ -213,6 +217,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(error) = older(&error) {
+                Ui::new(false, false).error(&error);
+                return ExitCode::from(error.exit());
+            }
             // `--help` and `--version` come this way too; clap knows where each belongs.
             let _gone = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -232,8 +240,24 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Returns what to say of a command that only mcpm 1 had.
+fn older(error: &clap::Error) -> Option<CliError> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => older::replaced(word),
+        _ => None,
+    }
+}
+
 fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliError> {
-    let default = if global.debug { "warn,mcpm=debug,mcpm_shared=debug" } else { "warn" };
+    let default = match env::log_level() {
+        _ if global.debug => "warn,mcpm=debug,mcpm_shared=debug",
+        Some(level) => level,
+        None => "warn",
+    };
     let filter = global.log.as_deref().unwrap_or(default);
     telemetry::init(LogFormat::Text, filter)
         .map_err(|error| CliError::usage(error.to_string()).with_hint("Try `--log debug`"))?;
@@ -314,6 +338,8 @@ fn block_on<T>(
 mod hints;
 #[cfg(test)]
 mod life;
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -81,6 +81,12 @@ pub enum ClientError {
         /// The name.
         key: String,
     },
+    /// The client has no way to say that an entry is switched off.
+    #[error("{client} cannot have servers that are switched off")]
+    NoSwitch {
+        /// The client.
+        client: &'static str,
+    },
     /// Our own file cannot be locked.
     #[error(transparent)]
     Fs(#[from] crate::fs::FsError),
@@ -99,6 +105,7 @@ impl Hint for ClientError {
                 format!("Write the entry by hand, or lay {} out more plainly", path.display())
             }
             Self::Busy { .. } => "Close the client and try again".to_owned(),
+            Self::NoSwitch { .. } => "Add the server without --disabled".to_owned(),
             Self::Taken { .. } => "Replace it with --force, or rename it".to_owned(),
             Self::Read { path, .. } | Self::Write { path, .. } => {
                 format!("Check who owns {} and its permissions", path.display())

@@ -12,7 +12,8 @@ pub use self::key::agent_key;
 pub use self::proof::{ProofSource, TokenCommand};
 pub use self::relays::{Change, RelayChange, RelayCredential, RelayStore, Trust};
 pub use self::shares::{
-    ListedShare, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version, find, list,
+    Inherited, ListedShare, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version,
+    find, inherited, list, retarget,
 };
 
 use std::path::PathBuf;

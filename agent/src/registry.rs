@@ -170,6 +170,8 @@ pub enum RegistryError {
     Unsure {
         /// What was asked for.
         name: String,
+        /// Names that look like it.
+        near: Vec<String>,
         /// Why it is not known.
         source: Box<Self>,
     },
@@ -194,8 +196,10 @@ impl Hint for RegistryError {
             Self::Unknown { near, .. } if near.is_empty() => Some(
                 "Look for it with `mcpm search`, or give a package, a URL or a folder".to_owned(),
             ),
-            Self::Unknown { near, .. } => Some(format!("Did you mean `{}`?", near.join("`, `"))),
-            Self::Unsure { source, .. } => source.hint(),
+            Self::Unsure { near, source, .. } if near.is_empty() => source.hint(),
+            Self::Unknown { near, .. } | Self::Unsure { near, .. } => {
+                Some(format!("Did you mean `{}`?", near.join("`, `")))
+            }
         }
     }
 }
@@ -272,23 +276,29 @@ impl Registry {
         }
         match problems.into_iter().next() {
             Some(problem) => {
-                Err(RegistryError::Unsure { name: name.to_owned(), source: Box::new(problem) })
+                // Who was not reached a moment ago is not asked again.
+                let near = self.near(name, |origin| origin == Origin::BuiltIn).await;
+                let (name, source) = (name.to_owned(), Box::new(problem));
+                Err(RegistryError::Unsure { name, near, source })
             }
-            None => Err(self.unknown(name).await),
+            None => {
+                let near = self.near(name, |origin| origin != Origin::Official).await;
+                Err(RegistryError::Unknown { name: name.to_owned(), near })
+            }
         }
     }
 
-    async fn unknown(&self, name: &str) -> RegistryError {
+    /// Returns the names that look most like this one, in the registries that are `of_use`.
+    async fn near(&self, name: &str, of_use: impl Fn(Origin) -> bool) -> Vec<String> {
         let mut near: Vec<(f64, String)> = Vec::new();
-        for source in self.sources.iter().filter(|source| source.origin() != Origin::Official) {
+        for source in self.sources.iter().filter(|source| of_use(source.origin())) {
             let names = source.list(None).await.manifests.into_iter().map(|manifest| manifest.name);
             near.extend(names.map(|known| (strsim::jaro_winkler(name, &known), known)));
         }
         near.retain(|(score, _)| *score > 0.85);
         near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         near.dedup_by(|a, b| a.1 == b.1);
-        let near = near.into_iter().take(3).map(|(_, known)| known).collect();
-        RegistryError::Unknown { name: name.to_owned(), near }
+        near.into_iter().take(3).map(|(_, known)| known).collect()
     }
 }
 

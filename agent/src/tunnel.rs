@@ -1,7 +1,8 @@
 //! The agent's end of the tunnel: dial, claim, serve, and come back whenever the connection goes.
 //!
 //! A [`Tunnel`] is one share at one relay. It reconnects for ever; only an explicit refusal of the
-//! credential or the name ends it.
+//! credential or the name ends it. [`Tunnels`] are all shares of a process at one relay: one session
+//! serves them, and what happens to one of them leaves the others as they are.
 
 mod address;
 mod connection;
@@ -11,10 +12,13 @@ mod gate;
 mod look;
 mod proof;
 mod renewal;
+mod runner;
 mod serve;
 mod session;
+mod share;
 mod sleep;
 mod splice;
+mod table;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -26,11 +30,8 @@ use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
-use mcpm_shared::proto::control::Claimed;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
+use tokio::sync::watch;
 
 pub use self::address::{AddressError, HttpTarget, RelayAddress, TargetError};
 pub use self::dial::{ProxySettings, fetch_fingerprint};
@@ -40,18 +41,13 @@ pub use self::look::{Look, look};
 pub use self::serve::Backend;
 pub use self::tls::{TlsOptions, parse_fingerprint};
 
-use self::connection::Connection;
-use self::dial::Dialer;
 use self::gate::Gate;
-use self::session::{Ended, Order, Session, Wanted};
-use crate::backoff::{Backoff, system_random};
+use self::runner::Runner;
+use self::share::{Roster, Share, Wanted};
 use crate::credentials::ProofSource;
-use crate::hint::Hint as _;
 
 /// How long a share that is given up may take to say so.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// A share that was up for so long was a success: waiting times start anew.
-const STABLE: Duration = Duration::from_secs(10);
 
 /// How to reach and convince a relay.
 #[derive(Clone, Debug)]
@@ -86,7 +82,7 @@ pub struct ShareRequest {
     /// When the share shall end.
     pub expires: Option<Duration>,
     /// The ticket of the last time.
-    pub ticket: Option<String>,
+    pub ticket: Option<Arc<str>>,
 }
 
 /// A share that is up.
@@ -99,7 +95,7 @@ pub struct ShareInfo {
     /// The generation of the lease.
     pub generation: u64,
     /// The ticket to keep for the next time.
-    pub ticket: Option<String>,
+    pub ticket: Option<Arc<str>>,
     /// When it ends, in Unix seconds.
     pub expires_at: Option<u64>,
     /// The relay's origin.
@@ -131,18 +127,100 @@ pub enum TunnelStatus {
     Ended(String),
 }
 
-/// One share at one relay. Dropping it ends it without a goodbye.
+/// The shares of this process at one relay. Dropping it, and every [`Tunnel`] that it made, ends
+/// them without a goodbye.
+#[derive(Clone, Debug)]
+pub struct Tunnels(Arc<Line>);
+
+/// One share at one relay. Dropping it ends it: without a goodbye, when it is the last one.
 #[derive(Debug)]
 pub struct Tunnel {
-    status: watch::Receiver<TunnelStatus>,
-    orders: mpsc::Sender<Order>,
-    gate: Arc<Gate>,
+    share: Arc<Share>,
+    line: Arc<Line>,
+}
+
+/// What holds the task that keeps a session.
+#[derive(Debug)]
+struct Line {
+    roster: Arc<Roster>,
     scope: Scope,
-    done: watch::Receiver<bool>,
+    /// What default names are derived from, beside what is shared.
+    thumbprint: String,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.scope.cancel();
+    }
+}
+
+impl Tunnels {
+    /// Prepares to share at a relay; the tasks belong to `scope`. It is dialled once there is
+    /// something to share, and left when there is nothing.
+    #[must_use]
+    pub fn start(config: TunnelConfig, scope: &Scope) -> Self {
+        let scope = scope.child();
+        let roster = Arc::new(Roster::new());
+        let thumbprint = config.key.thumbprint();
+        let runner = Runner { config, roster: Arc::clone(&roster), scope: scope.clone() };
+        let stop = scope.clone();
+        scope.spawn_essential(async move {
+            stop.token().run_until_cancelled(runner.run()).await;
+        });
+        Self(Arc::new(Line { roster, scope, thumbprint }))
+    }
+
+    /// Shares something more, over the session that the others have.
+    #[must_use]
+    pub fn share(&self, request: ShareRequest, backend: Backend) -> Tunnel {
+        let ShareRequest { name, base, mode, access, expires, ticket } = request;
+        let line = &self.0;
+        let wanted = Wanted {
+            name: name.unwrap_or_else(|| Name::derived(&base, &line.thumbprint)),
+            mode,
+            expires_at: expires.map(|life| unix_now().saturating_add(life.as_secs())),
+        };
+        let gate = Gate::new(access, Arc::clone(&line.roster.load));
+        let share = Arc::new(Share::new(wanted, backend, gate, ticket));
+        line.roster.add(Arc::clone(&share));
+        Tunnel { share, line: Arc::clone(line) }
+    }
+
+    /// Returns what changes whenever the status of any share does.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.0.roster.news()
+    }
+
+    /// Tells whether nothing is served any more, by whatever fault.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.scope.is_cancelled()
+    }
+
+    /// Gives all shares up and waits until they have ended, a few seconds at most.
+    pub async fn shutdown(self) {
+        let roster = &self.0.roster;
+        let mut news = roster.news();
+        roster.all().iter().for_each(|share| share.give_up());
+        roster.wake();
+        let all_ended = async { while !roster.is_empty() && news.changed().await.is_ok() {} };
+        self.0.goodbye(all_ended).await;
+        self.0.scope.cancel();
+    }
+}
+
+impl Line {
+    /// Waits for an end that was asked for, no longer than it is worth.
+    async fn goodbye(&self, ended: impl Future<Output = ()>) {
+        let ended = self.scope.token().run_until_cancelled(ended);
+        let _in_time = tokio::time::timeout(GOODBYE, ended).await;
+    }
 }
 
 impl Tunnel {
-    /// Starts the tunnel; its tasks belong to `scope`. Nothing has been dialled when this returns.
+    /// Starts a tunnel with a session of its own; its tasks belong to `scope`. Nothing has been
+    /// dialled when this returns.
     #[must_use]
     pub fn start(
         config: TunnelConfig,
@@ -150,255 +228,51 @@ impl Tunnel {
         backend: Backend,
         scope: Scope,
     ) -> Self {
-        let (status, watched) = watch::channel(TunnelStatus::Connecting { attempt: 1 });
-        let (orders, ordered) = mpsc::channel(16);
-        let (finished, done) = watch::channel(false);
-        let gate = Arc::new(Gate::new(request.access.clone()));
-        let scope = scope.child();
-        let runner = Runner {
-            config,
-            request,
-            backend: Arc::new(backend),
-            gate: Arc::clone(&gate),
-            status,
-            orders: ordered,
-            scope: scope.clone(),
-        };
-        let stop = scope.clone();
-        scope.spawn(async move {
-            stop.token().run_until_cancelled(runner.run()).await;
-            stop.cancel();
-            finished.send_replace(true);
-        });
-        Self { status: watched, orders, gate, scope, done }
+        Tunnels::start(config, &scope).share(request, backend)
     }
 
     /// Returns where the tunnel stands, now and as it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<TunnelStatus> {
-        self.status.clone()
+        self.share.status()
     }
 
     /// Returns what the share has served.
     #[must_use]
     pub fn stats(&self) -> TunnelStats {
-        self.gate.stats()
+        self.share.gate.stats()
     }
 
     /// Replaces the visitors' policy: here at once, at the relay as soon as it hears of it.
     pub fn update_access(&self, access: AccessPolicy) {
-        self.gate.set_policy(access);
-        if let Err(error) = self.orders.try_send(Order::Access) {
-            // The policy is read anew with every claim and order, so none is lost.
-            tracing::debug!(%error, "policy change not queued");
+        // What has ended lets nobody in.
+        if !self.share.is_over() {
+            self.share.gate.set_policy(access);
+            self.line.roster.wake();
         }
     }
 
-    /// Gives the share up and waits until everything has ended, a few seconds at most.
-    pub async fn shutdown(mut self) {
-        if self.orders.send(Order::Release).await.is_ok() {
-            let done = self.done.wait_for(|done| *done);
-            let _in_time = tokio::time::timeout(GOODBYE, done).await;
-        }
-        self.scope.cancel();
+    /// Gives the share up and waits until it has ended, a few seconds at most.
+    pub async fn shutdown(self) {
+        let mut status = self.status();
+        self.share.give_up();
+        self.line.roster.wake();
+        let is_over =
+            |now: &TunnelStatus| matches!(now, TunnelStatus::Refused(_) | TunnelStatus::Ended(_));
+        let ended = async {
+            let _over = status.wait_for(is_over).await;
+        };
+        self.line.goodbye(ended).await;
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        self.scope.cancel();
-    }
-}
-
-struct Runner {
-    config: TunnelConfig,
-    request: ShareRequest,
-    backend: Arc<Backend>,
-    gate: Arc<Gate>,
-    status: watch::Sender<TunnelStatus>,
-    orders: mpsc::Receiver<Order>,
-    scope: Scope,
-}
-
-impl Runner {
-    async fn run(mut self) {
-        let dialer = match self.dialer() {
-            Ok(dialer) => dialer,
-            Err(error) => return self.say(TunnelStatus::Refused(error)),
-        };
-        let wanted = self.wanted();
-        let mut ticket = self.request.ticket.clone();
-        let mut backoff = Backoff::new(system_random);
-        let mut attempt = 1;
-        let mut was_up = false;
-        loop {
-            self.say(TunnelStatus::Connecting { attempt });
-            attempt += 1;
-            if wanted.expires_at.is_some_and(|end| end <= unix_now()) {
-                return self.say(TunnelStatus::Ended("the share came to its end".to_owned()));
-            }
-            let (ended, up_since) = self.session(&dialer, &wanted, &mut ticket).await;
-            if up_since.is_some() {
-                attempt = 1;
-                was_up = true;
-            }
-            if was_stable(up_since) {
-                backoff.reset();
-            }
-            let error = match ended {
-                Ended::Released => return self.say(TunnelStatus::Ended("stopped".to_owned())),
-                Ended::Lost(error)
-                    if error.is_terminal(was_up) && !self.may_renew(&error, was_up) =>
-                {
-                    return self.say(self.terminal(error, &wanted));
-                }
-                Ended::Lost(error) => error,
-                Ended::GoAway(_) => TunnelError::Lost("the relay is restarting".to_owned()),
-                Ended::Slept => {
-                    backoff.reset();
-                    TunnelError::Lost("this machine slept".to_owned())
-                }
-            };
-            let mut wait = backoff.next().unwrap_or_default();
-            if let Some(asked) = error.retry_after() {
-                wait = wait.max(asked.min(Duration::from_secs(60)));
-            }
-            self.say(TunnelStatus::Reconnecting {
-                reason: with_causes(&error),
-                hint: error.hint(),
-                retry_in: wait,
-            });
-            if !self.rest(wait).await {
-                return self.say(TunnelStatus::Ended("stopped".to_owned()));
-            }
+        if Arc::strong_count(&self.line) > 1 {
+            // The session goes on for others, so the relay has to be told.
+            self.share.give_up();
+            self.line.roster.wake();
         }
-    }
-
-    /// Tells whether another token may help: one that was good has come to its end, and a command
-    /// prints the next.
-    fn may_renew(&self, error: &TunnelError, was_up: bool) -> bool {
-        use mcpm_shared::proto::code;
-        let ended = |code: &str| [code::BAD_CREDENTIAL, code::EXPIRED].contains(&code);
-        let refused = match error {
-            TunnelError::Refused { refusal, .. } => ended(&refusal.code),
-            _ => false,
-        };
-        was_up && refused && self.config.proof.renews()
-    }
-
-    fn terminal(&self, error: TunnelError, wanted: &Wanted) -> TunnelStatus {
-        let expired = wanted.expires_at.is_some_and(|end| end <= unix_now() + 1);
-        match &error {
-            TunnelError::Refused { refusal, .. }
-                if expired && refusal.code == mcpm_shared::proto::code::EXPIRED =>
-            {
-                TunnelStatus::Ended("the share came to its end".to_owned())
-            }
-            _ => TunnelStatus::Refused(error),
-        }
-    }
-
-    /// Waits between two tries; `false` when the share is given up meanwhile.
-    async fn rest(&mut self, wait: Duration) -> bool {
-        let rest = tokio::time::sleep(wait);
-        tokio::pin!(rest);
-        loop {
-            tokio::select! {
-                () = &mut rest => return true,
-                order = self.orders.recv() => match order {
-                    Some(Order::Access) => {}
-                    Some(Order::Release) | None => return false,
-                },
-            }
-        }
-    }
-
-    /// Has one session, and tells since when its share was up.
-    async fn session(
-        &mut self,
-        dialer: &Dialer,
-        wanted: &Wanted,
-        ticket: &mut Option<String>,
-    ) -> (Ended, Option<Instant>) {
-        let scope = self.scope.child();
-        let dialled = Connection::open(dialer, &self.config.agent_version, None, scope);
-        let connection = tokio::select! {
-            dialled = dialled => match dialled {
-                Ok(connection) => connection,
-                Err(error) => return (Ended::Lost(error), None),
-            },
-            () = released(&mut self.orders) => return (Ended::Released, None),
-        };
-        let session = Session {
-            dialer,
-            agent: &self.config.agent_version,
-            backend: &self.backend,
-            gate: &self.gate,
-            wanted,
-            max_connections: self.config.connections,
-        };
-        let (status, relay) = (&self.status, dialer.relay.origin());
-        let mut up_since = None;
-        let presented = ticket.clone();
-        let up = |claimed: &Claimed| {
-            up_since.get_or_insert_with(Instant::now);
-            *ticket = Some(claimed.ticket.clone());
-            status.send_replace(TunnelStatus::Up(info(claimed, relay.clone())));
-        };
-        let ended = session.run(connection, presented, &mut self.orders, up).await;
-        (ended, up_since)
-    }
-
-    fn dialer(&self) -> Result<Dialer, TunnelError> {
-        let config = &self.config;
-        let tls = if config.relay.is_https() {
-            Some(TlsConnector::from(Arc::new(tls::client(&config.tls)?)))
-        } else {
-            None
-        };
-        Ok(Dialer {
-            relay: config.relay.clone(),
-            key: config.key.clone(),
-            proof: config.proof.clone(),
-            proxy: config.proxy.towards(&config.relay)?,
-            tls,
-        })
-    }
-
-    fn wanted(&self) -> Wanted {
-        let request = &self.request;
-        let derived = || Name::derived(&request.base, &self.config.key.thumbprint());
-        Wanted {
-            name: request.name.clone().unwrap_or_else(derived),
-            mode: request.mode,
-            expires_at: request.expires.map(|life| unix_now().saturating_add(life.as_secs())),
-        }
-    }
-
-    fn say(&self, status: TunnelStatus) {
-        self.status.send_replace(status);
-    }
-}
-
-/// Tells whether a session served for long enough to count as a success: however slowly it failed
-/// to come up, it did not.
-fn was_stable(up_since: Option<Instant>) -> bool {
-    up_since.is_some_and(|since| since.elapsed() > STABLE)
-}
-
-/// Waits until the share is given up. Cancel-safe; other orders are served by the next claim.
-async fn released(orders: &mut mpsc::Receiver<Order>) {
-    while let Some(Order::Access) = orders.recv().await {}
-}
-
-fn info(claimed: &Claimed, relay: String) -> ShareInfo {
-    ShareInfo {
-        name: claimed.name.clone(),
-        url: claimed.url.clone(),
-        generation: claimed.generation,
-        ticket: Some(claimed.ticket.clone()),
-        expires_at: claimed.expires_at,
-        relay,
     }
 }
 
@@ -419,18 +293,4 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_times_start_anew_only_after_a_share_that_was_up_for_a_while() {
-        let up = Instant::now();
-        assert!(!was_stable(None), "a slow failure is none");
-        assert!(!was_stable(Some(up)));
-        tokio::time::advance(STABLE * 2).await;
-        assert!(was_stable(Some(up)));
-    }
 }

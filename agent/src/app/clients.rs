@@ -151,6 +151,8 @@ pub struct Wish {
     pub remove: Vec<String>,
     /// These and no others of mcpm shall be there.
     pub set: Option<Vec<String>>,
+    /// Those that shall be there are switched off there.
+    pub off: bool,
 }
 
 impl Wish {
@@ -210,6 +212,10 @@ pub fn edit(
     }
     let added = wanted.iter().filter(|target| !has(target)).cloned().collect();
     edits.extend(wanted.iter().map(|target| Edit::Put(target.clone(), launcher.launch(target))));
+    if servers.off {
+        let named = servers.wants().map(|name| Target::Server(name.clone()));
+        edits.extend(unique(named).into_iter().map(Edit::SwitchOff));
+    }
     let outcome = manager.edit(paths, &edits, force)?;
     Ok(Edited { added, removed: unique(removed), outcome })
 }

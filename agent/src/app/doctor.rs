@@ -1,5 +1,6 @@
 //! What is well and what is not: files, runtimes, servers, clients and the relay. Nothing is changed.
 
+pub mod cleanup;
 mod clients;
 mod files;
 mod runtimes;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use mcpm_shared::scope::Scope;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::serving::{Serving, Way};
 use super::share::RelaySpec;
@@ -95,11 +97,18 @@ pub struct Finding {
     pub detail: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What else is known, for who wants to look closely.
+    pub more: Vec<String>,
 }
 
 impl Finding {
     fn new(area: Area, subject: impl Into<String>, health: Health, detail: String) -> Self {
-        Self { area, subject: subject.into(), health, detail, hint: None }
+        Self { area, subject: subject.into(), health, detail, hint: None, more: Vec::new() }
+    }
+
+    fn more(mut self, text: impl Into<String>) -> Self {
+        self.more.push(text.into());
+        self
     }
 
     fn ok(area: Area, subject: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -147,14 +156,17 @@ pub async fn examine(what: Examination, paths: &Paths, tell: mpsc::Sender<Findin
     for finding in files::look(paths) {
         drop(tell.send(finding).await);
     }
+    let Examination { servers: only, patience, places, relay } = what;
+    let wanted: Vec<Listed> = listed
+        .into_iter()
+        .filter(|listed| only.is_empty() || only.contains(&listed.name))
+        .collect();
     let servers: Vec<&Server> =
-        listed.iter().filter_map(|listed| listed.server.as_ref().ok()).collect();
+        wanted.iter().filter_map(|listed| listed.server.as_ref().ok()).collect();
     for finding in runtimes::look(&servers).await {
         drop(tell.send(finding).await);
     }
-    let Examination { servers: only, patience, places, relay } = what;
-    let wanted = listed.into_iter().filter(|listed| only.is_empty() || only.contains(&listed.name));
-    let checks = wanted.map(|listed| check(listed, patience, paths));
+    let checks = wanted.into_iter().map(|listed| check(listed, patience, paths));
     let mut checks = futures_util::stream::iter(checks).buffered(AT_A_TIME);
     while let Some(finding) = checks.next().await {
         drop(tell.send(finding).await);
@@ -179,10 +191,12 @@ async fn check(listed: Listed, patience: Duration, paths: &Paths) -> Finding {
     if matches!(server.transport, Transport::Custom { .. }) {
         return Finding::ok(Area::Server, name, "for its client alone; mcpm does not run it");
     }
-    match probe(server, patience, paths).await {
+    let began = Instant::now();
+    let finding = match probe(server, patience, paths).await {
         Ok(probe) => well(name, &probe),
         Err(error) => Finding::broken(Area::Server, name, &error),
-    }
+    };
+    finding.more(format!("took {} ms", began.elapsed().as_millis()))
 }
 
 fn well(name: String, probe: &Probe) -> Finding {

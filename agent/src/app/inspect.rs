@@ -6,15 +6,58 @@ use std::path::{Path, PathBuf};
 /// The package of the Inspector.
 const PACKAGE: &str = "@modelcontextprotocol/inspector";
 
+/// What starts programs of npm packages.
+const NPX: &str = if cfg!(windows) { "npx.cmd" } else { "npx" };
+
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// One server.
     Server(String),
-    /// The servers of a profile as one.
-    Profile(String),
+    /// The servers of a profile as one, or only those of them that are named.
+    Profile(String, Vec<String>),
     /// Whatever its user types in.
     Nothing,
+}
+
+impl Subject {
+    /// Returns the words by which mcpm runs it; none for nothing.
+    fn words(&self) -> Vec<String> {
+        match self {
+            Self::Server(name) => vec!["run".to_owned(), name.clone()],
+            Self::Profile(name, only) => {
+                let mut words = vec!["profile".to_owned(), "run".to_owned(), name.clone()];
+                if !only.is_empty() {
+                    words.push(format!("--server={}", only.join(",")));
+                }
+                words
+            }
+            Self::Nothing => Vec::new(),
+        }
+    }
+}
+
+/// How the Inspector reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// It starts `mcpm run` and talks to it over stdio.
+    Stdio,
+    /// Over Streamable HTTP.
+    Http,
+    /// Over HTTP+SSE.
+    Sse,
+}
+
+impl Face {
+    /// Returns the word that both mcpm and the Inspector have for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::Http => "http",
+            Self::Sse => "sse",
+        }
+    }
 }
 
 /// A program and its arguments.
@@ -40,13 +83,8 @@ impl Invocation {
 /// the usual one.
 #[must_use]
 pub fn inspector(subject: &Subject, mcpm: &Path, config_dir: Option<&Path>) -> Invocation {
-    let npx = if cfg!(windows) { "npx.cmd" } else { "npx" };
     let mut args: Vec<OsString> = vec!["-y".into(), PACKAGE.into()];
-    let words: &[&str] = match subject {
-        Subject::Server(name) => &["run", name],
-        Subject::Profile(name) => &["profile", "run", name],
-        Subject::Nothing => &[],
-    };
+    let words = subject.words();
     if !words.is_empty() {
         if let Some(dir) = config_dir {
             let mut setting = OsString::from("MCPM_CONFIG_DIR=");
@@ -56,7 +94,26 @@ pub fn inspector(subject: &Subject, mcpm: &Path, config_dir: Option<&Path>) -> I
         args.extend(["--".into(), mcpm.into()]);
         args.extend(words.iter().map(OsString::from));
     }
-    Invocation { program: npx.to_owned(), args }
+    Invocation { program: NPX.to_owned(), args }
+}
+
+/// Returns how to start the Inspector on what is served at a URL.
+#[must_use]
+pub fn inspector_at(url: &str, face: Face) -> Invocation {
+    let args = ["-y", PACKAGE, "--transport", face.word(), "--server-url", url];
+    Invocation { program: NPX.to_owned(), args: args.map(OsString::from).to_vec() }
+}
+
+/// Returns how to serve the subject over HTTP, for the Inspector.
+#[must_use]
+pub fn server(subject: &Subject, mcpm: &Path, config_dir: Option<&Path>, face: Face) -> Invocation {
+    let mut args: Vec<OsString> = Vec::new();
+    if let Some(dir) = config_dir {
+        args.extend(["--config-dir".into(), dir.into()]);
+    }
+    args.extend(subject.words().into_iter().map(OsString::from));
+    args.push(format!("--{}", face.word()).into());
+    Invocation { program: mcpm.display().to_string(), args }
 }
 
 /// Finds a program the way a shell does.
@@ -81,9 +138,25 @@ mod tests {
         assert_eq!(words(&server, None), format!("{start} -- /opt/mcpm run time"));
         let with = format!("{start} -e MCPM_CONFIG_DIR=/x -- /opt/mcpm run time");
         assert_eq!(words(&server, Some("/x")), with);
-        let profile = Subject::Profile("work".to_owned());
+        let profile = Subject::Profile("work".to_owned(), Vec::new());
         assert_eq!(words(&profile, None), format!("{start} -- /opt/mcpm profile run work"));
+        let some = Subject::Profile("work".to_owned(), vec!["a".to_owned(), "b".to_owned()]);
+        let with = format!("{start} -- /opt/mcpm profile run work --server=a,b");
+        assert_eq!(words(&some, None), with);
         assert_eq!(words(&Subject::Nothing, Some("/x")), start);
+    }
+
+    #[test]
+    fn over_http_the_server_is_started_beside_the_inspector() {
+        let subject = Subject::Profile("work".to_owned(), Vec::new());
+        let made = server(&subject, Path::new("/opt/mcpm"), Some(Path::new("/x")), Face::Sse);
+        let expected = "/opt/mcpm --config-dir /x profile run work --sse";
+        assert_eq!(made.words().join(" "), expected);
+        let made = inspector_at("http://127.0.0.1:6276/mcp", Face::Http).words().join(" ");
+        assert!(
+            made.ends_with(" --transport http --server-url http://127.0.0.1:6276/mcp"),
+            "{made}"
+        );
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Running a server, or several as one, for a local client, over stdio or over HTTP on this machine.
 
+mod stdio;
+
 use std::time::Duration;
 
 use mcpm_shared::scope::Scope;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::serving::{Serving, Way};
 use super::share::Local;
 use crate::fs::Paths;
-use crate::gateway::listen::{self, ListenError, ListenOptions, listen};
+use crate::gateway::listen::{ListenError, ListenOptions, listen};
 use crate::gateway::{Gateway, GatewayError, GatewayOptions, Isolation};
 use crate::hint::Hint;
 use crate::usage::Recorder;
@@ -53,10 +56,28 @@ pub async fn run_stdio(
     let options = GatewayOptions { isolation: Isolation::Session, idle_servers: None, ..options };
     let gateway = serving.gateway(Way::Stdio, options, recorder, paths, scope.child())?;
     gateway.warm();
-    let served = gateway.serve_stdio(tokio::io::stdin(), tokio::io::stdout());
+    let streams = stdio::streams();
+    let (input, output) = (streams.input, streams.output);
+    let (serving, (done, served)) = (gateway.clone(), oneshot::channel());
+    // A task like those it talks to: who waits for the runtime itself is reached by a detour.
+    scope.spawn_until_cancelled(async move {
+        drop(done.send(serving.serve_stdio(input, output).await));
+    });
+    let served = async { served.await.unwrap_or(Err(GatewayError::Stopped)) };
     let result = stop.run_until_cancelled(served).await.unwrap_or(Ok(()));
     end(gateway, scope, books).await;
     Ok(result?)
+}
+
+/// Where to serve over HTTP, and what to tell of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The host and the port.
+    pub local: Local,
+    /// How many ports behind that one will do as well, where it is taken.
+    pub spare: u16,
+    /// The path of the URL that is told; all faces are served, whichever it is.
+    pub path: &'static str,
 }
 
 /// Serves clients on this machine over HTTP until `stop` is cancelled.
@@ -70,14 +91,14 @@ pub async fn run_http(
     serving: &Serving,
     options: GatewayOptions,
     paths: &Paths,
-    local: Local,
+    place: Place,
     ready: impl FnOnce(&str, &[String]),
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let (scope, books) = (Scope::new(), Scope::new());
     let recorder = Recorder::start(paths, &books);
     let gateway = serving.gateway(Way::Http, options, recorder, paths, scope.child())?;
-    let result = serve_http(&gateway, local, ready, &scope, &stop).await;
+    let result = serve_http(&gateway, place, ready, &scope, &stop).await;
     end(gateway, scope, books).await;
     result
 }
@@ -92,7 +113,7 @@ async fn end(gateway: Gateway, scope: Scope, books: Scope) {
 
 async fn serve_http(
     gateway: &Gateway,
-    local: Local,
+    place: Place,
     ready: impl FnOnce(&str, &[String]),
     scope: &Scope,
     stop: &CancellationToken,
@@ -101,11 +122,29 @@ async fn serve_http(
         None => return Ok(()),
         Some(probed) => probed?,
     };
-    let Local { host, port } = local;
-    let options = ListenOptions { host, port, ..ListenOptions::default() };
-    let address = listen(gateway.clone(), options, scope).await?;
+    let path = place.path;
+    let address = bind(gateway, place, scope).await?;
     gateway.warm();
-    ready(&format!("http://{address}{}", listen::PATH), &gateway.notes());
+    ready(&format!("http://{address}{path}"), &gateway.notes());
     stop.cancelled().await;
     Ok(())
+}
+
+/// Takes the first port that is free.
+async fn bind(
+    gateway: &Gateway,
+    place: Place,
+    scope: &Scope,
+) -> Result<std::net::SocketAddr, ListenError> {
+    let Place { local: Local { host, port }, spare, path: _ } = place;
+    let mut taken = None;
+    for port in port..=port.saturating_add(spare) {
+        let options = ListenOptions { host: host.clone(), port, ..ListenOptions::default() };
+        match listen(gateway.clone(), options, scope).await {
+            Err(error @ ListenError::Busy { .. }) => taken = taken.or(Some(error)),
+            done => return done,
+        }
+    }
+    // The range has the port itself in it, so something was taken.
+    Err(taken.unwrap_or(ListenError::Busy { host, port }))
 }

@@ -1,32 +1,31 @@
-//! Sharing a server, several as one, or an HTTP service, until told to stop.
+//! Sharing servers, several as one, or HTTP services, until told to stop.
 //!
-//! The order matters: the server is tried before anything is published, and whatever happens,
-//! tunnel, listener and children end before this returns.
+//! The order matters: a server is tried before anything is published, and whatever happens,
+//! tunnel, listener and children end before this returns. Several shares of a process have one
+//! session at their relay, and one of them that fails leaves the others as they are.
 
 mod access;
 mod error;
 mod keeper;
+mod member;
 mod session;
+mod start;
 
 use std::time::Duration;
 
-use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::access::Keyring;
 pub use self::error::ShareError;
-use self::keeper::{Keeper, off_thread};
 use self::session::Session;
-use super::serving::{Serving, Way};
-use crate::credentials::{CredentialError, RelayCredential, ShareTarget, agent_key};
+use super::serving::Serving;
+use crate::credentials::{RelayCredential, ShareTarget};
 use crate::fs::Paths;
-use crate::gateway::{Gateway, GatewayOptions, Probe};
+use crate::gateway::GatewayOptions;
 use crate::tunnel::{HttpTarget, ProxySettings, RelayAddress};
-use crate::usage::Recorder;
 
 /// How long tasks may take to end once everything was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -64,7 +63,7 @@ pub enum Source {
 }
 
 /// The relay to use, and what it needs to know of us.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RelaySpec {
     /// Where it is.
     pub address: RelayAddress,
@@ -154,6 +153,9 @@ pub enum ShareEvent {
     Expired,
     /// Something is odd, but the share goes on.
     Warning(String),
+    /// The share is over: as it was told to, or because it could not go on. The last event of each
+    /// share of [`share_all`].
+    Over(Result<(), ShareError>),
 }
 
 /// A share that visitors can reach.
@@ -175,6 +177,15 @@ pub struct Up {
     pub again: bool,
 }
 
+/// One of several shares.
+#[derive(Debug)]
+pub struct Wish {
+    /// What to share, and how.
+    pub spec: ShareSpec,
+    /// Ends this share alone when it is cancelled.
+    pub stop: CancellationToken,
+}
+
 /// Shares until `stop` is cancelled or the share expires, which are successes, or until sharing is no longer possible.
 ///
 /// # Errors
@@ -185,84 +196,40 @@ pub async fn share(
     events: mpsc::Sender<ShareEvent>,
     stop: CancellationToken,
 ) -> Result<(), ShareError> {
-    let (scope, books) = (Scope::new(), Scope::new());
-    let gateway = match &spec.source {
-        Source::Mcp(serving) => {
-            let way = if spec.relay.is_some() { Way::Relay } else { Way::LocalShare };
-            let recorder = Recorder::start(paths, &books);
-            let options = spec.gateway.clone();
-            Some(serving.gateway(way, options, recorder, paths, scope.child())?)
+    let (sender, mut inbox) = mpsc::channel(1);
+    let wish = Wish { spec, stop: stop.clone() };
+    let pass_on = async {
+        let mut result = Err(ShareError::Stopped);
+        while let Some((_, event)) = inbox.recv().await {
+            match event {
+                ShareEvent::Over(over) => result = over,
+                // Nobody listening is no reason to stop sharing; nor is somebody who does not read.
+                event => drop(stop.run_until_cancelled(events.send(event)).await),
+            }
         }
-        Source::Http(_) => None,
+        result
     };
-    let result = run(spec, paths, gateway.clone(), events, &scope, &stop).await;
-    if let Some(gateway) = gateway {
-        gateway.shutdown().await;
-    }
+    tokio::join!(share_all(vec![wish], paths, sender, stop.clone()), pass_on).1
+}
+
+/// Shares several things at once until all of them have ended, or `stop` is cancelled. Those at the
+/// same relay have one session there. Events tell to which of `wishes` they belong; the last one of
+/// each is [`ShareEvent::Over`].
+pub async fn share_all(
+    wishes: Vec<Wish>,
+    paths: &Paths,
+    events: mpsc::Sender<(usize, ShareEvent)>,
+    stop: CancellationToken,
+) {
+    let (scope, books) = (Scope::new(), Scope::new());
+    let mut session = Session::new(paths, events, scope.clone());
+    session.begin(wishes, &books);
+    // Whatever it waits for, a stop is heard.
+    stop.run_until_cancelled(session.run()).await;
+    session.shutdown().await;
     scope.drain(GRACE).await;
     // Usage is written last: whatever ended just now is part of it.
     books.drain(GRACE).await;
-    result
-}
-
-async fn run(
-    spec: ShareSpec,
-    paths: &Paths,
-    gateway: Option<Gateway>,
-    events: mpsc::Sender<ShareEvent>,
-    scope: &Scope,
-    stop: &CancellationToken,
-) -> Result<(), ShareError> {
-    if let Some(gateway) = &gateway {
-        let several = matches!(&spec.source, Source::Mcp(serving) if serving.is_aggregate());
-        match stop.run_until_cancelled(probe(gateway, several, &events)).await {
-            None => return Ok(()),
-            Some(probed) => probed?,
-        }
-    }
-    // Only now: what does not work leaves no tokens behind.
-    let (key, keyring) = match stop.run_until_cancelled(credentials(&spec, paths)).await {
-        None => return Ok(()),
-        Some(opened) => opened?,
-    };
-    let keeper = Keeper::start(keyring.file().clone(), events.clone(), scope);
-    let scope = scope.clone();
-    Session { spec, key, keyring, keeper, gateway, events, scope }.run(stop).await
-}
-
-/// Reads the credentials of the share, or makes them.
-async fn credentials(
-    spec: &ShareSpec,
-    paths: &Paths,
-) -> Result<(AgentKey, Keyring), CredentialError> {
-    let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
-    let origin = spec.relay.as_ref().map_or_else(|| "local".to_owned(), |r| r.address.origin());
-    let paths = paths.clone();
-    off_thread(move || {
-        let key = agent_key(&paths)?;
-        let name = wanted.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
-        let keyring = Keyring::open(&paths, name, &origin, &target, access)?;
-        Ok((key, keyring))
-    })
-    .await
-}
-
-/// Tries the server, so that a broken one is never published. Of several none is started: one that
-/// does not work must not keep the others from being shared.
-async fn probe(
-    gateway: &Gateway,
-    several: bool,
-    events: &mpsc::Sender<ShareEvent>,
-) -> Result<(), ShareError> {
-    if !several {
-        let _nobody = events.send(ShareEvent::Probing).await;
-        let Probe { server_name: server, version, .. } = gateway.probe().await?;
-        let _nobody = events.send(ShareEvent::Probed { server, version }).await;
-    }
-    for note in gateway.notes() {
-        let _nobody = events.send(ShareEvent::Note(note)).await;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -390,5 +357,51 @@ mod tests {
         // The thread that waits for the lock ends before the folder goes.
         drop(held);
         drop(runtime);
+    }
+
+    #[tokio::test]
+    async fn of_several_shares_each_ends_by_itself_and_says_how() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let relay = nobody();
+        let wish = |source, target: &str, patience| {
+            let target = ShareTarget::Server(target.to_owned());
+            let spec = ShareSpec { target, ..spec(source, &relay, patience) };
+            Wish { spec, stop: CancellationToken::new() }
+        };
+        let http = |port: &str| Source::Http(port.parse().unwrap());
+        let broken = Server::stdio("broken", "/nonexistent/server", [""; 0]);
+        let broken = Source::Mcp(Serving::server(broken));
+        let long = Patience::Time(Duration::from_secs(600));
+        let wishes = vec![
+            wish(http("8080"), "stopped", long),
+            wish(broken, "broken", long),
+            wish(http("8081"), "unreachable", Patience::Retries(0)),
+            wish(http("8082"), "all", long),
+        ];
+        let (alone, stop) = (wishes[0].stop.clone(), CancellationToken::new());
+        let (events, mut inbox) = mpsc::channel(16);
+        let follow = async {
+            let mut ends = Vec::new();
+            while let Some((at, event)) = inbox.recv().await {
+                match event {
+                    ShareEvent::Reconnecting { .. } if at == 0 => alone.cancel(),
+                    ShareEvent::Over(result) => ends.push((at, result)),
+                    _ => {}
+                }
+                if ends.len() == 3 {
+                    stop.cancel();
+                }
+            }
+            ends.sort_by_key(|(at, _)| *at);
+            ends
+        };
+        let sharing = share_all(wishes, &paths, events, stop.clone());
+        let ((), ends) = tokio::join!(sharing, follow);
+        let ends: Vec<_> = ends.into_iter().map(|(_, result)| result).collect();
+        assert!(matches!(
+            ends.as_slice(),
+            [Ok(()), Err(ShareError::Gateway(_)), Err(ShareError::Unreachable { .. }), Ok(())]
+        ));
     }
 }

@@ -266,6 +266,12 @@ fn old_folder(server: &Server, offer: &Offer) -> Option<std::path::PathBuf> {
     first.filter(|old| old != new)
 }
 
+/// Tells whether a package of npm or `PyPI` is named with a version; the scope of one of npm has the
+/// same sign.
+fn has_version(package: &str) -> bool {
+    package.get(1..).is_some_and(|rest| rest.contains(['@', '=']))
+}
+
 /// Says who updates a server that no registry knows.
 fn unmanaged(server: &Server, sources: &Sources) -> String {
     let source = sources.get(&server.name).unwrap_or_default();
@@ -273,6 +279,9 @@ fn unmanaged(server: &Server, sources: &Sources) -> String {
     match (source["type"].as_str(), package) {
         _ if matches!(server.transport, Transport::Remote { .. }) => {
             "a remote server is updated by who runs it".to_owned()
+        }
+        (Some("npx" | "uvx"), Some(package)) if has_version(package) => {
+            format!("`{package}` names its version; install another one, or change it by hand")
         }
         (Some("npx" | "uvx"), Some(package)) => {
             format!("`{package}` is fetched by its runner; write a version behind it to choose one")

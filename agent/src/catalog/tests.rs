@@ -31,6 +31,7 @@ fn entry(server: &str) -> Entry {
         modern: Some(Side {
             opened: raw(r#"{"capabilities" : {"tools":{}},"n":12345678901234567890123}"#),
             asked: Some("2025-11-25".to_owned()),
+            told: None,
             lists: Lists {
                 tools: Some(vec![raw(r#"{"name": "a", "x":1e400}"#), raw(r#"{"name":"b"}"#)]),
                 prompts: Some(Vec::new()),

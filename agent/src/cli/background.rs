@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::CliError;
 use super::live::Live;
+use super::panel::Panel;
 use super::run::listen;
-use super::share::run_here;
+use super::share::{run_here, some_failed};
 use super::ui::Ui;
 use super::{Context, Threads, block_on, env};
-use crate::app::background::{self, Beacon, LaunchError, Order, Run, launch};
+use crate::app::background::{self, LaunchError, Order, Run, launch};
 use crate::app::share::{ShareEvent, ShareSpec, Source, Up};
 use crate::fs::Paths;
 use crate::running::{Mode, RunId, RunningShare, State};
@@ -33,6 +34,9 @@ pub(super) struct RunOption {
     /// The run that this process is
     #[arg(long, hide = true, value_name = "ID")]
     run_id: Option<RunId>,
+    /// Which of several shares it runs, from 0
+    #[arg(long, hide = true, default_value_t = 0)]
+    run_of: usize,
 }
 
 impl RunOption {
@@ -47,17 +51,34 @@ impl RunOption {
 pub(super) enum Screen {
     /// A terminal, or a program that reads.
     Live(Box<Live>),
+    /// The same for several shares.
+    Panel(Box<Panel>),
     /// The log of a share in the background.
     Diary(Diary),
 }
 
 impl Screen {
-    /// Shows what happened, and tells other commands.
-    pub(super) fn show(&mut self, event: ShareEvent, beacon: &mut Beacon) {
-        beacon.note(&event);
+    /// Prepares to show what `specs` become.
+    fn of(ui: Ui, specs: &[ShareSpec]) -> Self {
+        match specs {
+            [spec] => Self::Live(Box::new(Live::new(ui, spec))),
+            specs => Self::Panel(Box::new(Panel::new(ui, specs))),
+        }
+    }
+
+    /// Shows what happened to one of the shares.
+    pub(super) fn show(&mut self, at: usize, event: ShareEvent) {
         match self {
             Self::Live(live) => live.show(event),
+            Self::Panel(panel) => panel.show(at, event),
             Self::Diary(diary) => diary.show(&event),
+        }
+    }
+
+    /// Shows that one of several shares is over.
+    pub(super) fn over(&mut self, at: usize, result: &Result<(), CliError>) {
+        if let Self::Panel(panel) = self {
+            panel.over(at, result);
         }
     }
 
@@ -65,6 +86,7 @@ impl Screen {
     pub(super) fn stopping(&mut self) {
         match self {
             Self::Live(live) => live.stopping(),
+            Self::Panel(panel) => panel.stopping(),
             Self::Diary(diary) => diary.line("Stopping".to_owned()),
         }
     }
@@ -73,6 +95,7 @@ impl Screen {
     pub(super) fn end(&mut self, result: &Result<(), CliError>) {
         match (self, result) {
             (Self::Live(live), result) => live.end(result.is_ok()),
+            (Self::Panel(panel), result) => panel.end(result.is_ok()),
             (Self::Diary(diary), Ok(())) => diary.line("Stopped".to_owned()),
             (Self::Diary(diary), Err(error)) => diary.line(format!("Failed: {error}")),
         }
@@ -124,21 +147,31 @@ fn in_words(event: &ShareEvent) -> Option<String> {
 
 /// Shares in this terminal, or in the background if that is asked for.
 pub(super) fn follow(
-    spec: ShareSpec,
+    mut specs: Vec<ShareSpec>,
     detach: &DetachOptions,
     paths: &Paths,
     context: &Context,
 ) -> Result<(), CliError> {
     if let Some(id) = detach.run.id() {
-        return be_background(spec, id, false, paths, context);
+        if detach.run.run_of >= specs.len() {
+            return Err(CliError::usage("there is no such share to run"));
+        }
+        return be_background(specs.swap_remove(detach.run.run_of), id, false, paths, context);
     }
     if !detach.detach {
+        // It would take the name of the other, which would then end.
+        for spec in &specs {
+            if let Some(rival) = background::rival(paths, spec)? {
+                return Err(shared_already(&rival));
+            }
+        }
         let run = Run { id: RunId::generate(), mode: Mode::Foreground, router: false };
-        let screen = Screen::Live(Box::new(Live::new(context.ui, &spec)));
-        return run_here(spec, &run, screen, paths);
+        let screen = Screen::of(context.ui, &specs);
+        return run_here(specs, &run, screen, paths);
     }
-    let mut live = Live::new(context.ui, &spec).detached();
-    let started = start(&spec, &[], paths, |event| live.show(event));
+    let [spec] = specs.as_slice() else { return start_all(&specs, paths, context) };
+    let mut live = Live::new(context.ui, spec).detached();
+    let started = start(spec, &[], paths, |event| live.show(event));
     let started = started.map(|(share, up)| {
         live.show(ShareEvent::Up(Box::new(up)));
         share
@@ -146,6 +179,38 @@ pub(super) fn follow(
     live.leave();
     context.ui.note(goes_on(&started?));
     Ok(())
+}
+
+/// Starts several shares in the background, each in a process of its own, so that each can be stopped
+/// and fails by itself.
+fn start_all(specs: &[ShareSpec], paths: &Paths, context: &Context) -> Result<(), CliError> {
+    let mut panel = Panel::new(context.ui, specs).detached();
+    let mut failed = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let more = [OsString::from(format!("--run-of={at}"))];
+        match start(spec, &more, paths, |event| panel.show(at, event)) {
+            Ok((_, up)) => panel.show(at, ShareEvent::Up(Box::new(up))),
+            Err(error) if error.is_code("stopped") => {
+                panel.leave();
+                return Err(error);
+            }
+            Err(error) => {
+                panel.over(at, &Err(error));
+                failed.push(at);
+            }
+        }
+    }
+    panel.leave();
+    if failed.len() < specs.len() {
+        context.ui.note(
+            "They run in the background. See them with `mcpm shares`, stop one with `mcpm unshare SHARE`, or all with `mcpm unshare --all`.",
+        );
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let targets: Vec<_> = specs.iter().map(|spec| spec.target.clone()).collect();
+    Err(some_failed(&targets, &failed))
 }
 
 /// Says how to go on with a share in the background.
@@ -168,7 +233,7 @@ pub(super) fn be_background(
     background::leave_terminal();
     let run = Run { id: id.clone(), mode: Mode::Background, router };
     let diary = Diary { ui: context.ui.for_people(), last: String::new() };
-    run_here(spec, &run, Screen::Diary(diary), paths)
+    run_here(vec![spec], &run, Screen::Diary(diary), paths)
 }
 
 /// Starts this very command again in the background, with `more` options, and waits until its share

@@ -71,6 +71,9 @@ struct EditArgs {
     /// Have these profiles and no others; none with an empty text
     #[arg(long, value_name = "PROFILES")]
     set_profiles: Option<String>,
+    /// Switch off, in the client, the servers that --add-server names
+    #[arg(long, requires = "add_server")]
+    disabled: bool,
     #[command(flatten)]
     force: ForceArg,
     #[command(flatten)]
@@ -196,6 +199,7 @@ fn edit(args: &EditArgs, context: &Context, places: &Places) -> Result<(), CliEr
     }
     let paths = context.paths()?;
     let mut servers = wish(&args.add_server, &args.remove_server, args.set_servers.as_deref())?;
+    servers.off = args.disabled;
     let mut profiles = wish(&args.add_profile, &args.remove_profile, args.set_profiles.as_deref())?;
     if is_idle(&servers) && is_idle(&profiles) {
         if !context.ui.may_ask() {
@@ -218,7 +222,8 @@ fn is_idle(wish: &Wish) -> bool {
 
 fn wish(add: &[String], remove: &[String], set: Option<&str>) -> Result<Wish, CliError> {
     let split = |lists: &[String]| lists.iter().flat_map(|list| names(list)).collect();
-    let wish = Wish { add: split(add), remove: split(remove), set: set.map(names) };
+    let set = set.map(names);
+    let wish = Wish { add: split(add), remove: split(remove), set, off: false };
     match wish.add.iter().find(|name| wish.remove.contains(name)) {
         Some(name) => Err(CliError::usage(format!("`{name}` cannot be both added and removed"))),
         None => Ok(wish),

@@ -8,11 +8,13 @@ use super::{Context, ForceArg, JsonArg, editor};
 use crate::config::{SETTINGS, Settings};
 use crate::fs;
 
-/// Keep settings
+/// Keep settings; alone it lists them
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    json: JsonArg,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -34,6 +36,8 @@ enum Command {
     Unset {
         /// The setting, as `mcpm config ls` shows it
         key: String,
+        #[command(flatten)]
+        json: JsonArg,
     },
     /// Open config.json in $VISUAL or $EDITOR; what does not parse is not taken
     Edit,
@@ -41,9 +45,14 @@ enum Command {
     Reset {
         #[command(flatten)]
         force: ForceArg,
+        #[command(flatten)]
+        json: JsonArg,
     },
     /// Forget what was fetched from registries
-    ClearCache,
+    ClearCache {
+        #[command(flatten)]
+        json: JsonArg,
+    },
 }
 
 /// Change one setting
@@ -64,28 +73,51 @@ struct Set {
     /// Taken for compatibility: setting a value never asks
     #[arg(long, hide = true)]
     force: bool,
+    #[command(flatten)]
+    json: JsonArg,
 }
 
 impl Args {
     pub(super) fn json(&self) -> bool {
-        matches!(&self.command, Command::Get { json, .. } | Command::Ls { json } if json.json)
+        let of_command = match &self.command {
+            None | Some(Command::Edit) => false,
+            Some(Command::Set(set)) => set.json.json,
+            Some(
+                Command::Get { json, .. }
+                | Command::Ls { json }
+                | Command::Unset { json, .. }
+                | Command::Reset { json, .. }
+                | Command::ClearCache { json },
+            ) => json.json,
+        };
+        of_command || self.json.json
     }
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    match args.command {
+    let Some(command) = args.command else { return list(context) };
+    match command {
         Command::Set(set) => self::set(set, context),
         Command::Get { key, .. } => get(&key, context),
         Command::Ls { .. } => list(context),
-        Command::Unset { key } => {
+        Command::Unset { key, .. } => {
             let was_set = Settings::open(&context.paths()?)?.unset(&key)?;
             let done = if was_set { "is forgotten" } else { "was not set" };
             context.ui.note(format!("`{key}` {done}."));
+            let event = if was_set { "unset" } else { "unchanged" };
+            tell(&json!({ "event": event, "key": key }), context);
             Ok(())
         }
         Command::Edit => editor::edit(&context.paths()?.settings(), check, context),
-        Command::Reset { force } => reset(force.force, context),
-        Command::ClearCache => clear_cache(context),
+        Command::Reset { force, .. } => reset(force.force, context),
+        Command::ClearCache { .. } => clear_cache(context),
+    }
+}
+
+/// Tells machines what was done.
+fn tell(event: &Value, context: &Context) {
+    if context.ui.is_json() {
+        context.ui.json(event);
     }
 }
 
@@ -123,6 +155,7 @@ fn set(set: Set, context: &Context) -> Result<(), CliError> {
     };
     settings.set(&key, &value)?;
     ui.note(format!("`{key}` is now `{value}`."));
+    tell(&json!({ "event": "set", "key": key, "value": value }), context);
     Ok(())
 }
 
@@ -171,6 +204,7 @@ fn reset(force: bool, context: &Context) -> Result<(), CliError> {
         }
         if !ui.confirm("Forget all settings?")? {
             ui.note("Nothing has changed.");
+            tell(&json!({ "event": "unchanged" }), context);
             return Ok(());
         }
     }
@@ -181,6 +215,7 @@ fn reset(force: bool, context: &Context) -> Result<(), CliError> {
         format!("Forgot {}.", keys.join(", "))
     };
     ui.note(done);
+    tell(&json!({ "event": "reset", "keys": keys }), context);
     Ok(())
 }
 
@@ -188,6 +223,7 @@ fn clear_cache(context: &Context) -> Result<(), CliError> {
     let cleared = fs::clear(&context.paths()?.caches())?;
     let done = if cleared { "The cache is cleared." } else { "There was nothing in the cache." };
     context.ui.note(done);
+    tell(&json!({ "event": if cleared { "cleared" } else { "unchanged" } }), context);
     Ok(())
 }
 
@@ -211,6 +247,10 @@ mod tests {
             .unwrap();
         home.run(&["config", "get", "node_executable"]).unwrap();
         home.run(&["config", "ls"]).unwrap();
+        home.run(&["config"]).unwrap();
+        home.run(&["config", "--json"]).unwrap();
+        home.run(&["config", "set", "default_profile", "work", "--json"]).unwrap();
+        home.run(&["config", "unset", "default_profile", "--json"]).unwrap();
         home.run(&["config", "unset", "node_executable"]).unwrap();
         home.run(&["config", "unset", "node_executable"]).unwrap();
         assert_eq!(home.read("config.json"), "{}\n");

@@ -1,5 +1,7 @@
 //! `mcpm doctor`: what is well, what is not, and what to do.
 
+mod cleanup;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,10 +11,10 @@ use tokio::sync::mpsc;
 use super::error::CliError;
 use super::share::RelayOptions;
 use super::table::clean;
-use super::{Context, JsonArg, Threads, block_on, env};
-use crate::app::doctor::{Examination, Finding, Health, RelayCheck, examine};
+use super::{Context, ForceArg, JsonArg, Threads, block_on, env, ls};
+use crate::app::doctor::{Area, Examination, Finding, Health, RelayCheck, examine};
 use crate::clients::Places;
-use crate::config::GlobalConfigManager;
+use crate::config::{GlobalConfigManager, ProfileConfigManager};
 use crate::credentials;
 use crate::fs::Paths;
 
@@ -27,6 +29,21 @@ pub(super) struct Args {
     /// Look at this server alone; may be given again
     #[arg(long, value_name = "SERVER", value_delimiter = ',')]
     server: Vec<String>,
+    /// Look at the servers of this profile alone; may be given again
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
+    profile: Vec<String>,
+    /// Show more: files, commands, and how long each server took
+    #[arg(short, long)]
+    verbose: bool,
+    /// Look for servers that nobody uses, and for what servers left behind, and remove them if you
+    /// agree
+    #[arg(long, conflicts_with_all = ["server", "profile", "timeout", "offline"])]
+    cleanup: bool,
+    /// Only show what --cleanup would remove
+    #[arg(long, requires = "cleanup")]
+    dry_run: bool,
+    #[command(flatten)]
+    force: ForceArg,
     /// How long a server may take to start, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
@@ -67,22 +84,52 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
+    if args.cleanup {
+        let consent = match (args.dry_run, args.force.force) {
+            (true, _) => cleanup::Consent::None,
+            (_, true) => cleanup::Consent::All,
+            _ => cleanup::Consent::Ask,
+        };
+        return cleanup::run(consent, &env::places()?, context).map(|()| ExitCode::SUCCESS);
+    }
     // Who asks about some servers does not ask about clients.
-    let places = if args.server.is_empty() { env::places().ok() } else { None };
+    let alone = !args.server.is_empty() || !args.profile.is_empty();
+    let places = if alone { None } else { env::places().ok() };
     run_at(args, context, places)
+}
+
+/// Returns the servers that are asked about, each once; none for all. A faulty entry is looked at;
+/// a name that nobody knows is a slip.
+fn servers(args: &Args, paths: &Paths) -> Result<Vec<String>, CliError> {
+    let mut servers = args.server.clone();
+    if !servers.is_empty() {
+        let global = GlobalConfigManager::open(paths)?;
+        if let Some(name) = servers.iter().find(|name| !global.has(name)) {
+            global.server(name)?;
+        }
+    }
+    for name in &args.profile {
+        let profile = ProfileConfigManager::open(paths)?.profile(name)?;
+        if profile.servers.is_empty() {
+            let error = CliError::user("empty_profile", format!("profile `{name}` has no server"));
+            let hint = format!("Put one in with `mcpm profile edit {name} --add-server SERVER`");
+            return Err(error.with_hint(hint));
+        }
+        servers.extend(profile.servers);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    servers.retain(|name| seen.insert(name.clone()));
+    Ok(servers)
 }
 
 /// The same on a machine whose folders are given.
 fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitCode, CliError> {
     let paths = context.paths()?;
     let ui = context.ui;
-    let Args { server: servers, timeout, offline, relay, json: _ } = args;
-    for name in &servers {
-        // A faulty entry is looked at; a name that nobody knows is a slip.
-        let global = GlobalConfigManager::open(&paths)?;
-        if !global.has(name) {
-            global.server(name)?;
-        }
+    let servers = servers(&args, &paths)?;
+    let Args { verbose, timeout, offline, relay, .. } = args;
+    if verbose && !ui.is_json() {
+        about(&paths).into_iter().for_each(|line| ui.result(line));
     }
     let relay = if offline { None } else { Some(relay.check(&paths)?) };
     let what = Examination { servers, patience: Duration::from_secs(timeout), places, relay };
@@ -96,7 +143,8 @@ fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitC
                 if ui.is_json() {
                     all.push(to_json(&finding));
                 } else {
-                    lines(&finding).into_iter().for_each(|line| ui.result(line));
+                    let more = if verbose { more(&finding, &paths) } else { Vec::new() };
+                    lines(&finding, &more).into_iter().for_each(|line| ui.result(line));
                 }
             }
         };
@@ -104,7 +152,13 @@ fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitC
         Ok(())
     })?;
     if ui.is_json() {
-        ui.json(&json!({ "health": worst.word(), "findings": all }));
+        let about = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "config_dir": paths.dir(),
+        });
+        ui.json(&json!({ "health": worst.word(), "mcpm": about, "findings": all }));
     }
     ui.note(match worst {
         Health::Ok => "All is well.",
@@ -114,32 +168,54 @@ fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitC
     Ok(if worst == Health::Broken { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-fn lines(finding: &Finding) -> Vec<String> {
-    let Finding { area, subject, health, detail, hint } = finding;
+/// Tells of mcpm itself.
+fn about(paths: &Paths) -> [String; 2] {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let version = env!("CARGO_PKG_VERSION");
+    [format!("mcpm {version} for {os} on {arch}"), format!("files: {}", paths.dir().display())]
+}
+
+/// Returns what else is known: for a server, how it is started.
+fn more(finding: &Finding, paths: &Paths) -> Vec<String> {
+    let mut more = Vec::new();
+    if finding.area == Area::Server
+        && let Ok(server) =
+            GlobalConfigManager::open(paths).and_then(|g| g.server(&finding.subject))
+    {
+        let line = ls::line(&server, 0, true);
+        more.extend(line.lines().skip(1).map(|line| line.trim().to_owned()));
+    }
+    more.extend(finding.more.iter().cloned());
+    more
+}
+
+fn lines(finding: &Finding, more: &[String]) -> Vec<String> {
+    let Finding { area, subject, health, detail, hint, .. } = finding;
     let mut parts = detail.lines();
     let first = clean(parts.next().unwrap_or_default());
     let mut lines =
         vec![format!("{:8} {:8} {}: {first}", health.word(), area.word(), clean(subject))];
     lines.extend(parts.map(|line| format!("{:18}{}", "", clean(line))));
+    lines.extend(more.iter().map(|line| format!("{:18}{}", "", clean(line))));
     lines.extend(hint.iter().map(|hint| format!("{:18}hint: {}", "", clean(hint))));
     lines
 }
 
 fn to_json(finding: &Finding) -> Value {
-    let Finding { area, subject, health, detail, hint } = finding;
+    let Finding { area, subject, health, detail, hint, more } = finding;
     json!({
         "area": area.word(),
         "subject": subject,
         "health": health.word(),
         "detail": detail,
         "hint": hint,
+        "more": more,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::doctor::Area;
     use crate::cli::testing::Home;
 
     #[test]
@@ -150,13 +226,15 @@ mod tests {
             health: Health::Broken,
             detail: "it stopped\nwhy \u{1b}[1m".to_owned(),
             hint: Some("Do this".to_owned()),
+            more: Vec::new(),
         };
         let expected = [
             "broken   server   time: it stopped",
             "                  why [1m",
+            "                  one more",
             "                  hint: Do this",
         ];
-        assert_eq!(lines(&finding), expected);
+        assert_eq!(lines(&finding, &["one\u{7} more".to_owned()]), expected);
     }
 
     #[test]
@@ -182,7 +260,18 @@ mod tests {
         let home = Home::new();
         let json = JsonArg { json: true };
         let relay = RelayAddressOptions { address: None };
-        let args = Args { server: Vec::new(), timeout: 5, offline: true, relay, json };
+        let args = Args {
+            server: Vec::new(),
+            profile: Vec::new(),
+            verbose: true,
+            cleanup: false,
+            dry_run: false,
+            force: ForceArg::default(),
+            timeout: 5,
+            offline: true,
+            relay,
+            json,
+        };
         // The clients of whoever runs this test may be ill.
         let code = run_at(args, &home.context(), None).unwrap();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
@@ -190,5 +279,14 @@ mod tests {
         let code = home.run(&["doctor", "--offline", "--json", "--server", "a"]).unwrap();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
         assert_eq!(home.run(&["doctor", "--offline", "--server", "b"]).unwrap_err().exit(), 1);
+        home.write(
+            "servers.json",
+            r#"{"a": {"command": "mcpm-no-such-command", "profile_tags": ["work"]}}"#,
+        );
+        let code = home.run(&["doctor", "--offline", "-v", "--profile", "work"]).unwrap();
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(home.run(&["doctor", "--offline", "--profile", "none"]).unwrap_err().exit(), 1);
+        assert_eq!(home.run(&["doctor", "--dry-run"]).unwrap_err().exit(), 2);
+        assert_eq!(home.run(&["doctor", "--cleanup", "--offline"]).unwrap_err().exit(), 2);
     }
 }

@@ -4,13 +4,14 @@ use serde_json::json;
 
 use super::error::CliError;
 use super::fields::{self, Fields};
-use super::follow::{Change, Followed, follow};
+use super::follow::{Change, Followed, follow, keep_shares};
 use super::secret::SecretOptions;
 use super::{Context, ForceArg, JsonArg, editor, env, new, secret};
 use crate::app::install::belongings::orphaned;
 use crate::app::servers::{change, check_url};
 use crate::clients::Target;
 use crate::config::{ConfigError, GlobalConfigManager, ServerChange, check_name};
+use crate::credentials::ShareTarget;
 use crate::fs::Paths;
 use crate::model::{Server, Transport, Vars};
 
@@ -88,9 +89,12 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     } else {
         "Nothing has changed.".to_owned()
     });
+    let mut shares = Vec::new();
     let followed = if now == name {
         Followed::default()
     } else {
+        let [old, new] = [name.as_str(), now].map(|name| ShareTarget::Server(name.to_owned()));
+        shares = keep_shares(&old, &new, &paths, context)?;
         let (before, now) = (Target::Server(name.clone()), Target::Server(now.to_owned()));
         let change = Change { before: &before, now: Some(&now) };
         follow(change, args.force.force, &paths, &env::places()?, context)?
@@ -100,6 +104,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let Followed { changed, left } = followed;
         ui.json(&json!({
             "event": event, "server": now, "clients": left, "clients_changed": changed,
+            "shares": shares,
         }));
     }
     Ok(())

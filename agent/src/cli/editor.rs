@@ -34,12 +34,21 @@ fn edit_with(
     let ui = context.ui;
     let before = fs::read(path)?;
     let copy = copy_of(path);
+    keep_last(&copy, before.as_deref(), context);
     fs::write_private(&copy, before.as_deref().unwrap_or("{}\n").as_bytes())?;
     loop {
-        open(editor, &copy)?;
+        let opened = open(editor, &copy);
         let after = fs::read(&copy)?.unwrap_or_default();
-        if Some(&after) == before.as_ref() || (before.is_none() && after == "{}\n") {
+        let is_same = Some(&after) == before.as_ref() || (before.is_none() && after == "{}\n");
+        if is_same {
+            // It has all the secrets of the file.
             remove(&copy);
+        }
+        if let Err(error) = opened {
+            let hint = format!("What you wrote is in {}", copy.display());
+            return Err(if is_same { error } else { error.with_hint(hint) });
+        }
+        if is_same {
             ui.note("Nothing has changed.");
             return Ok(());
         }
@@ -59,6 +68,20 @@ fn edit_with(
                 }
             }
         }
+    }
+}
+
+/// Puts aside what was written the last time, and not taken: the copy is about to be made anew.
+fn keep_last(copy: &Path, before: Option<&str>, context: &Context) {
+    let last = fs::read(copy).ok().flatten();
+    if last.is_none_or(|last| before == Some(last.as_str())) {
+        return;
+    }
+    let mut aside = copy.as_os_str().to_owned();
+    aside.push(".last");
+    if std::fs::rename(copy, &aside).is_ok() {
+        let aside = Path::new(&aside).display();
+        context.ui.note(format!("What you wrote the last time, and was not taken, is in {aside}."));
     }
 }
 
@@ -142,6 +165,10 @@ mod tests {
         assert!(error.hint().unwrap().contains("edited-servers.json"), "{error}");
         assert_eq!(home.read("servers.json"), "{}");
         assert_eq!(home.read("edited-servers.json"), "{,");
+        // The next edit begins with the file, and does not forget.
+        edit_with("true", &path, valid, &home.context()).unwrap();
+        assert_eq!(home.read("edited-servers.json.last"), "{,");
+        assert!(!copy_of(&path).exists());
     }
 
     #[test]
@@ -164,6 +191,12 @@ mod tests {
         assert!(!path.exists());
         let error = edit_with("false", &path, valid, &home.context()).unwrap_err();
         assert!(error.hint().unwrap().contains("EDITOR"));
+        // A copy would hold all secrets of the file; but what was written is not lost.
+        assert!(!copy_of(&path).exists());
+        let line = editor(&home, "printf '{\"a\":1}' > \"$1\"; exit 1");
+        let error = edit_with(&line, &path, valid, &home.context()).unwrap_err();
+        assert!(error.hint().unwrap().contains("edited-servers.json"), "{error:?}");
+        assert!(!path.exists() && copy_of(&path).exists());
         assert!(edit_with("mcpm-no-such-editor", &path, valid, &home.context()).is_err());
     }
 }

@@ -61,6 +61,11 @@ pub(super) fn is_ci() -> bool {
     first(&names).is_some()
 }
 
+/// Tells whether the terminal can do nothing but show lines one below the other.
+pub(super) fn is_dumb() -> bool {
+    var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// Returns the program that the user wants pages to be opened with.
 pub(super) fn browser() -> Option<OsString> {
     var_os("BROWSER").filter(|value| !value.is_empty())
@@ -75,6 +80,18 @@ pub(super) fn is_remote() -> bool {
 pub(super) fn has_screen() -> bool {
     let names = ["DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"];
     names.into_iter().any(|name| var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// Returns the level that the Python `mcpm` is told to log at, in our word for it.
+pub(super) fn log_level() -> Option<&'static str> {
+    let level = first(&["MCPM_LOG_LEVEL"])?;
+    Some(match level.to_ascii_uppercase().as_str() {
+        "DEBUG" => "debug",
+        "INFO" => "info",
+        "WARNING" | "WARN" => "warn",
+        "ERROR" | "CRITICAL" | "FATAL" => "error",
+        _ => return None,
+    })
 }
 
 fn first(names: &[&str]) -> Option<String> {

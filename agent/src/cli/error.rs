@@ -53,6 +53,11 @@ impl CliError {
         Self { exit: STOPPED, ..Self::user("stopped", "stopped") }
     }
 
+    /// Tells whether it has this code.
+    pub(super) fn is_code(&self, code: &str) -> bool {
+        self.code == code
+    }
+
     /// Tells whether a person stopped it.
     pub(super) fn is_stop(&self) -> bool {
         self.exit == STOPPED
@@ -140,6 +145,7 @@ codes! {
     crate::credentials::CredentialError => "credentials",
     crate::gateway::GatewayError => "server",
     crate::usage::UsageError => "usage_file",
+    crate::app::doctor::cleanup::CleanupError => "cleanup",
     crate::gateway::listen::ListenError => "listen",
 }
 

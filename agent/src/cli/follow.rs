@@ -2,9 +2,11 @@
 
 use super::Context;
 use super::error::with_sources;
+use crate::app::background;
 use crate::app::clients::follow::{Named, mend, naming};
 use crate::cli::error::CliError;
 use crate::clients::{Places, Target};
+use crate::credentials::{ShareTarget, retarget};
 use crate::fs::Paths;
 
 /// What became of the clients that start a thing.
@@ -62,6 +64,26 @@ pub(super) fn follow(
     followed.left.dedup();
     tell(change, &followed, context);
     Ok(followed)
+}
+
+/// Lets the shares of a thing that got another name keep their URLs and tokens, and tells of it.
+pub(super) fn keep_shares(
+    before: &ShareTarget,
+    now: &ShareTarget,
+    paths: &Paths,
+    context: &Context,
+) -> Result<Vec<String>, CliError> {
+    let kept = retarget(paths, before, now)?;
+    let ui = context.ui;
+    if !kept.is_empty() {
+        ui.note(format!("Shares that keep their URL and tokens: {}.", kept.join(", ")));
+    }
+    let running = background::look(paths)?.running;
+    let mut targets = running.iter().filter_map(|seen| Some(&seen.record.as_ref().ok()?.target));
+    if targets.any(|target| target == before) {
+        ui.note(format!("{before} is shared right now, and is listed so until that share ends."));
+    }
+    Ok(kept)
 }
 
 fn agree(change: Change<'_>, named: &[&Named], context: &Context) -> Result<bool, CliError> {

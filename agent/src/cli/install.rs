@@ -4,6 +4,7 @@ pub(super) mod answers;
 
 use serde_json::{Value, json};
 
+use super::edit::quoted;
 use super::error::CliError;
 use super::registry::{RegistryOptions, line};
 use super::table::clean;
@@ -23,7 +24,7 @@ pub(super) struct Args {
     #[arg(value_name = "SERVER")]
     reference: String,
     /// Name of the new entry [default: that of the server]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     alias: Option<String>,
     /// Installation method, as `mcpm info` shows it [default: the preferred one]
     #[arg(long, value_name = "METHOD")]
@@ -153,7 +154,7 @@ fn tell(installed: &Installed, offer: &Offer, method: &str, context: &Context) {
         ui.warning(clean(warning));
     }
     let name = &server.name;
-    ui.note(format!("Server `{name}` is {done}. Try it with `mcpm inspect {name}`."));
+    ui.note(format!("Server `{name}` is {done}. Try it with `mcpm inspect {}`.", quoted(name)));
 }
 
 /// Adds what the entry has become, without its secrets.

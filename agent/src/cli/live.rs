@@ -21,6 +21,8 @@ pub(super) struct Live {
     url: Option<String>,
     requests: u64,
     last: String,
+    /// Why the share was not up when that was last said.
+    trouble: Option<String>,
     /// Whether the share goes on in the background when this ends.
     detached: bool,
 }
@@ -37,6 +39,7 @@ impl Live {
             url: None,
             requests: 0,
             last: String::new(),
+            trouble: None,
             detached: false,
         };
         if spec.access == Access::Public {
@@ -73,6 +76,7 @@ impl Live {
             url: None,
             requests: 0,
             last: String::new(),
+            trouble: None,
             detached: false,
         }
     }
@@ -117,6 +121,8 @@ impl Live {
             }
             ShareEvent::Expired => self.apart(|ui| ui.note("The share came to its end.")),
             ShareEvent::Warning(text) => self.apart(|ui| ui.warning(text)),
+            // Whoever runs the share says how it ended.
+            ShareEvent::Over(_) => {}
         }
     }
 
@@ -138,6 +144,7 @@ impl Live {
     }
 
     fn up(&mut self, up: &Up) {
+        self.trouble = None;
         let moved = self.url.as_ref().is_some_and(|url| *url != up.url);
         let first = self.url.replace(up.url.clone()).is_none();
         if first || moved {
@@ -174,7 +181,7 @@ impl Live {
         let token = up.token.as_ref().map(|token| token.expose());
         let endpoint = Endpoint { name: &self.client_name, url: &up.url, token };
         ui.note("");
-        for snippets::Snippet { client, place, text } in snippets::all(endpoint) {
+        for snippets::Snippet { client, place, text } in snippets::all(&[endpoint]) {
             ui.note(format!("{client} ({place}):"));
             for line in text.lines() {
                 ui.note(format!("  {line}"));
@@ -184,9 +191,12 @@ impl Live {
     }
 
     fn reconnecting(&mut self, reason: &str, hint: Option<&str>, retry_in: Duration) {
-        let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        let wait = humantime::format_duration(Duration::from_secs(retry_in.as_secs().max(1)));
-        self.state(format!("{}{hint}; trying again in {wait}", capital(reason)));
+        // Where a line cannot be redrawn, every attempt that fails alike would be one more.
+        if self.bar.is_none() && self.trouble.as_deref() == Some(reason) {
+            return;
+        }
+        self.trouble = Some(reason.to_owned());
+        self.state(reconnecting(reason, hint, retry_in));
     }
 
     fn connected(&self, active: usize) -> String {
@@ -215,7 +225,14 @@ impl Live {
     }
 }
 
-fn bar() -> ProgressBar {
+/// Says why a share is not up, and when it is tried again.
+pub(super) fn reconnecting(reason: &str, hint: Option<&str>, retry_in: Duration) -> String {
+    let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let wait = humantime::format_duration(Duration::from_secs(retry_in.as_secs().max(1)));
+    format!("{}{hint}; trying again in {wait}", capital(reason))
+}
+
+pub(super) fn bar() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
         bar.set_style(style);
@@ -224,13 +241,13 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn capital(text: &str) -> String {
+pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The form for machines. What only comforts people has none.
-fn to_json(event: &ShareEvent) -> Option<Value> {
+pub(super) fn to_json(event: &ShareEvent) -> Option<Value> {
     Some(match event {
         ShareEvent::Up(up) => {
             let mut value = json!({
@@ -289,6 +306,31 @@ mod tests {
             r#"{"event":"up","url":"https://time-abc.example/mcp","token":"T","name":"time-abc"}"#
         );
         assert_eq!(to_json(&up(Some("https://l"))).unwrap()["link"], "https://l");
+    }
+
+    #[test]
+    fn where_no_line_is_redrawn_the_same_trouble_is_told_once() {
+        let mut live = Live {
+            ui: Ui::new(false, false),
+            what: "server `time`".to_owned(),
+            client_name: "time".to_owned(),
+            mcp: false,
+            bar: None,
+            url: None,
+            requests: 0,
+            last: String::new(),
+            trouble: None,
+            detached: false,
+        };
+        let mut told = Vec::new();
+        for (reason, secs) in [("no route", 1), ("no route", 2), ("refused", 4), ("no route", 8)] {
+            let (reason, retry_in) = (reason.to_owned(), Duration::from_secs(secs));
+            live.show(ShareEvent::Reconnecting { reason, hint: None, retry_in });
+            told.push(live.last.clone());
+        }
+        assert_eq!(told[0], told[1]);
+        told.dedup();
+        assert_eq!(told.len(), 3, "{told:?}");
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) fn line(server: &Server, width: usize, verbose: bool) -> String {
     if !server.profile_tags.is_empty() {
         line.push_str(&format!("  [{}]", server.profile_tags.join(", ")));
     }
+    line.truncate(line.trim_end().len());
     if verbose {
         match &server.transport {
             Transport::Stdio { command, args, env, cwd } => {
@@ -72,7 +73,7 @@ pub(super) fn line(server: &Server, width: usize, verbose: bool) -> String {
             Transport::Custom { .. } => line.push_str("\n    for its client alone"),
         }
     }
-    line.trim_end().to_owned()
+    line
 }
 
 /// Shows names, and where secrets are; never a value.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::edit::quoted;
 use super::error::CliError;
 use super::fields::{self, Fields};
 use super::secret::SecretOptions;
@@ -88,7 +89,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if ui.is_json() {
         ui.json(&json!({ "event": done, "server": name }));
     }
-    ui.note(format!("Server `{name}` is {done}. Try it with `mcpm inspect {name}`."));
+    ui.note(format!("Server `{name}` is {done}. Try it with `mcpm inspect {}`.", quoted(&name)));
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 
 use std::io;
 
-use dialoguer::console::{Key, Term, measure_text_width, truncate_str};
+use console::{Key, Term, measure_text_width, truncate_str};
 
+use super::keys::Keys;
 use super::table::clean;
 
 /// Lines around the list: the question, what the keys do, and where it goes on.
@@ -47,6 +48,7 @@ impl<'a> Pick<'a> {
     /// Shows the list until it is decided; `None` when the person would rather not.
     pub(super) fn ask(mut self) -> io::Result<Option<Vec<usize>>> {
         let term = Term::stderr();
+        let keys = Keys::of(&term)?;
         let mut shown = 0;
         loop {
             let (rows, width) = term.size();
@@ -56,7 +58,7 @@ impl<'a> Pick<'a> {
             for line in &lines {
                 term.write_line(line)?;
             }
-            let step = self.key(&term.read_key_raw()?);
+            let step = self.key(&keys.next()?);
             if step == Step::On {
                 continue;
             }
@@ -152,9 +154,10 @@ impl<'a> Pick<'a> {
 /// not answer.
 pub(super) fn confirm(question: &str) -> io::Result<Option<bool>> {
     let term = Term::stderr();
+    let keys = Keys::of(&term)?;
     term.write_str(&format!("{question} [y/N] "))?;
     loop {
-        let answer = match term.read_key_raw()? {
+        let answer = match keys.next()? {
             Key::Char('y' | 'Y') => Some(true),
             Key::Char('n' | 'N') | Key::Enter => Some(false),
             Key::CtrlC | Key::Escape => None,

@@ -6,7 +6,7 @@ mod ls;
 use std::process::ExitCode;
 
 use super::error::CliError;
-use super::{Context, inspect, run, share};
+use super::{Context, fields, inspect, run, share};
 use crate::app::inspect::Subject;
 use crate::app::serving::Serving;
 use crate::config::{GlobalConfigManager, ProfileConfigManager};
@@ -31,6 +31,9 @@ enum Command {
     Inspect {
         /// The profile
         profile: String,
+        /// Look at these servers of it alone
+        #[arg(long, value_name = "SERVER,…", value_delimiter = ',')]
+        server: Vec<String>,
         #[command(flatten)]
         options: inspect::Options,
     },
@@ -40,8 +43,11 @@ enum Command {
         profile: String,
         #[command(flatten)]
         options: run::Options,
+        /// Run these servers of it alone
+        #[arg(long, value_name = "SERVER,…", value_delimiter = ',')]
+        server: Vec<String>,
         /// Who shares the process of a server [default: shared]
-        #[arg(long, requires = "http")]
+        #[arg(long)]
         isolation: Option<Share>,
     },
     /// Share the servers of a profile as one, through a relay
@@ -98,17 +104,22 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
         Command::Create(args) => change::create(&args, context).map(done),
         Command::Edit(args) => change::edit(&args, context).map(done),
         Command::Rm(args) => change::rm(&args, context).map(done),
-        Command::Inspect { profile, options } => {
-            servers_of(&profile, context)?;
-            inspect::inspect(&Subject::Profile(profile), &options, context)
+        Command::Inspect { profile, server, options } => {
+            let only = fields::names(&server);
+            of_these(servers_of(&profile, context)?, &only, &profile)?;
+            inspect::inspect(&Subject::Profile(profile, only), &options, context)
         }
-        Command::Run { profile, options, isolation } => {
-            let serving = serving(profile, isolation, context)?;
+        Command::Run { profile, options, server, isolation } => {
+            if isolation.is_some() && !options.is_http() {
+                return Err(CliError::usage("--isolation is about serving over HTTP")
+                    .with_hint("Add --http, or leave it out: over stdio there is one client"));
+            }
+            let serving = serving(profile, &server, isolation, context)?;
             let isolation = isolation.map_or(Isolation::Shared, Into::into);
             run::serve(serving, options, isolation, context)
         }
         Command::Share { profile, options, isolation } => {
-            let serving = serving(profile.clone(), isolation, context)?;
+            let serving = serving(profile.clone(), &[], isolation, context)?;
             let isolation = isolation.map_or(Isolation::Session, Into::into);
             share::serve(ShareTarget::Profile(profile), serving, options, isolation, context)
                 .map(done)
@@ -116,14 +127,32 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
     }
 }
 
-/// Returns what a profile serves.
-fn serving(name: String, isolation: Option<Share>, context: &Context) -> Result<Serving, CliError> {
-    let servers = servers_of(&name, context)?;
+/// Returns what a profile serves: all of its servers, or those that are named.
+fn serving(
+    name: String,
+    only: &[String],
+    isolation: Option<Share>,
+    context: &Context,
+) -> Result<Serving, CliError> {
+    let servers = of_these(servers_of(&name, context)?, &fields::names(only), &name)?;
     let serving = Serving::profile(name, servers);
     if isolation.is_some() && !serving.is_aggregate() {
         context.ui.warning("--isolation says nothing here: the profile has one server");
     }
     Ok(serving)
+}
+
+/// Returns those servers of a profile that are named; all where none is.
+fn of_these(servers: Vec<Server>, only: &[String], profile: &str) -> Result<Vec<Server>, CliError> {
+    let stranger = only.iter().find(|name| !servers.iter().any(|server| server.name == **name));
+    if let Some(name) = stranger {
+        let message = format!("server `{name}` is not in profile `{profile}`");
+        let hint = format!("See what is in it with `mcpm profile ls {profile}`");
+        return Err(CliError::user("unknown_server", message).with_hint(hint));
+    }
+    let mut servers = servers;
+    servers.retain(|server| only.is_empty() || only.contains(&server.name));
+    Ok(servers)
 }
 
 /// Returns the servers of a profile: at least one, and all of them. A faulty entry is an error:
@@ -167,6 +196,19 @@ mod tests {
             assert_eq!(error.to_json()["code"], "invalid_server", "{servers}");
             assert!(error.to_string().contains("`bad`"), "{error}");
         }
+    }
+
+    #[test]
+    fn some_servers_of_a_profile_can_be_named_and_no_others() {
+        let servers = || ["a", "b"].map(|name| Server::stdio(name, "x", [""; 0])).to_vec();
+        let names = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+            let found = of_these(servers(), &only, "work")?;
+            Ok::<_, CliError>(found.into_iter().map(|server| server.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap(), ["a", "b"]);
+        assert_eq!(names(&["b"]).unwrap(), ["b"]);
+        assert_eq!(names(&["b", "c"]).unwrap_err().to_json()["code"], "unknown_server");
     }
 
     #[test]

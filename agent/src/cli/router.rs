@@ -16,7 +16,7 @@ use super::{Context, JsonArg};
 use crate::app::background;
 use crate::app::serving::Serving;
 use crate::app::share::{Access, ShareEvent, ShareSpec, Source};
-use crate::config::ProfileConfigManager;
+use crate::config::{DEFAULT_PROFILE, ProfileConfigManager, Settings};
 use crate::credentials::ShareTarget;
 use crate::fs::Paths;
 use crate::gateway::{GatewayOptions, Isolation};
@@ -65,7 +65,7 @@ enum Command {
 /// until the file of the share is removed.
 #[derive(Debug, clap::Args)]
 struct ShareArgs {
-    /// The profile [default: the only one]
+    /// The profile [default: that of the setting `default_profile`, else the only one]
     #[arg(short, long)]
     profile: Option<String>,
     #[command(flatten)]
@@ -171,7 +171,7 @@ fn spec(
         target: ShareTarget::Profile(profile.to_owned()),
         source: Source::Mcp(Serving::profile(profile, servers)),
         relay: Some(relay.spec(paths)?),
-        name: relay.subdomain.clone(),
+        name: relay.name()?,
         access: Access::Link,
         expires: relay.expires,
         local: None,
@@ -186,7 +186,11 @@ fn spec(
 
 /// Chooses the profile where none is named: never everything, as mcpm 1 did.
 fn choose(paths: &Paths, context: &Context) -> Result<String, CliError> {
-    let profiles = ProfileConfigManager::open(paths)?.list_profiles();
+    let profiles = ProfileConfigManager::open(paths)?;
+    if let Some(name) = Settings::open(paths)?.get(DEFAULT_PROFILE)? {
+        return Ok(profiles.profile(&name)?.name);
+    }
+    let profiles = profiles.list_profiles();
     let mut names: Vec<String> = profiles.into_iter().map(|profile| profile.name).collect();
     match names.len() {
         0 => {

@@ -13,15 +13,17 @@ use tokio_util::sync::CancellationToken;
 use super::error::CliError;
 use super::servers::ServerOptions;
 use super::{Context, Threads, block_on};
-use crate::app::run::{RunError, run_http, run_stdio};
+use crate::app::run::{Place, RunError, run_http, run_stdio};
 use crate::app::serving::Serving;
 use crate::app::share::Local;
 use crate::config::GlobalConfigManager;
-use crate::gateway::{GatewayOptions, Isolation, StderrSink};
+use crate::gateway::{GatewayOptions, Isolation, StderrSink, listen};
 use crate::logs;
 
 /// The port that mcpm serves on by default.
 pub(super) const PORT: u16 = 6276;
+/// How many ports behind it are tried when nobody named one, as the Python `mcpm` does.
+const SPARE_PORTS: u16 = 9;
 
 /// Run a server over stdio, or over HTTP on this machine
 #[derive(Debug, clap::Args)]
@@ -38,12 +40,19 @@ pub(super) struct Options {
     /// Serve Streamable HTTP at /mcp instead of stdio
     #[arg(long)]
     http: bool,
-    /// Port to serve HTTP on
-    #[arg(long, default_value_t = PORT)]
-    port: u16,
+    /// The same, and tell of /sse, which HTTP also serves: for clients that know only HTTP+SSE
+    #[arg(long, conflicts_with = "http")]
+    sse: bool,
+    /// Port to serve HTTP on; 0 takes any free one [default: 6276, or the next that is free up to
+    /// 6285]
+    #[arg(long)]
+    port: Option<u16>,
     /// Address to serve HTTP on
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
+    /// End when stdin ends, with --http or --sse: who started it may be gone then
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
     #[command(flatten)]
     servers: ServerOptions,
 }
@@ -54,6 +63,13 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
     serve(Serving::server(server), options, Isolation::Shared, context)
 }
 
+impl Options {
+    /// Tells whether they are about serving over HTTP, in whichever of its forms.
+    pub(super) fn is_http(&self) -> bool {
+        self.http || self.sse
+    }
+}
+
 /// Serves until the client is gone or a signal comes; `isolation` counts over HTTP.
 pub(super) fn serve(
     serving: Serving,
@@ -61,7 +77,8 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<ExitCode, CliError> {
-    let Options { http, port, host, servers } = options;
+    let is_http = options.is_http();
+    let Options { http: _, sse, port, host, until_stdin_ends, servers } = options;
     let paths = context.paths()?;
     let ui = context.ui;
     let (logs, writer) = logs::channel(&paths);
@@ -71,7 +88,7 @@ pub(super) fn serve(
     });
     let options = GatewayOptions { stderr: Some(sink), isolation, ..GatewayOptions::default() };
     let options = servers.apply(options);
-    if !http {
+    if !is_http {
         let serve =
             |stop| writer.beside(async move { run_stdio(&serving, options, &paths, stop).await });
         return block_on(Threads::One, until_signal(serve));
@@ -81,18 +98,31 @@ pub(super) fn serve(
     };
     if !is_loopback(&host) {
         let what = if serving.profile_name().is_some() { "profile" } else { "server" };
+        let at = port.unwrap_or(PORT);
         ui.warning(format!(
-            "everybody who reaches {host}:{port} can use this {what}, without a token"
+            "everybody who reaches {host}:{at} can use this {what}, without a token"
         ));
     }
-    let local = Local { host, port };
+    // Who names a port means it; who does not gets one, also while others run.
+    let spare = if port.is_some() { 0 } else { SPARE_PORTS };
+    let local = Local { host, port: port.unwrap_or(PORT) };
+    let path = if sse { listen::SSE_PATH } else { listen::PATH };
+    let place = Place { local, spare, path };
     let ready = move |url: &str, notes: &[String]| {
         ui.result(url);
         notes.iter().for_each(|note| ui.note(note));
         ui.note("Serving; press Ctrl-C to stop.");
     };
-    let serve = |stop| {
-        writer.beside(async move { run_http(&serving, options, &paths, local, ready, stop).await })
+    let serve = |stop: CancellationToken| {
+        writer.beside(async move {
+            let served = run_http(&serving, options, &paths, place, ready, stop.clone());
+            tokio::pin!(served);
+            tokio::select! {
+                result = &mut served => return result,
+                () = stdin_end(until_stdin_ends) => stop.cancel(),
+            }
+            served.await
+        })
     };
     block_on(Threads::Many, until_signal(serve))
 }
@@ -122,6 +152,15 @@ where
             }
         }
     }
+}
+
+/// Waits for the end of stdin; for ever unless it is `watched`.
+async fn stdin_end(watched: bool) {
+    if !watched {
+        return std::future::pending().await;
+    }
+    // An error is an end too.
+    drop(tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await);
 }
 
 /// Starts to listen for signals.

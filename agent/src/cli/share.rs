@@ -1,39 +1,36 @@
 //! `mcpm share`, and what all commands that share have in common.
 
+mod here;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
-use mcpm_shared::scope::Scope;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use super::background::{self, DetachOptions, Screen};
+pub(super) use self::here::{run_here, some_failed};
+use super::background::{self, DetachOptions};
 use super::error::CliError;
-use super::run::{PORT, listen};
+use super::run::PORT;
 use super::servers::ServerOptions;
 use super::time::lifetime;
-use super::{Context, JsonArg, Threads, block_on};
-use crate::app::background::{Beacon, Run};
+use super::{Context, JsonArg};
 use crate::app::serving::Serving;
-use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source, share};
+use crate::app::share::{Access, Local, Patience, RelaySpec, ShareSpec, Source};
 use crate::config::GlobalConfigManager;
 use crate::credentials::{Change, RelayChange, RelayStore, ShareTarget};
 use crate::fs::Paths;
-use crate::gateway::{GatewayOptions, Isolation, StderrSink};
-use crate::logs;
+use crate::gateway::{GatewayOptions, Isolation};
 use crate::tunnel::RelayAddress;
 
-/// How many events may wait for the terminal.
-const EVENTS: usize = 64;
-/// How long it may take to tell other commands that the share is over.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-
-/// Share a server through a relay
+/// Share servers through a relay
+///
+/// Each server is a share with a URL and tokens of its own; all of them have one connection to the
+/// relay. To share several servers as one, share a profile.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The server, as `mcpm ls` shows it
-    server: String,
+    /// The servers, as `mcpm ls` shows them
+    #[arg(value_name = "SERVER", required = true)]
+    servers: Vec<String>,
     #[command(flatten)]
     options: Options,
 }
@@ -89,9 +86,10 @@ pub(super) struct RelayOptions {
     /// Speak plain HTTP to a relay that is not given as a URL
     #[arg(long)]
     http: bool,
-    /// The name of the share [default: made from the server's name and this agent's key]
-    #[arg(long, value_name = "NAME")]
-    pub(super) subdomain: Option<Name>,
+    /// The name of the share [default: made from the server's name and this agent's key]; of
+    /// several shares one each, in the same order
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    subdomain: Vec<Name>,
     /// Give up after so many retries of the first connection, instead of after --timeout
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
@@ -158,6 +156,35 @@ impl RelayOptions {
         Ok(RelaySpec { address, credential, proxy, connections: 1 })
     }
 
+    /// Returns the name that was asked for, of the only share.
+    pub(super) fn name(&self) -> Result<Option<Name>, CliError> {
+        Ok(self.names(1)?.pop().flatten())
+    }
+
+    /// Returns the names that were asked for, of so many shares.
+    pub(super) fn names(&self, shares: usize) -> Result<Vec<Option<Name>>, CliError> {
+        let names = &self.subdomain;
+        if names.is_empty() {
+            return Ok(vec![None; shares]);
+        }
+        if names.len() != shares {
+            let counts = match (names.len(), shares) {
+                (1, shares) => format!("there is one --subdomain for {shares} shares"),
+                (names, 1) => format!("there are {names} names in --subdomain for one share"),
+                (names, shares) => {
+                    format!("there are {names} names in --subdomain for {shares} shares")
+                }
+            };
+            let hint = "Name each share, in the same order, as in `--subdomain ONE,TWO`, or leave it out for names of your own";
+            return Err(CliError::usage(counts).with_hint(hint));
+        }
+        if let Some(twin) = twin(names) {
+            return Err(CliError::usage(format!("--subdomain names `{twin}` twice"))
+                .with_hint("Each share needs a name of its own"));
+        }
+        Ok(names.iter().cloned().map(Some).collect())
+    }
+
     fn address(&self) -> Result<RelayAddress, CliError> {
         let bare = !self.address.contains("://");
         let text = match &self.address {
@@ -184,13 +211,20 @@ impl RelayOptions {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let Args { server, options } = args;
-    let found = GlobalConfigManager::open(&context.paths()?)?.server(&server)?;
-    let serving = Serving::server(found);
-    serve(ShareTarget::Server(server), serving, options, Isolation::Session, context)
+    let Args { servers, options } = args;
+    let global = GlobalConfigManager::open(&context.paths()?)?;
+    // A slip of the pen is told before anything is shared.
+    let found: Result<Vec<_>, CliError> = servers
+        .into_iter()
+        .map(|name| {
+            let server = global.server(&name)?;
+            Ok((ShareTarget::Server(name), Serving::server(server)))
+        })
+        .collect();
+    serve_all(found?, options, Isolation::Session, context)
 }
 
-/// Shares MCP servers until a signal comes, or in the background.
+/// Shares MCP servers as one until a signal comes, or in the background.
 pub(super) fn serve(
     target: ShareTarget,
     serving: Serving,
@@ -198,78 +232,60 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<(), CliError> {
+    serve_all(vec![(target, serving)], options, isolation, context)
+}
+
+/// Shares MCP servers, each for itself.
+fn serve_all(
+    found: Vec<(ShareTarget, Serving)>,
+    options: Options,
+    isolation: Isolation,
+    context: &Context,
+) -> Result<(), CliError> {
     let Options { port, local_only, access, servers, relay, detach, json: _ } = options;
     let paths = context.paths()?;
-    let port = port.or(local_only.then_some(PORT));
-    let spec = ShareSpec {
+    let targets: Vec<_> = found.iter().map(|(target, _)| target.clone()).collect();
+    no_twins(&targets)?;
+    let several = found.len() > 1;
+    if let Some(port) = port.filter(|port| several && *port != 0) {
+        let message = format!("{} shares cannot have one port {port} of this machine", found.len());
+        let hint = "Let each have a free port with --port 0, or share them as one with `mcpm profile share`";
+        return Err(CliError::usage(message).with_hint(hint));
+    }
+    let names = relay.names(found.len())?;
+    let port = port.or(local_only.then_some(if several { 0 } else { PORT }));
+    let place = if local_only { None } else { Some(relay.spec(&paths)?) };
+    let gateway = servers.apply(GatewayOptions {
+        start_timeout: relay.timeout(),
+        isolation,
+        ..GatewayOptions::default()
+    });
+    let specs = found.into_iter().zip(names).map(|((target, serving), name)| ShareSpec {
         target,
         source: Source::Mcp(serving),
-        relay: if local_only { None } else { Some(relay.spec(&paths)?) },
-        name: relay.subdomain.clone(),
+        relay: place.clone(),
+        name,
         access: access.access(),
         expires: relay.expires,
         local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
         patience: relay.patience(),
-        gateway: servers.apply(GatewayOptions {
-            start_timeout: relay.timeout(),
-            isolation,
-            ..GatewayOptions::default()
-        }),
-    };
-    background::follow(spec, &detach, &paths, context)
+        gateway: gateway.clone(),
+    });
+    background::follow(specs.collect(), &detach, &paths, context)
 }
 
-/// Runs a share, shows what happens and stops it at the first signal, or when another command wants
-/// it to end: that is a success. The second signal does not wait for anything.
-pub(super) fn run_here(
-    mut spec: ShareSpec,
-    run: &Run,
-    mut screen: Screen,
-    paths: &Paths,
-) -> Result<(), CliError> {
-    let (logs, writer) = logs::channel(paths);
-    spec.gateway.stderr = Some(StderrSink::new(move |server, line| {
-        logs.line(server, line);
-        tracing::info!(target: "mcpm::server", server, "{line}");
-    }));
-    let (mut beacon, task) = Beacon::new(paths, run, &spec)?;
-    block_on(Threads::Many, async {
-        let mut signals = listen()?;
-        let (stop, tasks) = (CancellationToken::new(), Scope::new());
-        tasks.spawn(task.run(stop.clone()));
-        let (events, mut inbox) = mpsc::channel(EVENTS);
-        let sharing = writer.beside(share(spec, paths, events, stop.clone()));
-        tokio::pin!(sharing);
-        let mut told = false;
-        let result = loop {
-            tokio::select! {
-                biased;
-                _ = signals.next() => {
-                    if stop.is_cancelled() {
-                        break Ok(());
-                    }
-                    stop.cancel();
-                }
-                () = stop.cancelled(), if !told => {
-                    told = true;
-                    screen.stopping();
-                }
-                Some(event) = inbox.recv() => screen.show(event, &mut beacon),
-                result = &mut sharing => break result,
-            }
-        };
-        while let Ok(event) = inbox.try_recv() {
-            screen.show(event, &mut beacon);
-        }
-        let result = result.map_err(CliError::from);
-        if let Err(error) = &result {
-            beacon.ended(error.ending());
-        }
-        drop(beacon);
-        tasks.drain(LAST_WORDS).await;
-        screen.end(&result);
-        result
-    })
+/// Refuses to share the same thing twice at once: both would want one name.
+pub(super) fn no_twins(targets: &[ShareTarget]) -> Result<(), CliError> {
+    match twin(targets) {
+        Some(target) => Err(CliError::usage(format!("{target} is named twice")).with_hint(
+            "Name each once; a second share of it needs a process and a --subdomain of its own",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn twin<T: PartialEq>(items: &[T]) -> Option<&T> {
+    items.iter().enumerate().find(|(at, item)| items[..*at].contains(item)).map(|(_, item)| item)
 }
 
 #[cfg(test)]
@@ -277,6 +293,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::cli::testing::Home;
 
     #[derive(Debug, clap::Parser)]
     struct Line {
@@ -363,5 +380,36 @@ mod tests {
         assert!(matches!(patience("time"), Patience::Time(time) if time.as_secs() == 30));
         assert!(matches!(patience("time --retry 3"), Patience::Retries(3)));
         assert!(matches!(patience("time --retry 0"), Patience::Retries(0)));
+    }
+
+    #[test]
+    fn several_shares_have_a_name_each_or_none() {
+        let names = |words: &str, shares| {
+            let names = parse(words).unwrap().options.relay.names(shares)?;
+            Ok::<_, CliError>(names.iter().flatten().map(Name::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(names("a b", 2).unwrap(), [""; 0]);
+        assert_eq!(names("a b --subdomain x,y", 2).unwrap(), ["x", "y"]);
+        assert_eq!(names("a b --subdomain x --subdomain y", 2).unwrap(), ["x", "y"]);
+        for words in ["a b --subdomain x", "a b --subdomain x,y,z", "a b --subdomain x,x"] {
+            let error = names(words, 2).unwrap_err();
+            assert_eq!(error.exit(), 2, "{words}");
+            assert!(error.hint().is_some(), "{words}");
+        }
+        assert!(names("a --subdomain x,y", 1).is_err());
+    }
+
+    #[test]
+    fn what_several_shares_cannot_have_is_refused_before_anything_is_shared() {
+        let home = Home::new();
+        home.write("servers.json", r#"{"a": {"command": "x"}, "b": {"command": "x"}}"#);
+        for words in [&["share", "a", "a"][..], &["share", "a", "b", "--port", "9"]] {
+            let error = home.run(words).unwrap_err();
+            assert_eq!((error.exit(), error.hint().is_some()), (2, true), "{words:?}");
+        }
+        let error = home.run(&["share", "a", "c"]).unwrap_err();
+        assert_eq!(error.to_json()["code"], "unknown_server");
+        assert_eq!(home.run(&["tunnel", "80", "80"]).unwrap_err().exit(), 2);
+        assert!(!home.paths.shares().exists());
     }
 }

@@ -1,6 +1,6 @@
 //! Ready-to-paste configuration of the common clients for one share. Pure.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What a client needs to know to reach a share.
 #[derive(Clone, Copy, Debug)]
@@ -24,34 +24,41 @@ pub(super) struct Snippet {
     pub(super) text: String,
 }
 
-/// Returns the configuration for each client, the most used first.
-pub(super) fn all(endpoint: Endpoint<'_>) -> Vec<Snippet> {
+/// Returns the configuration for each client, the most used first; of several shares all at once.
+pub(super) fn all(endpoints: &[Endpoint<'_>]) -> Vec<Snippet> {
     let snippet = |client, place, text| Snippet { client, place, text };
-    let Endpoint { url, .. } = endpoint;
+    let each = |text: fn(&Endpoint<'_>) -> String| {
+        endpoints.iter().map(text).collect::<Vec<_>>().join("\n")
+    };
+    let in_json = |section, entry: fn(&Endpoint<'_>) -> Value| in_json(endpoints, section, entry);
     vec![
-        snippet("Claude Code", "in a shell", claude_code(endpoint)),
+        snippet("Claude Code", "in a shell", each(claude_code)),
         snippet(
             "Cursor",
             "~/.cursor/mcp.json",
-            in_json(endpoint, "mcpServers", json!({"url": url})),
+            in_json("mcpServers", |it| with_header(it, json!({"url": it.url}))),
         ),
         snippet(
             "VS Code",
             ".vscode/mcp.json",
-            in_json(endpoint, "servers", json!({"type": "http", "url": url})),
+            in_json("servers", |it| with_header(it, json!({"type": "http", "url": it.url}))),
         ),
         snippet(
             "Windsurf",
             "~/.codeium/windsurf/mcp_config.json",
-            in_json(endpoint, "mcpServers", json!({"serverUrl": url})),
+            in_json("mcpServers", |it| with_header(it, json!({"serverUrl": it.url}))),
         ),
-        snippet("Codex", "~/.codex/config.toml", codex(endpoint)),
+        snippet("Codex", "~/.codex/config.toml", each(codex)),
         snippet(
             "Gemini CLI",
             "~/.gemini/settings.json",
-            in_json(endpoint, "mcpServers", json!({"httpUrl": url})),
+            in_json("mcpServers", |it| with_header(it, json!({"httpUrl": it.url}))),
         ),
-        snippet("Claude Desktop", "claude_desktop_config.json", claude_desktop(endpoint)),
+        snippet(
+            "Claude Desktop",
+            "claude_desktop_config.json",
+            in_json("mcpServers", claude_desktop),
+        ),
     ]
 }
 
@@ -59,7 +66,7 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-fn claude_code(Endpoint { name, url, token }: Endpoint<'_>) -> String {
+fn claude_code(Endpoint { name, url, token }: &Endpoint<'_>) -> String {
     let mut line = format!("claude mcp add --transport http {} {}", quoted(name), quoted(url));
     if let Some(token) = token {
         line.push_str(&format!(" --header \"Authorization: {}\"", bearer(token)));
@@ -76,14 +83,19 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn in_json(endpoint: Endpoint<'_>, section: &str, mut entry: Value) -> String {
+fn in_json(endpoints: &[Endpoint<'_>], section: &str, entry: fn(&Endpoint<'_>) -> Value) -> String {
+    let entries = endpoints.iter().map(|endpoint| (endpoint.name.to_owned(), entry(endpoint)));
+    json!({ section: entries.collect::<Map<String, Value>>() }).to_string()
+}
+
+fn with_header(endpoint: &Endpoint<'_>, mut entry: Value) -> Value {
     if let Some(token) = endpoint.token {
         entry["headers"] = json!({ "Authorization": bearer(token) });
     }
-    json!({ section: { endpoint.name: entry } }).to_string()
+    entry
 }
 
-fn codex(Endpoint { name, url, token }: Endpoint<'_>) -> String {
+fn codex(Endpoint { name, url, token }: &Endpoint<'_>) -> String {
     // JSON strings without control characters are TOML basic strings.
     let text = |value: &str| Value::from(value).to_string();
     let mut lines = format!("[mcp_servers.{}]\nurl = {}", text(name), text(url));
@@ -96,7 +108,7 @@ fn codex(Endpoint { name, url, token }: Endpoint<'_>) -> String {
 
 /// Claude Desktop starts programs only, so `mcp-remote` bridges. The header's value goes through
 /// the environment, since some versions split arguments at spaces.
-fn claude_desktop(Endpoint { name, url, token }: Endpoint<'_>) -> String {
+fn claude_desktop(Endpoint { url, token, .. }: &Endpoint<'_>) -> Value {
     let mut args = vec!["-y", "mcp-remote", url];
     if url.starts_with("http://") {
         args.push("--allow-http");
@@ -109,7 +121,7 @@ fn claude_desktop(Endpoint { name, url, token }: Endpoint<'_>) -> String {
     } else {
         entry["args"] = args.into();
     }
-    json!({ "mcpServers": { name: entry } }).to_string()
+    entry
 }
 
 #[cfg(test)]
@@ -119,7 +131,7 @@ mod tests {
     use super::*;
 
     fn page(endpoint: Endpoint<'_>) -> String {
-        all(endpoint).iter().fold(String::new(), |mut page, Snippet { client, place, text }| {
+        all(&[endpoint]).iter().fold(String::new(), |mut page, Snippet { client, place, text }| {
             writeln!(page, "{client} ({place})\n{text}\n").unwrap();
             page
         })
@@ -140,5 +152,20 @@ mod tests {
         let endpoint =
             Endpoint { name: "my server", url: "http://127.0.0.1:6276/mcp", token: None };
         insta::assert_snapshot!(page(endpoint));
+    }
+
+    #[test]
+    fn several_shares_go_into_one_piece_for_each_client() {
+        let endpoint = |name, url| Endpoint { name, url, token: None };
+        let both = [endpoint("a", "https://a.example/mcp"), endpoint("b", "https://b.example/mcp")];
+        for Snippet { client, text, .. } in all(&both) {
+            assert!(text.contains("https://a.example/mcp"), "{client}: {text}");
+            assert!(text.contains("https://b.example/mcp"), "{client}: {text}");
+            if text.starts_with('{') {
+                let value: Value = serde_json::from_str(&text).unwrap();
+                let section = value.as_object().unwrap().values().next().unwrap();
+                assert_eq!(section.as_object().unwrap().len(), 2, "{client}: {text}");
+            }
+        }
     }
 }

@@ -1,20 +1,20 @@
-//! `mcpm tunnel`: an HTTP service through a relay, as it is.
+//! `mcpm tunnel`: HTTP services through a relay, as they are.
 
 use super::background::{self, DetachOptions};
 use super::error::CliError;
-use super::share::{AccessOptions, RelayOptions};
+use super::share::{AccessOptions, RelayOptions, no_twins};
 use super::{Context, JsonArg};
 use crate::app::share::{ShareSpec, Source};
 use crate::credentials::ShareTarget;
 use crate::gateway::GatewayOptions;
 use crate::tunnel::HttpTarget;
 
-/// Share an HTTP server as it is, where the relay allows it
+/// Share HTTP servers as they are, where the relay allows it
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A port on this machine, or a URL
-    #[arg(value_name = "PORT|URL")]
-    service: HttpTarget,
+    /// A port on this machine, or a URL; of several, each is a share of its own
+    #[arg(value_name = "PORT|URL", required = true)]
+    services: Vec<HttpTarget>,
     #[command(flatten)]
     access: AccessOptions,
     #[command(flatten)]
@@ -32,18 +32,24 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let Args { service, access, relay, detach, json: _ } = args;
+    let Args { services, access, relay, detach, json: _ } = args;
     let paths = context.paths()?;
-    let spec = ShareSpec {
-        target: ShareTarget::Http(service.to_string()),
+    let targets: Vec<_> =
+        services.iter().map(|service| ShareTarget::Http(service.to_string())).collect();
+    no_twins(&targets)?;
+    let names = relay.names(services.len())?;
+    let spec = relay.spec(&paths)?;
+    let specs = services.into_iter().zip(targets).zip(names);
+    let specs = specs.map(|((service, target), name)| ShareSpec {
+        target,
         source: Source::Http(service),
-        relay: Some(relay.spec(&paths)?),
-        name: relay.subdomain.clone(),
+        relay: Some(spec.clone()),
+        name,
         access: access.access(),
         expires: relay.expires,
         local: None,
         patience: relay.patience(),
         gateway: GatewayOptions::default(),
-    };
-    background::follow(spec, &detach, &paths, context)
+    });
+    background::follow(specs.collect(), &detach, &paths, context)
 }

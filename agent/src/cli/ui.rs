@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use mcpm_shared::token::Token;
 use serde::Serialize;
 
+use super::env;
 use super::error::CliError;
+use super::line::Line;
 use super::pick::{self, Pick};
 
 /// Where and how a command speaks.
@@ -34,34 +36,34 @@ impl Ui {
         Self { json: false, ..self }
     }
 
-    /// Tells whether there is somebody to ask.
+    /// Tells whether there is somebody to ask, at a terminal that can show a form.
     pub(super) fn may_ask(self) -> bool {
+        self.has_person() && !env::is_dumb()
+    }
+
+    /// Tells whether there is somebody to ask, but a terminal that cannot show a form.
+    pub(super) fn cannot_draw(self) -> bool {
+        self.has_person() && env::is_dumb()
+    }
+
+    fn has_person(self) -> bool {
         self.interactive && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
     /// Tells whether a line on stderr may be redrawn.
     pub(super) fn is_live(self) -> bool {
-        !self.json && io::stderr().is_terminal()
+        !self.json && io::stderr().is_terminal() && !env::is_dumb()
     }
 
     /// Asks for a secret without showing it.
     pub(super) fn ask_secret(self, prompt: &str, may_be_empty: bool) -> Result<Token, CliError> {
-        dialoguer::Password::new()
-            .with_prompt(prompt)
-            .allow_empty_password(may_be_empty)
-            .interact()
-            .map(Token::new)
-            .map_err(|error| cannot_ask(&error))
+        let line = Line::secret(prompt);
+        answered(if may_be_empty { line.or_nothing() } else { line }).map(Token::new)
     }
 
     /// Asks for a line; an empty one takes the default, and is asked for again without one.
     pub(super) fn ask(self, prompt: &str, default: Option<&str>) -> Result<String, CliError> {
-        let input = dialoguer::Input::<String>::new().with_prompt(prompt);
-        let input = match default {
-            Some(default) => input.default(default.to_owned()),
-            None => input,
-        };
-        input.interact_text().map_err(|error| cannot_ask(&error))
+        answered(Line::text(prompt).or(default))
     }
 
     /// Asks for a line that may be empty.
@@ -71,15 +73,13 @@ impl Ui {
 
     /// Asks for a line that may be empty, and that begins as `text`.
     pub(super) fn ask_with(self, prompt: &str, text: &str) -> Result<String, CliError> {
-        let input = dialoguer::Input::<String>::new().with_prompt(prompt).allow_empty(true);
-        let input = if text.is_empty() { input } else { input.with_initial_text(text) };
-        input.interact_text().map_err(|error| cannot_ask(&error))
+        answered(Line::text(prompt).or_nothing().beginning(text))
     }
 
     /// Asks for one of several; returns which.
     pub(super) fn choose(self, prompt: &str, items: &[&str]) -> Result<usize, CliError> {
         let items: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
-        let picked = Pick::one(prompt, &items).ask().map_err(|error| cannot_ask(&error.into()))?;
+        let picked = Pick::one(prompt, &items).ask().map_err(|error| cannot_ask(&error))?;
         picked.and_then(|picked| picked.first().copied()).ok_or_else(CliError::stopped)
     }
 
@@ -91,13 +91,13 @@ impl Ui {
         chosen: &[bool],
     ) -> Result<Vec<usize>, CliError> {
         let pick = Pick::many(prompt, items, chosen);
-        let picked = pick.ask().map_err(|error| cannot_ask(&error.into()))?;
+        let picked = pick.ask().map_err(|error| cannot_ask(&error))?;
         picked.ok_or_else(CliError::stopped)
     }
 
     /// Asks a question whose answer is no unless said otherwise.
     pub(super) fn confirm(self, question: &str) -> Result<bool, CliError> {
-        let answer = pick::confirm(question).map_err(|error| cannot_ask(&error.into()))?;
+        let answer = pick::confirm(question).map_err(|error| cannot_ask(&error))?;
         answer.ok_or_else(CliError::stopped)
     }
 
@@ -155,7 +155,11 @@ impl Ui {
     }
 }
 
-fn cannot_ask(error: &dialoguer::Error) -> CliError {
+fn answered(line: Line<'_>) -> Result<String, CliError> {
+    line.ask().map_err(|error| cannot_ask(&error))?.ok_or_else(CliError::stopped)
+}
+
+fn cannot_ask(error: &io::Error) -> CliError {
     CliError::user("prompt", format!("cannot ask: {error}"))
         .with_hint("Say it with options; `--help` lists them")
 }

@@ -41,6 +41,11 @@ fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliErro
     let name = &args.name;
     let target = Target::Server(name.clone());
     let global = GlobalConfigManager::open(&paths)?;
+    if global.has(name) && !args.force && ui.cannot_draw() {
+        // Somebody is there who expects to be asked.
+        return Err(CliError::usage("this terminal cannot ask whether to remove the server")
+            .with_hint("Say so with --force"));
+    }
     if global.has(name) && !args.force && ui.may_ask() {
         let profiles = global.profiles_of(name);
         if !profiles.is_empty() {

@@ -1,11 +1,18 @@
 //! `mcpm usage`: what was used, how often, how fast, and what failed.
 
+mod resources;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
 use super::error::CliError;
 use super::table::{Column, clean, table};
 use super::time::{ago_or_in, rough, unix_now};
 use super::{Context, JsonArg, Threads, block_on};
+use crate::app::processes::{RunningMcpm, running};
 use crate::config::{ConfigError, GlobalConfigManager, ProfileConfigManager};
-use crate::fs::Paths;
+use crate::fs::{self, Paths};
 use crate::usage::{Filter, Reader, Report};
 
 /// How many rows of what has no natural end are shown to people; `--json` has more.
@@ -23,6 +30,12 @@ pub(super) struct Args {
     /// Look at this profile only
     #[arg(short, long, value_name = "NAME")]
     profile: Option<String>,
+    /// Show what servers took: time, bytes, and the memory of those that run now
+    #[arg(long)]
+    resources: bool,
+    /// Write the whole report to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
     #[command(flatten)]
     json: JsonArg,
 }
@@ -34,13 +47,23 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let Args { days, server, profile, json: _ } = args;
+    let Args { days, server, profile, resources, export, json: _ } = args;
     let paths = context.paths()?;
     let filter = Filter { days, server, profile };
     let report = block_on(Threads::One, report(&paths, &filter))?;
+    let running = if resources { running(&names(&paths)) } else { None };
     let ui = context.ui;
+    if let Some(file) = &export {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        fs::write_json(&file, &whole(&report, running.as_deref()))?;
+        ui.note(format!("The report is in {}.", file.display()));
+    }
     if ui.is_json() {
-        ui.json(&report);
+        ui.json(&whole(&report, running.as_deref()));
+    } else if resources {
+        for line in resources::lines(&report, running.as_deref()) {
+            ui.result(line);
+        }
     } else if report.is_empty() {
         ui.note(format!("Nothing was used in the last {}.", count(days.into(), "day")));
         ui.note(
@@ -52,6 +75,23 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+/// Returns the report, with what runs now where that was asked for.
+fn whole(report: &Report, running: Option<&[RunningMcpm]>) -> Value {
+    let mut value = json!(report);
+    if let Some(running) = running {
+        value["running"] = json!(running);
+    }
+    value
+}
+
+/// Returns the names of servers and profiles, as far as our files tell.
+fn names(paths: &Paths) -> Vec<String> {
+    let servers = GlobalConfigManager::open(paths).map(|global| global.list_servers());
+    let profiles = ProfileConfigManager::open(paths).map(|profiles| profiles.list_profiles());
+    let servers = servers.unwrap_or_default().into_iter().map(|listed| listed.name);
+    servers.chain(profiles.unwrap_or_default().into_iter().map(|profile| profile.name)).collect()
 }
 
 async fn report(paths: &Paths, filter: &Filter) -> Result<Report, CliError> {
@@ -301,9 +341,8 @@ fn latency(ms: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::cli::testing::Home;
     use crate::cli::ui::Ui;
 
     fn failure(server: Option<&str>, profile: Option<&str>) -> Result<(), CliError> {
@@ -313,7 +352,8 @@ mod tests {
             .unwrap();
         let context = Context { ui: Ui::new(true, false), config_dir: Some(dir.path().to_owned()) };
         let [server, profile] = [server, profile].map(|name| name.map(str::to_owned));
-        let args = Args { days: 30, server, profile, json: JsonArg { json: true } };
+        let (resources, export, json) = (false, None, JsonArg { json: true });
+        let args = Args { days: 30, server, profile, resources, export, json };
         let result = run(args, &context);
         assert!(!paths.monitor_db().exists(), "reading made the file");
         result
@@ -329,6 +369,20 @@ mod tests {
         let error = failure(None, Some("wrok")).unwrap_err();
         assert_eq!(error.to_json()["code"], "unknown_profile");
         assert!(error.hint().unwrap().contains("`work`"), "{error}");
+    }
+
+    #[test]
+    fn a_report_is_exported_with_what_runs_and_nothing_else_is_written() {
+        let home = Home::new();
+        home.run(&["usage", "--resources"]).unwrap();
+        assert_eq!(std::fs::read_dir(home.paths.dir()).unwrap().count(), 0);
+        let file = home.paths.dir().join("metrics.json");
+        home.run(&["usage", "--resources", "--export", file.to_str().unwrap()]).unwrap();
+        let report: Value = serde_json::from_str(&home.read("metrics.json")).unwrap();
+        assert_eq!((report["days"].as_u64(), &report["totals"]["calls"]), (Some(30), &json!(0)));
+        assert_eq!(report["running"].is_array(), cfg!(unix));
+        home.run(&["usage", "--export", file.to_str().unwrap()]).unwrap();
+        assert!(!home.read("metrics.json").contains("running"));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub enum Edit {
     Put(Target, Launch),
     /// Take out the entry of this name.
     Remove(String),
+    /// Switch off the entry of ours that starts this; it stays in the file.
+    SwitchOff(Target),
     /// Let the entry of ours of this name start something else of the same kind. What else the
     /// user or the client wrote there stays.
     Retarget(String, Target),
@@ -156,6 +158,17 @@ impl ClientConfigManager {
                     document.remove(key).map_err(|fault| self.error(fault))?;
                 }
                 Ok(())
+            }
+            Edit::SwitchOff(target) => {
+                let Some((field, value)) = self.client.off else {
+                    return Err(ClientError::NoSwitch { client: self.client.name });
+                };
+                let starts_it = |(key, value): &&(String, Value)| {
+                    Target::of_entry(key, value).as_ref() == Some(target)
+                };
+                let Some((key, _)) = entries.iter().find(starts_it) else { return Ok(()) };
+                let fields = Map::from_iter([(field.to_owned(), value.into())]);
+                document.put(key, &fields).map_err(|fault| self.error(fault))
             }
             Edit::Retarget(key, target) => {
                 let Some((_, old)) = entries.iter().find(|(name, _)| name == key) else {

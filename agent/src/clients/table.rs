@@ -23,6 +23,8 @@ pub struct Client {
     pub(super) places: &'static [Place],
     /// How an entry looks.
     pub(super) shape: Shape,
+    /// The key, and its value, by which the client knows an entry as switched off, if it has one.
+    pub(super) off: Option<(&'static str, bool)>,
 }
 
 /// How to tell that a client is installed.
@@ -86,7 +88,11 @@ const PLAIN: Client = Client {
     format: Format::Json,
     places: MCP_SERVERS,
     shape: Shape::Plain,
+    off: None,
 };
+
+const DISABLED: Option<(&str, bool)> = Some(("disabled", true));
+const NOT_ENABLED: Option<(&str, bool)> = Some(("enabled", false));
 
 /// All clients, in the order in which they are shown.
 pub static ALL: &[Client] = &[
@@ -129,6 +135,7 @@ pub static ALL: &[Client] = &[
             let folder = at.vscode_user().join("globalStorage").join("saoudrizwan.claude-dev");
             vec![folder.join("settings").join("cline_mcp_settings.json")]
         },
+        off: DISABLED,
         ..PLAIN
     },
     Client {
@@ -138,6 +145,7 @@ pub static ALL: &[Client] = &[
             let folder = at.vscode_user().join("globalStorage").join("rooveterinaryinc.roo-cline");
             vec![folder.join("settings").join("mcp_settings.json")]
         },
+        off: DISABLED,
         ..PLAIN
     },
     Client {
@@ -170,6 +178,7 @@ pub static ALL: &[Client] = &[
         format: Format::Yaml,
         places: &[map(&["extensions"])],
         shape: Shape::Goose,
+        off: NOT_ENABLED,
         ..PLAIN
     },
     Client {
@@ -177,6 +186,7 @@ pub static ALL: &[Client] = &[
         name: "5ire",
         files: |at| vec![at.app_config().join("5ire").join("mcp.json")],
         shape: Shape::FiveIre,
+        off: Some(("isActive", false)),
         ..PLAIN
     },
     Client {
@@ -221,6 +231,7 @@ pub static ALL: &[Client] = &[
         sign: Sign::Program("codex"),
         format: Format::Toml,
         places: &[map(&["mcp_servers"])],
+        off: NOT_ENABLED,
         ..PLAIN
     },
     Client {
@@ -241,6 +252,7 @@ pub static ALL: &[Client] = &[
         // Its second version moved the servers one level down.
         places: &[map(&["mcp", "servers"]), map(&["mcp"])],
         shape: Shape::OpenCode,
+        off: NOT_ENABLED,
         ..PLAIN
     },
     Client {
@@ -256,12 +268,14 @@ pub static ALL: &[Client] = &[
         },
         places: &[map(&["context_servers"])],
         shape: Shape::Zed,
+        off: NOT_ENABLED,
         ..PLAIN
     },
     Client {
         id: "kiro",
         name: "Kiro",
         files: |at| vec![at.home.join(".kiro").join("settings").join("mcp.json")],
+        off: DISABLED,
         ..PLAIN
     },
 ];

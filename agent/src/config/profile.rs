@@ -6,6 +6,9 @@ use super::document::Document;
 use super::{ConfigError, GlobalConfigManager, nearest};
 use crate::fs::Paths;
 
+/// Stands in the entry of a profile while it gets its name, and says the one it had.
+const RENAMED_FROM: &str = "renamed_from";
+
 /// One profile: a named group of servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -145,6 +148,10 @@ impl ProfileConfigManager {
 
     /// Gives a profile another name. What is said about it goes along.
     ///
+    /// Two files say what a profile is. What is said about it is copied first, then the servers
+    /// change sides all at once, then the old entry goes: whoever looks after an interruption finds
+    /// the whole profile under one of the two names, and the same call goes on from there.
+    ///
     /// # Errors
     /// When there is no such profile, the new name is taken, or a file cannot be written.
     pub fn rename_profile(&mut self, old: &str, new: &str) -> Result<(), ConfigError> {
@@ -152,16 +159,42 @@ impl ProfileConfigManager {
         if old == new {
             return Ok(());
         }
-        if self.profile(new).is_ok() {
-            return Err(ConfigError::Exists { what: "profile", name: new.to_owned() });
-        }
-        self.metadata.edit(|text| {
-            if text.get(&[old, "name"]).is_some_and(|name| name == old) {
-                text.set(&[old, "name"], &new.into());
+        if !self.is_half_renamed(old, new) {
+            if self.profile(new).is_ok() {
+                return Err(ConfigError::Exists { what: "profile", name: new.to_owned() });
             }
-            text.rename(&[old], new);
-            Ok::<_, ConfigError>(())
-        })?;
+            self.announce(old, new)?;
+        }
+        if let Err(error) = self.move_tags(old, new) {
+            // Nothing has moved, so nobody should see the copy.
+            if self.metadata.get(new).is_some() {
+                self.metadata.set(new, None)?;
+            }
+            return Err(error);
+        }
+        self.retire(old, new)
+    }
+
+    /// Tells whether a profile was about to get this name when something interrupted it.
+    fn is_half_renamed(&self, old: &str, new: &str) -> bool {
+        self.metadata.get(new).is_some_and(|entry| entry[RENAMED_FROM] == old)
+    }
+
+    /// Copies what is said about a profile; no file tells anything of one that is only a tag.
+    fn announce(&mut self, old: &str, new: &str) -> Result<(), ConfigError> {
+        self.metadata.edit(|text| {
+            if text.get(&[old]).is_some_and(|entry| entry.is_object()) {
+                text.copy(old, new);
+                if text.get(&[new, "name"]).is_some_and(|name| name == old) {
+                    text.set(&[new, "name"], &new.into());
+                }
+                text.set(&[new, RENAMED_FROM], &old.into());
+            }
+            Ok(())
+        })
+    }
+
+    fn move_tags(&mut self, old: &str, new: &str) -> Result<(), ConfigError> {
         self.global.retag(|_, tags| {
             let mut renamed = false;
             for tag in tags.iter_mut().filter(|tag| *tag == old) {
@@ -169,6 +202,14 @@ impl ProfileConfigManager {
                 renamed = true;
             }
             renamed
+        })
+    }
+
+    fn retire(&mut self, old: &str, new: &str) -> Result<(), ConfigError> {
+        self.metadata.edit(|text| {
+            text.remove(&[old]);
+            text.remove(&[new, RENAMED_FROM]);
+            Ok(())
         })
     }
 
@@ -292,6 +333,47 @@ mod tests {
         assert!(profiles.rename_profile("w", "v").is_err());
         profiles.create_profile("v", None).unwrap();
         assert!(matches!(profiles.rename_profile("v", "work"), Err(ConfigError::Exists { .. })));
+    }
+
+    /// The state of both files after each step of a rename, as an interruption leaves it.
+    #[test]
+    fn a_rename_that_was_interrupted_loses_nothing_and_goes_on_when_it_is_said_again() {
+        type Step = fn(&mut ProfileConfigManager) -> Result<(), ConfigError>;
+        let steps: [Step; 3] = [
+            |profiles| profiles.announce("w", "work"),
+            |profiles| profiles.move_tags("w", "work"),
+            |profiles| profiles.retire("w", "work"),
+        ];
+        for done in 0..=steps.len() {
+            let (_dir, paths, mut profiles) = home();
+            for step in &steps[..done] {
+                step(&mut profiles).unwrap();
+            }
+            let mut found = ProfileConfigManager::open(&paths).unwrap();
+            let whole = |name: &str| {
+                found.profile(name).is_ok_and(|profile| {
+                    profile.servers == ["a", "bad"] && profile.description.as_deref() == Some("d")
+                })
+            };
+            assert!(whole("w") != whole("work"), "after {done} steps: {found:?}");
+            if done < steps.len() {
+                found.rename_profile("w", "work").unwrap();
+            }
+            assert_eq!(found.list_profiles().len(), 1, "after {done} steps");
+            let metadata = std::fs::read_to_string(paths.profiles_metadata()).unwrap();
+            assert_eq!(metadata, METADATA.replace("\"w\"", "\"work\""), "after {done} steps");
+            let servers = std::fs::read_to_string(paths.servers()).unwrap();
+            assert!(!servers.contains("\"w\"]"), "after {done} steps: {servers}");
+        }
+    }
+
+    #[test]
+    fn a_rename_that_fails_leaves_both_files_as_they_were() {
+        let (_dir, paths, mut profiles) = home();
+        std::fs::write(paths.servers(), "{,").unwrap();
+        assert!(profiles.rename_profile("w", "work").is_err());
+        let metadata = std::fs::read_to_string(paths.profiles_metadata()).unwrap();
+        assert_eq!(metadata, METADATA);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::document::Document;
-use super::{ConfigError, nearest};
+use super::{ConfigError, check_name, nearest};
 use crate::fs::{FsError, Paths};
 
 /// One thing that can be set.
@@ -14,12 +14,15 @@ pub struct Setting {
     pub key: &'static str,
     /// What it is for, in a few words.
     pub about: &'static str,
-    /// The values it may have; with none it is the address of a site.
+    /// The values it may have; with none it is the address of a site, but for [`DEFAULT_PROFILE`].
     pub values: &'static [&'static str],
 }
 
+/// The setting that names a profile.
+pub const DEFAULT_PROFILE: &str = "default_profile";
+
 /// All settings.
-pub const SETTINGS: [Setting; 3] = [
+pub const SETTINGS: [Setting; 4] = [
     Setting {
         key: "node_executable",
         about: "the program that starts servers from npm packages",
@@ -31,11 +34,19 @@ pub const SETTINGS: [Setting; 3] = [
         about: "the registry to use in place of the official one",
         values: &[],
     },
+    Setting {
+        key: DEFAULT_PROFILE,
+        about: "the profile that `mcpm router share` shares where none is named",
+        values: &[],
+    },
 ];
 
 impl Setting {
     /// Returns the form that a value is kept in, if it may be one.
     fn accept(&self, value: &str) -> Option<String> {
+        if self.key == DEFAULT_PROFILE {
+            return check_name("profile", value).is_ok().then(|| value.to_owned());
+        }
         if !self.values.is_empty() {
             return self.values.contains(&value).then(|| value.to_owned());
         }
@@ -51,6 +62,7 @@ impl Setting {
     #[must_use]
     pub fn choices(&self) -> String {
         match self.values {
+            [] if self.key == DEFAULT_PROFILE => "the name of a profile".to_owned(),
             [] => "an http or https address".to_owned(),
             values => values.join(", "),
         }
@@ -99,6 +111,9 @@ impl Settings {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let setting = setting(key)?;
         let Some(accepted) = setting.accept(value) else {
+            if setting.key == DEFAULT_PROFILE {
+                return check_name("profile", value);
+            }
             return Err(ConfigError::BadSetting {
                 key: setting.key,
                 // What stands before the sign may be a password.

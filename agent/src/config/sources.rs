@@ -30,6 +30,11 @@ impl Sources {
         Ok(self.document.set(&server.name, Some(&source_of(server)))?)
     }
 
+    /// Iterates over the servers that something is known of, in file order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.document.names()
+    }
+
     /// Returns what is known of where a server came from.
     #[must_use]
     pub fn get(&self, server: &str) -> Option<Value> {

@@ -88,6 +88,16 @@ impl Text {
         }
     }
 
+    /// Puts a copy of an entry right behind it, under another name.
+    pub(super) fn copy(&mut self, key: &str, name: &str) {
+        let Some(member) = self.find(&[key]) else { return };
+        let indent = self.own_line(member.key.start);
+        let gap = indent.map_or(" ".to_owned(), |in_| format!("{}{in_}", self.line_break()));
+        let value = &self.0[member.key.end..member.value.end];
+        let copy = format!(",{gap}{}{value}", Value::from(name));
+        self.0.insert_str(member.value.end, &copy);
+    }
+
     fn put(&mut self, object: usize, key: &str, value: &Value) {
         if let Some(Member { key, value: old }) = self.member(object, key) {
             let indent = self.own_line(key.start);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::document::Document;
 use super::text::Text;
-use super::{ConfigError, Settings};
+use super::{ConfigError, DEFAULT_PROFILE, Settings, check_name};
 use crate::fs::{self, FsError, Paths};
 
 /// Keys of `config.json` that only mcpm 1 read.
@@ -23,8 +23,28 @@ const TAGS: &str = "profile_tags";
 pub struct V1 {
     profiles: IndexMap<String, Vec<Value>>,
     stashed: Vec<(String, String, Value)>,
-    keys: Vec<&'static str>,
+    active: Option<Active>,
     notes: Vec<String>,
+}
+
+/// What commands of mcpm 1 worked on when they named nothing.
+#[derive(Debug)]
+enum Active {
+    Client(String),
+    Profile(String),
+}
+
+impl Active {
+    fn note(&self) -> String {
+        match self {
+            Self::Client(id) => format!(
+                "`@{id}` was the active target; commands name it now, as in `mcpm client edit {id}`"
+            ),
+            Self::Profile(name) => format!(
+                "`%{name}` was the active target; `mcpm router share` shares it where no profile is named, and other commands name it, as in `mcpm profile run {name}`"
+            ),
+        }
+    }
 }
 
 /// One server that was found, and what it is called now.
@@ -59,12 +79,12 @@ impl V1 {
     pub fn find(paths: &Paths) -> Result<Option<Self>, ConfigError> {
         let settings = Settings::open(paths)?;
         let is_set = |key: &&str| settings.raw(key).is_some_and(|value| is_truthy(&value));
-        let keys: Vec<_> = KEYS.into_iter().filter(is_set).collect();
         let path = paths.v1_profiles();
-        if keys.is_empty() && !path.exists() {
+        if !KEYS.iter().any(is_set) && !path.exists() {
             return Ok(None);
         }
         let (mut profiles, mut notes) = (IndexMap::new(), notes(&settings));
+        let active = active(&settings);
         for (name, servers) in Document::open(path)?.iter() {
             match servers {
                 Value::Array(servers) => drop(profiles.insert(name.to_owned(), servers)),
@@ -73,7 +93,10 @@ impl V1 {
                 )),
             }
         }
-        Ok(Some(Self { profiles, stashed: stashed(&settings), keys, notes }))
+        if let Some(active) = &active {
+            notes.push(active.note());
+        }
+        Ok(Some(Self { profiles, stashed: stashed(&settings), active, notes }))
     }
 
     /// Moves everything; the files of mcpm 1 end up in `backup`. Stashed servers come back without a
@@ -107,7 +130,15 @@ impl V1 {
                 stash_file(paths).display()
             ));
         }
-        Settings::open(paths)?.drop_keys(&self.keys)?;
+        let mut settings = Settings::open(paths)?;
+        if let Some(Active::Profile(name)) = &self.active
+            && settings.get(DEFAULT_PROFILE)?.is_none()
+            && self.profiles.contains_key(name)
+            && check_name("profile", name).is_ok()
+        {
+            settings.set(DEFAULT_PROFILE, name)?;
+        }
+        settings.drop_keys(&KEYS)?;
         remove(&paths.v1_profiles())?;
         Ok(done)
     }
@@ -252,14 +283,21 @@ fn stashed(settings: &Settings) -> Vec<(String, String, Value)> {
     servers.collect()
 }
 
+/// Reads `active_target`, which is `@client` or `%profile`, or its older form, a client alone.
+fn active(settings: &Settings) -> Option<Active> {
+    let text = |key| settings.raw(key)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let target = text("active_target").or_else(|| text("active_client"))?;
+    // A scope may go on with the name of a server.
+    let scope = target.split('/').next().unwrap_or_default();
+    match scope.strip_prefix('%') {
+        Some(profile) => Some(Active::Profile(profile.to_owned())),
+        None => Some(Active::Client(scope.trim_start_matches('@').to_owned())),
+    }
+}
+
 fn notes(settings: &Settings) -> Vec<String> {
     let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(str::to_owned));
     let mut notes = Vec::new();
-    let active = settings.raw("active_target").or_else(|| settings.raw("active_client"));
-    if let Some(active) = text(active) {
-        notes
-            .push(format!("`{active}` was the active target; commands now name what they work on"));
-    }
     if let Some(address) =
         text(settings.raw("router").map(|router| router["share_address"].clone()))
     {
@@ -337,7 +375,8 @@ mod tests {
         assert_eq!(servers["crm-home"]["name"], "crm-home");
         assert_eq!(servers.as_object().unwrap().len(), 3);
         let config = std::fs::read_to_string(paths.settings()).unwrap();
-        assert_eq!(config, "{\n  \"node_executable\": \"bunx\",\n  \"mine\": 1.50\n}");
+        let expected = "{\n  \"node_executable\": \"bunx\",\n  \"mine\": 1.50,\n  \"default_profile\": \"work\"\n}";
+        assert_eq!(config, expected);
         assert!(done.notes.iter().any(|note| note.contains("relay.example:6276")));
     }
 
@@ -355,6 +394,26 @@ mod tests {
         let stash = std::fs::read_to_string(stash_file(&paths)).unwrap();
         assert!(stash.contains("@cursor"), "{stash}");
         assert!(V1::find(&paths).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_active_target_of_mcpm_1_is_read_in_all_its_forms() {
+        for (config, word, default) in [
+            (r#"{"active_target": "%work"}"#, "mcpm profile run work", Some("work")),
+            (r#"{"active_target": "%work/time"}"#, "mcpm profile run work", Some("work")),
+            (r#"{"active_target": "@cursor"}"#, "mcpm client edit cursor", None),
+            (r#"{"active_client": "cursor"}"#, "mcpm client edit cursor", None),
+            (r#"{"active_target": null, "active_client": "5ire"}"#, "mcpm client edit 5ire", None),
+            (r#"{"active_target": "%work", "default_profile": "mine"}"#, "work", Some("mine")),
+        ] {
+            let (_dir, paths) = home();
+            std::fs::write(paths.settings(), config).unwrap();
+            let done = migrate(&paths, false);
+            assert!(done.notes.iter().any(|note| note.contains(word)), "{config}: {done:?}");
+            let settings = Settings::open(&paths).unwrap();
+            assert_eq!(settings.get(DEFAULT_PROFILE).unwrap().as_deref(), default, "{config}");
+            assert!(settings.raw("active_target").is_none(), "{config}");
+        }
     }
 
     #[test]

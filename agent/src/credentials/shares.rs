@@ -14,7 +14,7 @@ use mcpm_shared::name::Name;
 
 pub use self::record::{NewToken, ShareRecord, ShareTarget, ShareToken};
 use self::stored::Stored;
-use super::CredentialError;
+use super::{CredentialError, agent_key};
 use crate::fs::{self, FsError, Paths};
 
 /// The file of one share.
@@ -201,6 +201,63 @@ pub fn find(
         .ok_or_else(|| CredentialError::UnknownShare(asked.to_owned()))
 }
 
+/// The names that shares have because what they share had another name once.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(ShareTarget, String, Name)>);
+
+/// Returns these names.
+///
+/// # Errors
+/// When the folder cannot be read. Files that cannot be read are in nobody's way.
+pub fn inherited(paths: &Paths) -> Result<Inherited, CredentialError> {
+    let records = list(paths)?.into_iter().filter_map(|share| share.record.ok());
+    let heirs = records.filter(|record| record.inherited);
+    let names = heirs.map(|record| (record.target, record.relay, record.name));
+    Ok(Inherited(names.collect()))
+}
+
+impl Inherited {
+    /// Returns the name that a share of `target` has at a relay; none when it is made of the
+    /// target's.
+    #[must_use]
+    pub fn name(&self, target: &ShareTarget, relay: &str) -> Option<Name> {
+        let mut ours = self.0.iter().filter(|(of, at, _)| of == target && at == relay);
+        ours.next().map(|(_, _, name)| name.clone())
+    }
+}
+
+/// Lets all shares of a thing that got another name be shares of it still: with their names, and so
+/// with the URLs and tokens that visitors have. Returns their full names.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn retarget(
+    paths: &Paths,
+    before: &ShareTarget,
+    now: &ShareTarget,
+) -> Result<Vec<String>, CredentialError> {
+    let is_of = |record: &ShareRecord| record.target == *before;
+    let shares = list(paths)?.into_iter();
+    let shares: Vec<_> = shares.filter(|share| share.record.as_ref().is_ok_and(is_of)).collect();
+    if shares.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = Name::derived(&before.base(), &agent_key(paths)?.thumbprint());
+    let mut moved = Vec::new();
+    for ListedShare { file, .. } in shares {
+        file.update(|record| {
+            // Somebody may have been quicker.
+            if is_of(record) {
+                record.inherited |= record.name == own;
+                record.target = now.clone();
+            }
+            Ok(())
+        })?;
+        moved.push(file.full_name());
+    }
+    Ok(moved)
+}
+
 /// Returns the only one of `found`, or none when there is none.
 fn only<T>(
     mut found: Vec<T>,
@@ -266,6 +323,38 @@ mod tests {
         assert!(error.contains("time-abc@a.example, time-abc@http+127.0.0.1%3a80"), "{error}");
         assert!(find("time-abc@http+127.0.0.1%3a80").is_ok());
         assert!(matches!(find("none"), Err(CredentialError::UnknownShare(_))));
+    }
+
+    #[test]
+    fn shares_of_a_renamed_server_keep_their_names_and_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let key = agent_key(&paths).unwrap();
+        let own = Name::derived("time", &key.thumbprint()).to_string();
+        let relay = "https://a.example";
+        let mut usual = record(&own, relay, "time");
+        usual.add_token(NewToken::default(), 1);
+        keep(&paths, &usual);
+        keep(&paths, &record("chosen", relay, "time"));
+        keep(&paths, &record("notes-abc", relay, "notes"));
+        let target = |name: &str| ShareTarget::Server(name.to_owned());
+        let (time, clock) = (target("time"), target("clock"));
+        let inherited =
+            |target: &ShareTarget, relay: &str| inherited(&paths).unwrap().name(target, relay);
+        assert_eq!(inherited(&time, relay), None);
+        assert_eq!(retarget(&paths, &time, &clock).unwrap().len(), 2);
+        // Only the name that nobody chose is that of later shares.
+        assert_eq!(inherited(&clock, relay).unwrap().as_str(), own);
+        assert_eq!(inherited(&clock, "https://b.example"), None);
+        let kept = ShareFile::new(&paths, &usual.name, relay).read().unwrap().unwrap();
+        assert_eq!(kept.tokens[0].token, usual.tokens[0].token);
+        // Another rename, and a second of the same, which finds nothing to do.
+        let watch = ShareTarget::Server("watch".to_owned());
+        retarget(&paths, &clock, &watch).unwrap();
+        assert!(retarget(&paths, &clock, &watch).unwrap().is_empty());
+        assert_eq!(inherited(&watch, relay).unwrap().as_str(), own);
+        let notes = find(&paths, "notes", |_, error| panic!("{error}")).unwrap().1;
+        assert_eq!((notes.target.name(), notes.inherited), ("notes", false));
     }
 
     #[test]

@@ -1,27 +1,21 @@
 //! How long a visitor stays admitted: what is open ends when the credential does.
 
-use std::borrow::Borrow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mcpm_shared::access::{AccessPolicy, Principal};
 use tokio::sync::watch;
 
 /// How often a token's end is looked for at least: clocks jump.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Waits until a policy admits somebody no longer: the token was revoked or has expired, or the
-/// share is not public any more. Cancel-safe.
-pub async fn until_denied<P>(mut policy: watch::Receiver<P>, principal: Principal)
-where
-    P: Borrow<AccessPolicy>,
-{
+/// Waits until somebody is admitted no longer: the token was revoked or has expired, or the share is
+/// not public any more. `admits` is asked again whenever something of `policy` changes. Cancel-safe.
+pub async fn until_denied<P>(
+    mut policy: watch::Receiver<P>,
+    admits: impl Fn(&P, u64) -> Option<Option<u64>>,
+) {
     loop {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let until = {
-            let policy = policy.borrow_and_update();
-            let policy: &AccessPolicy = (*policy).borrow();
-            policy.admits(&principal, now)
-        };
+        let until = admits(&*policy.borrow_and_update(), now);
         let Some(until) = until else { return };
         let left = until.map(|until| Duration::from_secs(until.saturating_sub(now)));
         let look = async {
@@ -43,12 +37,15 @@ where
 
 #[cfg(test)]
 mod tests {
+    use mcpm_shared::access::{AccessPolicy, Principal};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn a_visitor_stays_until_the_policy_changes_for_him() {
         let (change, policy) = watch::channel(AccessPolicy::public());
-        let waiting = until_denied(policy, Principal::Anonymous);
+        let admits = |policy: &AccessPolicy, now| policy.admits(&Principal::Anonymous, now);
+        let waiting = until_denied(policy, admits);
         tokio::pin!(waiting);
         let early = tokio::time::timeout(Duration::from_secs(3600), &mut waiting).await;
         assert!(early.is_err());

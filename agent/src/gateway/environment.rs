@@ -1,12 +1,12 @@
-//! What a child inherits: a short list of harmless variables, never our whole environment, which
-//! may hold secrets of other programs.
+//! What a child inherits: variables that say who and where it is, and how it reaches the network;
+//! never our whole environment, which may hold secrets of other programs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Variables that children inherit; the list of the MCP SDKs for both families of systems, plus
-/// locale, time zone and the place for temporary files.
-const INHERITED: [&str; 25] = [
+/// locale, time zone, and the places for temporary and other files.
+const INHERITED: [&str; 32] = [
     "HOME",
     "LANG",
     "LANGUAGE",
@@ -17,6 +17,11 @@ const INHERITED: [&str; 25] = [
     "TMPDIR",
     "TZ",
     "USER",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
     "APPDATA",
     "COMSPEC",
     "HOMEDRIVE",
@@ -32,6 +37,37 @@ const INHERITED: [&str; 25] = [
     "TMP",
     "USERNAME",
     "USERPROFILE",
+    // Where the daemon of `docker run` is, when it is not at its usual place.
+    "DOCKER_CONFIG",
+    "DOCKER_HOST",
+];
+
+/// The way through a proxy, in either case. Without it no package runner and no server behind one
+/// reaches anything. A password in such a URL is meant for every program that goes through it.
+const PROXIES: [&str; 4] = ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+
+/// What TLS trusts, where somebody between here and the world has an authority of their own: files
+/// and folders of certificates, and switches to use those of the system. By who reads them.
+const TRUST: [&str; 14] = [
+    // OpenSSL, and with it Python, Ruby, curl; uv and Go too.
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    // Node.js, which also has to be told to obey the variables of proxies.
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_USE_ENV_PROXY",
+    "NODE_USE_SYSTEM_CA",
+    // Python: requests, pip.
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    // uv, by its older and its newer name.
+    "UV_NATIVE_TLS",
+    "UV_SYSTEM_CERTS",
+    // curl, Git, Deno, the SDKs of AWS.
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "DENO_CERT",
+    "DENO_TLS_CA_STORE",
+    "AWS_CA_BUNDLE",
 ];
 
 /// Tells servers that they were started by mcpm.
@@ -46,8 +82,19 @@ pub(super) fn inherited(
 
 fn is_inherited(name: &str) -> bool {
     // Names are case-insensitive on Windows, where `Path` is the usual spelling.
-    let name = if cfg!(windows) { name.to_ascii_uppercase() } else { name.to_owned() };
-    name.starts_with("LC_") || INHERITED.contains(&name.as_str())
+    let upper = name.to_ascii_uppercase();
+    let exact = if cfg!(windows) { upper.as_str() } else { name };
+    exact.starts_with("LC_")
+        || INHERITED.contains(&exact)
+        || TRUST.contains(&exact)
+        || (PROXIES.contains(&upper.as_str()) && (exact == upper || is_lower(name)))
+        // npm reads its settings from the environment in any case.
+        || upper == "NPM_CONFIG_CAFILE"
+}
+
+/// Tells whether a name is written the way of curl.
+fn is_lower(name: &str) -> bool {
+    !name.contains(|char: char| char.is_ascii_uppercase())
 }
 
 /// Finds the file that a command names. Only Windows needs this: there a bare name finds `.exe`
@@ -114,6 +161,29 @@ mod tests {
         let names: Vec<_> =
             inherited(environment.into_iter()).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["PATH", "LC_ALL"]);
+    }
+
+    #[test]
+    fn what_leads_through_a_companys_proxy_is_inherited() {
+        for name in [
+            "HTTPS_PROXY",
+            "https_proxy",
+            "no_proxy",
+            "ALL_PROXY",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "NODE_EXTRA_CA_CERTS",
+            "REQUESTS_CA_BUNDLE",
+            "UV_SYSTEM_CERTS",
+            "npm_config_cafile",
+            "XDG_RUNTIME_DIR",
+            "DOCKER_HOST",
+        ] {
+            assert!(is_inherited(name), "{name}");
+        }
+        for name in ["GITHUB_TOKEN", "npm_config_registry", "PIP_INDEX_URL", "MY_PROXY", "CI"] {
+            assert!(!is_inherited(name), "{name}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) use self::wire::{Port, Wire};
 /// Path of the Streamable HTTP endpoint.
 pub(super) const MCP_PATH: &str = "/mcp";
 /// Path of the stream of HTTP+SSE, and that of its messages.
-const SSE_PATH: &str = "/sse";
+pub(super) const SSE_PATH: &str = "/sse";
 const MESSAGES_PATH: &str = "/messages";
 
 /// The error of a request that misses its session, or that there is no room for.

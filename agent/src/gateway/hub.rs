@@ -7,6 +7,7 @@
 mod claims;
 mod drive;
 mod entry;
+mod fetch;
 mod filter;
 mod kinds;
 mod known;
@@ -47,7 +48,6 @@ use self::kinds::List;
 use self::known::Known;
 pub use self::member::Isolation;
 use self::member::{Failure, Member, Slot, SlotKey, Unavailable};
-use self::merged::Merged;
 use self::mirrored::Mirrored;
 use self::parked::Parking;
 pub use self::probe::Probe;
@@ -155,8 +155,8 @@ impl Hub {
             identities.push(identity);
         }
         let view = |members: Vec<Arc<Member>>| {
-            let (prefixed, merged) = (members.len() > 1, Merged::default());
-            Arc::new(View { prefixed, members, merged })
+            let (merged, params) = Default::default();
+            Arc::new(View { prefixed: members.len() > 1, members, merged, params })
         };
         let part = |names: &[String]| {
             view(members.iter().filter(|m| names.contains(&m.name)).cloned().collect())
@@ -294,7 +294,7 @@ impl Hub {
         let opened = Conn::open(&member.target, opening, era, &self.nursery, &limits).await;
         let conn = opened
             .map_err(|error| Failure { reason: error.brief(), cause: Some(Arc::new(error)) })?;
-        member.known().opened(first, &opening.version, conn.facts().clone());
+        member.known().opened(first, opening, conn.facts().clone());
         member.rehome(slot, conn.facts().era);
         self.save(member);
         self.scope().spawn_until_cancelled(watch::run(
@@ -340,13 +340,16 @@ impl Hub {
             .collect()
     }
 
-    /// Returns the resources that clients of a conversation are subscribed to.
+    /// Returns the resources of a server that clients of a conversation are subscribed to.
     fn wanted(&self, key: &SlotKey, member: &Member) -> HashSet<String> {
         let sessions = self.all();
         let mut wanted = HashSet::new();
-        for session in sessions.iter().filter(|session| session.is_served_by(key, member)) {
-            wanted.extend(session.subscribed().iter().cloned());
-            wanted.extend(session.outlet.uris());
+        let sees = |session: &Session| session.view.has(member.index).is_some();
+        for session in sessions.iter().filter(|s| s.is_served_by(key, member) && sees(s)) {
+            let mut uris = session.outlet.uris();
+            uris.extend(session.subscribed().iter().cloned());
+            let alone = session.view.single().is_some();
+            wanted.extend(uris.into_iter().filter(|uri| alone || route::owns(self, member, uri)));
         }
         wanted
     }

@@ -28,8 +28,8 @@ use crate::mcp::message::{self, Key, Message};
 
 /// How many messages to the server may wait.
 const OUTBOX: usize = 64;
-/// How many messages to a client may wait for it to read.
-pub(super) const INBOX: usize = 256;
+/// How many messages to a client are on their way out of its inbox, which is what is bounded in bytes.
+pub(super) const INBOX: usize = 32;
 /// How many answers of ours in a row a server may leave no room for. One that asks so much and
 /// reads nothing will not get better.
 const MAX_UNSENT: u32 = 1000;

@@ -26,6 +26,9 @@ use crate::hint::Hint;
 /// The path of the MCP endpoint.
 pub const PATH: &str = super::http::MCP_PATH;
 
+/// The path of the stream of HTTP+SSE, for clients that know no newer transport.
+pub const SSE_PATH: &str = super::http::SSE_PATH;
+
 /// How long a connection may take to end on shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a client may take to send a request's head.
@@ -169,7 +172,9 @@ impl Gate {
         let Some(access) = &self.access else {
             return self.gateway.dispatch(request, &principal).await;
         };
-        let mut denied = Box::pin(until_denied(access.clone(), principal.clone()));
+        let visitor = principal.clone();
+        let admits = move |policy: &AccessPolicy, now| policy.admits(&visitor, now);
+        let mut denied = Box::pin(until_denied(access.clone(), admits));
         tokio::select! {
             biased;
             answer = self.gateway.dispatch(request, &principal) => {
@@ -216,10 +221,17 @@ impl Gate {
     fn admit(&self, request: &mut Request<Incoming>) -> Result<Principal, Denied> {
         let Some(access) = &self.access else { return Ok(Principal::Anonymous) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let grant = {
-            let presented = Presented::from_request(request.headers(), request.uri().query());
-            access.borrow().evaluate(&presented, now)?
+        let (grant, passes) = {
+            let uri = request.uri();
+            let presented = Presented::from_request(request.headers(), uri.query());
+            let policy = access.borrow();
+            let grant = policy.evaluate(&presented.at(uri.path(), uri.query()), now)?;
+            let passes = policy.passes(&grant.principal);
+            (grant, passes)
         };
+        if let Some(passes) = passes {
+            request.extensions_mut().insert(passes);
+        }
         strip_credentials(request.headers_mut(), grant.source, true);
         Ok(grant.principal)
     }

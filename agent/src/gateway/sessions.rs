@@ -10,7 +10,7 @@ use mcpm_shared::scope::Scope;
 use tokio::time::Instant;
 
 use super::events::{Budget, Log};
-use super::http::{Params, Port};
+use super::http::Port;
 use super::talk::Conversation;
 
 /// By which transport a legacy session is held.
@@ -65,8 +65,6 @@ pub(super) struct Sessions {
     state: Mutex<State>,
     /// What the event logs of all sessions may hold together.
     budget: Budget,
-    /// What tools want to be mirrored in headers.
-    pub(super) params: Arc<Params>,
 }
 
 #[derive(Debug, Default)]

@@ -11,8 +11,10 @@ pub(super) mod fake;
 mod headers;
 mod http;
 mod opening;
+mod rounds;
 mod sse;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +26,8 @@ use tokio::time::Instant;
 
 use self::endpoint::Endpoint;
 use self::http::Http;
+pub(super) use self::rounds::Answer;
+use self::rounds::Rounds;
 use super::GatewayError;
 use super::child::{Nursery, Spec};
 use super::link::{Asker, Link, Receiver};
@@ -134,8 +138,14 @@ pub(super) struct Conn {
     wire: Wire,
     /// Whether a client has had the server do anything: from then on what it lists may be its own.
     used: AtomicBool,
+    /// Whether its end was our wish.
+    stopped: AtomicBool,
     /// What it last listed since.
     lists: Mutex<[Option<Listed>; 4]>,
+    /// Our own questions for its lists.
+    rounds: [Rounds<Option<Listed>>; 4],
+    /// The resources that a legacy server was asked to tell of.
+    subscribed: Mutex<HashSet<String>>,
     /// The first pages of lists that are on their way to a client.
     pages: Mutex<[Option<Pages>; 4]>,
 }
@@ -183,8 +193,9 @@ impl Conn {
                 http::open(endpoint, opening, known, &nursery.scope, limits).await?
             }
         };
-        let (used, lists, pages) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { facts, wire, used, lists, pages }))
+        let (used, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (lists, rounds, pages, subscribed) = Default::default();
+        Ok(Arc::new(Self { facts, wire, used, stopped, lists, rounds, pages, subscribed }))
     }
 
     /// Tells whether a client has had the server do anything but list what it has.
@@ -192,15 +203,29 @@ impl Conn {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Keeps what the server lists now in this conversation; returns what it listed before.
-    pub(super) fn relist(&self, list: usize, items: Listed) -> Option<Listed> {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        lists[list].replace(items)
+    /// Keeps what the server lists now in this conversation.
+    pub(super) fn relist(&self, list: usize, items: Listed) {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)[list] = Some(items);
+    }
+
+    /// Returns what the server last listed in this conversation since a client uses it.
+    pub(super) fn listed(&self, list: usize) -> Option<Listed> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)[list].clone()
+    }
+
+    /// Returns our own questions for a list.
+    pub(super) fn rounds(&self, list: usize) -> &Rounds<Option<Listed>> {
+        &self.rounds[list]
     }
 
     /// Returns the pages of lists that are on their way to a client.
     pub(super) fn pages(&self) -> MutexGuard<'_, [Option<Pages>; 4]> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the resources that a legacy server was asked to tell of.
+    pub(super) fn subscribed(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.subscribed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what the upstream said of itself.
@@ -327,8 +352,17 @@ impl Conn {
         }
     }
 
+    /// Tells whether its end was our wish, and none of the server's.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     /// Ends the conversation.
     pub(super) fn stop(&self) {
+        // What ended before has ended by itself.
+        if !self.is_over() {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
         match &self.wire {
             Wire::Line(link) => link.stop(),
             Wire::Http(http) => http.end("it was stopped"),

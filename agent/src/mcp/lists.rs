@@ -57,6 +57,18 @@ pub fn items<'a>(result: &'a RawValue, key: &str) -> Result<Items<'a>, ListError
     Ok(Items { items, skipped })
 }
 
+/// Tells whether a result holds these items as they are written here, all of them on its one page.
+#[must_use]
+pub fn holds(result: &RawValue, key: &str, items: &[Box<RawValue>]) -> bool {
+    let Some(members) = members(result) else { return false };
+    let more = last(&members, "nextCursor").is_some_and(|cursor| cursor.get() != "null");
+    let list = last(&members, key).filter(|list| !more && list.get().starts_with('['));
+    let list = list.and_then(|list| serde_json::from_str::<Vec<&RawValue>>(list.get()).ok());
+    list.is_some_and(|list| {
+        list.len() == items.len() && list.iter().zip(items).all(|(a, b)| a.get() == b.get())
+    })
+}
+
 /// Returns what tells an item from the others of the list `key`: its name, URI or template.
 #[must_use]
 pub fn identity<'a>(item: &'a RawValue, key: &str) -> Option<Cow<'a, str>> {

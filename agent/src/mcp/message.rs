@@ -77,10 +77,17 @@ pub struct Message<'a> {
     params: Option<&'a RawValue>,
     result: Option<&'a RawValue>,
     error: Option<&'a RawValue>,
+    /// What was read of the parameters, and of their `_meta`; many ask, and each look costs.
+    peeked: Params<'a>,
+    meta: Meta<'a>,
 }
 
 /// What one line or one body holds.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are one message, which a box would cost an allocation each"
+)]
 pub enum Incoming<'a> {
     /// One message.
     One(Message<'a>),
@@ -153,7 +160,9 @@ impl<'a> Message<'a> {
             (None, _) if result.is_some() || error.is_some() => Kind::Response,
             _ => return Err(MessageError::Shape),
         };
-        Ok(Self { text, kind, id, method, params, result, error })
+        let peeked: Params<'a> = params.and_then(object).unwrap_or_default();
+        let meta = read_meta(peeked.meta);
+        Ok(Self { text, kind, id, method, params, result, error, peeked, meta })
     }
 
     /// Returns the whole text.
@@ -211,13 +220,13 @@ impl<'a> Message<'a> {
     /// Returns what the gateway reads of the parameters; empty where they are no object.
     #[must_use]
     pub fn peek(&self) -> Params<'a> {
-        self.params.and_then(object).unwrap_or_default()
+        self.peeked.clone()
     }
 
     /// Returns what the gateway reads of `params._meta`.
     #[must_use]
     pub fn meta(&self) -> Meta<'a> {
-        read_meta(self.peek().meta)
+        self.meta.clone()
     }
 
     /// Returns what the gateway reads of `result._meta`.

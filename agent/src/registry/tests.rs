@@ -108,4 +108,7 @@ async fn without_a_network_and_without_a_copy_the_built_in_list_is_there() {
     // What is in no list may well be in the registry that was not reached.
     let error = registry.find("weather", None).await.unwrap_err();
     assert!(matches!(error, RegistryError::Unsure { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("network"), "{error:?}");
+    let error = registry.find("timee", None).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("`time`"), "{error:?}");
 }

@@ -16,8 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::dial::Dialer;
 use super::error::TunnelError;
-use super::gate::Gate;
-use super::serve::{self, Backend};
+use super::serve;
+use super::table::Table;
 
 /// How long what a relay said just before a connection ended is still read.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -38,14 +38,6 @@ pub(super) struct Connection {
     writer: WriteHalf<MuxStream>,
     streams: Streams,
     activity: Activity,
-}
-
-/// What all connections of a session serve.
-#[derive(Clone)]
-pub(super) struct Serving {
-    pub(super) backend: Arc<Backend>,
-    pub(super) gate: Arc<Gate>,
-    pub(super) share: serve::Served,
 }
 
 impl Connection {
@@ -107,10 +99,10 @@ impl Connection {
     }
 
     /// Begins to serve the connection's data streams and to read its control stream.
-    pub(super) fn start(self, serving: Serving) -> Talk {
+    pub(super) fn start(self, table: Arc<Table>) -> Talk {
         let Self { scope, reader, writer, streams, activity, welcome: _ } = self;
         let carried = Arc::new(Carried::default());
-        accept(streams, serving, Arc::clone(&carried), &scope);
+        accept(streams, table, Arc::clone(&carried), &scope);
         let (inbox, messages) = mpsc::channel(16);
         scope.spawn_essential(read(reader, inbox, scope.clone()));
         Talk { messages, scope, writer, activity, carried, seq: 0 }
@@ -118,16 +110,16 @@ impl Connection {
 }
 
 /// Serves the data streams of a connection as they come.
-fn accept(mut streams: Streams, serving: Serving, carried: Arc<Carried>, scope: &Scope) {
+fn accept(mut streams: Streams, table: Arc<Table>, carried: Arc<Carried>, scope: &Scope) {
     let tasks = scope.clone();
     let stop = scope.clone();
     scope.spawn_essential(async move {
         while let Some(Some(stream)) = stop.token().run_until_cancelled(streams.recv()).await {
-            let Serving { backend, gate, share } = serving.clone();
+            let table = Arc::clone(&table);
             let carrying = carried.carry();
             tasks.spawn_until_cancelled(async move {
                 let _carrying = carrying;
-                serve::stream(stream, backend, gate, share).await;
+                serve::stream(stream, table).await;
             });
         }
     });

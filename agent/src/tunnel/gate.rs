@@ -1,7 +1,7 @@
 //! The agent's half of the visitor gate, and the count of what passed it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mcpm_shared::access::{AccessPolicy, Principal};
 use tokio::sync::{Notify, watch};
@@ -20,14 +20,23 @@ pub struct TunnelStats {
 /// The policy of a share, which may change while it is up, and its counters.
 #[derive(Debug)]
 pub(super) struct Gate {
-    policy: watch::Sender<Arc<AccessPolicy>>,
+    policy: RwLock<Arc<AccessPolicy>>,
     requests: AtomicU64,
     active: AtomicUsize,
+    load: Arc<Load>,
+}
+
+/// What all shares of a session carry together.
+#[derive(Debug)]
+pub(super) struct Load {
     /// Requests in flight, those that move much counted several times.
     load: AtomicUsize,
     /// From which load on another connection is wanted.
     busy_at: AtomicUsize,
     busy: Notify,
+    /// Changes with the policy of any share: one for all takes less room than one each, and policies
+    /// change rarely.
+    policies: watch::Sender<()>,
 }
 
 /// From how many bytes on an exchange is a bulk transfer, and for how many others it then counts.
@@ -49,7 +58,7 @@ impl Counted {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let before = self.moved.fetch_add(bytes, Ordering::Relaxed);
         if before < BULK && before.saturating_add(bytes) >= BULK {
-            self.gate.add_load(BULK_LOAD);
+            self.gate.load.add(BULK_LOAD);
         }
     }
 }
@@ -58,47 +67,24 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let bulk = self.moved.load(Ordering::Relaxed) >= BULK;
         let load = if bulk { 1 + BULK_LOAD } else { 1 };
-        self.gate.load.fetch_sub(load, Ordering::Relaxed);
+        self.gate.load.load.fetch_sub(load, Ordering::Relaxed);
         self.gate.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Gate {
-    pub(super) fn new(policy: AccessPolicy) -> Self {
+impl Default for Load {
+    fn default() -> Self {
         Self {
-            policy: watch::Sender::new(Arc::new(policy)),
-            requests: AtomicU64::new(0),
-            active: AtomicUsize::new(0),
             load: AtomicUsize::new(0),
             busy_at: AtomicUsize::new(usize::MAX),
             busy: Notify::new(),
+            policies: watch::Sender::new(()),
         }
     }
+}
 
-    pub(super) fn policy(&self) -> Arc<AccessPolicy> {
-        self.policy.borrow().clone()
-    }
-
-    pub(super) fn set_policy(&self, policy: AccessPolicy) {
-        self.policy.send_replace(Arc::new(policy));
-    }
-
-    /// Waits until somebody who was admitted is so no longer. Cancel-safe.
-    pub(super) fn denied(
-        &self,
-        principal: Principal,
-    ) -> impl Future<Output = ()> + Send + 'static + use<> {
-        until_denied(self.policy.subscribe(), principal)
-    }
-
-    pub(super) fn count(self: &Arc<Self>) -> Counted {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
-        self.add_load(1);
-        Counted { gate: Arc::clone(self), moved: AtomicU64::new(0) }
-    }
-
-    fn add_load(&self, more: usize) {
+impl Load {
+    fn add(&self, more: usize) {
         let before = self.load.fetch_add(more, Ordering::Relaxed);
         let busy_at = self.busy_at.load(Ordering::Relaxed);
         if before < busy_at && before.saturating_add(more) >= busy_at {
@@ -107,7 +93,7 @@ impl Gate {
     }
 
     /// Returns the load: requests in flight, bulk transfers counted for many.
-    pub(super) fn load(&self) -> usize {
+    pub(super) fn now(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
@@ -119,6 +105,43 @@ impl Gate {
     /// Waits to be told. Cancel-safe.
     pub(super) async fn busy(&self) {
         self.busy.notified().await;
+    }
+}
+
+impl Gate {
+    pub(super) fn new(policy: AccessPolicy, load: Arc<Load>) -> Self {
+        Self {
+            policy: RwLock::new(Arc::new(policy)),
+            requests: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            load,
+        }
+    }
+
+    pub(super) fn policy(&self) -> Arc<AccessPolicy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_policy(&self, policy: AccessPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.load.policies.send_replace(());
+    }
+
+    /// Waits until somebody who was admitted is so no longer. Cancel-safe.
+    pub(super) fn denied(
+        self: &Arc<Self>,
+        principal: Principal,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let gate = Arc::clone(self);
+        let admits = move |(): &(), now| gate.policy().admits(&principal, now);
+        until_denied(self.load.policies.subscribe(), admits)
+    }
+
+    pub(super) fn count(self: &Arc<Self>) -> Counted {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        self.load.add(1);
+        Counted { gate: Arc::clone(self), moved: AtomicU64::new(0) }
     }
 
     pub(super) fn stats(&self) -> TunnelStats {
@@ -135,14 +158,27 @@ mod tests {
 
     #[test]
     fn a_bulk_transfer_counts_for_many_requests_while_it_runs() {
-        let gate = Arc::new(Gate::new(AccessPolicy::default()));
+        let load = Arc::new(Load::default());
+        let gate = Arc::new(Gate::new(AccessPolicy::default(), Arc::clone(&load)));
         let (small, large) = (gate.count(), gate.count());
         large.moved(1024);
-        assert_eq!(gate.load(), 2);
+        assert_eq!(load.now(), 2);
         large.moved(2 * 1024 * 1024);
         large.moved(2 * 1024 * 1024);
-        assert_eq!((gate.load(), gate.stats().active), (2 + BULK_LOAD, 2));
+        assert_eq!((load.now(), gate.stats().active), (2 + BULK_LOAD, 2));
         drop((small, large));
-        assert_eq!((gate.load(), gate.stats().active), (0, 0));
+        assert_eq!((load.now(), gate.stats().active), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn shares_of_one_session_are_busy_together_and_counted_apart() {
+        let load = Arc::new(Load::default());
+        let gate = || Arc::new(Gate::new(AccessPolicy::default(), Arc::clone(&load)));
+        let (one, two) = (gate(), gate());
+        load.tell_at(2);
+        let _first = one.count();
+        let _second = two.count();
+        load.busy().await;
+        assert_eq!((one.stats().active, two.stats().active, load.now()), (1, 1, 2));
     }
 }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -19,15 +18,12 @@ use mcpm_shared::mux::MuxStream;
 use mcpm_shared::proto::HANDSHAKE_TIMEOUT;
 use mcpm_shared::proto::head::{HEAD_LEN, StreamHead, Verdict};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::watch;
 
 use super::address::HttpTarget;
 use super::gate::{Counted, Gate};
 use super::splice;
+use super::table::Table;
 use crate::gateway::{BoxError, Gateway, GatewayBody};
-
-/// How long a stream waits for the message that names its share: the two may overtake each other.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What answers a share's visitors.
 #[derive(Clone, Debug)]
@@ -38,52 +34,36 @@ pub enum Backend {
     Http(HttpTarget),
 }
 
-/// The share that a session serves: id and generation, as `claimed` said.
-pub(super) type Served = watch::Receiver<Option<(u32, u64)>>;
-
 /// Serves one data stream to its end.
-pub(super) async fn stream(
-    mut stream: MuxStream,
-    backend: Arc<Backend>,
-    gate: Arc<Gate>,
-    served: Served,
-) {
+pub(super) async fn stream(mut stream: MuxStream, table: Arc<Table>) {
     let mut head = [0; HEAD_LEN];
     let read = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut head)).await;
     if !matches!(read, Ok(Ok(_))) {
         return tracing::debug!("data stream without a head");
     }
-    let verdict = match StreamHead::decode(head) {
-        Ok(head) => judge(head, served).await,
+    let found = match StreamHead::decode(head) {
+        Ok(head) => table.find(head).await,
         Err(error) => {
             tracing::debug!(%error, "data stream refused");
-            Verdict::Unsupported
+            Err(Verdict::Unsupported)
         }
     };
+    drop(table);
+    let verdict = found.as_ref().err().copied().unwrap_or(Verdict::Accepted);
     let written = async {
         stream.write_all(&[verdict.encode()]).await?;
         stream.flush().await
     };
-    if written.await.is_err() || verdict != Verdict::Accepted {
+    let Ok(share) = found else {
+        let _told = written.await;
+        return;
+    };
+    if written.await.is_err() {
         return;
     }
-    match &*backend {
-        Backend::Gateway(gateway) => serve_gateway(stream, gateway, &gate).await,
-        Backend::Http(target) => splice::serve(stream, target, &gate).await,
-    }
-}
-
-async fn judge(head: StreamHead, mut served: Served) -> Verdict {
-    let known = served.wait_for(|served| served.is_some_and(|(share, _)| share >= head.share));
-    let served = match tokio::time::timeout(CLAIM_PATIENCE, known).await {
-        Ok(Ok(served)) => *served,
-        Ok(Err(_)) | Err(_) => None,
-    };
-    match served {
-        Some((share, _)) if share != head.share => Verdict::UnknownShare,
-        Some((_, generation)) if generation != head.generation => Verdict::StaleGeneration,
-        Some(_) => Verdict::Accepted,
-        None => Verdict::UnknownShare,
+    match &share.backend {
+        Backend::Gateway(gateway) => serve_gateway(stream, gateway, &share.gate).await,
+        Backend::Http(target) => splice::serve(stream, target, &share.gate).await,
     }
 }
 
@@ -113,6 +93,9 @@ async fn answer(
     };
     strip_credentials(request.headers_mut(), grant.source, true);
     let principal = grant.principal;
+    if let Some(passes) = gate.policy().passes(&principal) {
+        request.extensions_mut().insert(passes);
+    }
     // A revocation ends what is open too.
     let mut denied = Box::pin(gate.denied(principal.clone()));
     let answer = tokio::select! {
@@ -125,7 +108,9 @@ async fn answer(
 
 /// Judges the visitor again; who may come in is counted.
 fn admit<B>(request: &Request<B>, gate: &Arc<Gate>) -> Result<(Grant, Counted), Denied> {
-    let presented = Presented::from_request(request.headers(), request.uri().query());
+    let uri = request.uri();
+    let presented = Presented::from_request(request.headers(), uri.query());
+    let presented = presented.at(uri.path(), uri.query());
     let grant = gate.policy().evaluate(&presented, super::unix_now())?;
     Ok((grant, gate.count()))
 }
@@ -191,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_exchange_is_in_flight_until_its_body_has_ended_or_is_dropped() {
-        let gate = Arc::new(Gate::new(AccessPolicy::public()));
+        let gate = Arc::new(Gate::new(AccessPolicy::public(), Arc::default()));
         let (_, counted) = admit(&Request::new(()), &gate).unwrap();
         let mut read = body(counted);
         let (_, counted) = admit(&Request::new(()), &gate).unwrap();
@@ -207,7 +192,7 @@ mod tests {
 
     #[test]
     fn who_is_turned_away_is_not_counted() {
-        let gate = Arc::new(Gate::new(AccessPolicy::default()));
+        let gate = Arc::new(Gate::new(AccessPolicy::default(), Arc::default()));
         assert_eq!(admit(&Request::new(()), &gate).unwrap_err(), Denied::Missing);
         assert_eq!(gate.stats(), crate::tunnel::TunnelStats::default());
     }

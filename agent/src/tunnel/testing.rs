@@ -1,8 +1,11 @@
 //! A relay's end of a connection over an in-memory socket, which a test plays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::mux::{self, Activity, Incoming, MuxStream, Opener, Side};
+use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::control::{
     self as wire, AgentMessage, Beat, Claim, Claimed, ControlError, Limits, RelayMessage, Welcome,
 };
@@ -14,6 +17,22 @@ use tokio::io::{
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
+
+use super::gate::Gate;
+use super::serve::Backend;
+use super::share::{Share, Wanted};
+
+/// A share of a service where nobody listens, open to everybody.
+pub(super) fn share(name: &str) -> Arc<Share> {
+    share_with(name, AccessPolicy::public(), None)
+}
+
+/// The same with a policy and an end.
+pub(super) fn share_with(name: &str, policy: AccessPolicy, expires_at: Option<u64>) -> Arc<Share> {
+    let wanted = Wanted { name: name.parse().unwrap(), mode: ShareMode::Http, expires_at };
+    let backend = Backend::Http("9".parse().unwrap());
+    Arc::new(Share::new(wanted, backend, Gate::new(policy, Arc::default()), None))
+}
 
 /// The relay's end of one mux; the other socket is for the agent. The mux ends with the scope, and
 /// stands still, like one behind a dead network, once `dead` is cancelled.
@@ -46,6 +65,8 @@ pub(super) struct FakeRelay {
     pub(super) scope: Scope,
     /// Makes the network swallow everything when it is cancelled.
     pub(super) dead: CancellationToken,
+    /// How many shares it gave: their ids count from 1.
+    given: u32,
     _streams: Incoming,
 }
 
@@ -71,7 +92,7 @@ impl FakeRelay {
                 capabilities: Vec::new(),
             });
             wire::write(&mut writer, &welcome).await.unwrap();
-            Self { opener, reader, writer, scope, dead, _streams: streams }
+            Self { opener, reader, writer, scope, dead, given: 0, _streams: streams }
         };
         (far, meet)
     }
@@ -119,11 +140,12 @@ impl FakeRelay {
 
     /// Grants a claim, for `life` seconds.
     pub(super) async fn grant(&mut self, claim: Claim, life: Option<u64>) {
+        self.given += 1;
         self.say(RelayMessage::Claimed(Claimed {
             request: claim.request,
-            share: 1,
+            share: self.given,
+            url: format!("https://{}.r", claim.name),
             name: claim.name,
-            url: "https://x.r".to_owned(),
             generation: 1,
             ticket: "t".to_owned(),
             expires_at: life.map(|life| super::unix_now() + life),
@@ -131,11 +153,18 @@ impl FakeRelay {
         .await;
     }
 
-    /// Opens a data stream of the granted share.
+    /// Opens a data stream of the first granted share.
     pub(super) async fn stream(&self) -> MuxStream {
-        let mut stream = self.opener.open().await.unwrap();
-        stream.write_all(&StreamHead::http(1, 1).encode()).await.unwrap();
-        assert_eq!(Verdict::decode(stream.read_u8().await.unwrap()), Verdict::Accepted);
+        let (stream, verdict) = self.stream_of(1).await;
+        assert_eq!(verdict, Verdict::Accepted);
         stream
+    }
+
+    /// Opens a data stream of a share; returns what the agent says to it.
+    pub(super) async fn stream_of(&self, share: u32) -> (MuxStream, Verdict) {
+        let mut stream = self.opener.open().await.unwrap();
+        stream.write_all(&StreamHead::http(share, 1).encode()).await.unwrap();
+        let verdict = Verdict::decode(stream.read_u8().await.unwrap());
+        (stream, verdict)
     }
 }

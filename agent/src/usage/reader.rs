@@ -106,6 +106,15 @@ rows! {
         max_ms: Option<f64>,
         /// How long its own sessions lasted together; sessions of profiles do not count.
         runtime_ms: i64,
+        /// How long all calls took together.
+        #[serde(default)]
+        busy_ms: Option<f64>,
+        /// The size of all requests together.
+        #[serde(default)]
+        request_bytes: i64,
+        /// The size of all answers together.
+        #[serde(default)]
+        response_bytes: i64,
         /// How its clients come most: `stdio` or `http`.
         transport: Option<String>,
         /// When it was first used in this time.

@@ -36,16 +36,17 @@ pub(super) const HAS_SESSION: &str =
 /// Adds it.
 pub(super) const ADD_SESSION: &str = "ALTER TABLE monitor_events ADD COLUMN session_id TEXT";
 
-/// Adds one event. Times come in Unix milliseconds and are kept in local time, as Python keeps
-/// them; `raw_request` and `raw_response` stay empty.
+/// Adds events; their values follow, see [`TIME`]. `raw_request` and `raw_response` stay empty.
 pub(super) const INSERT: &str = "
     INSERT INTO monitor_events (
         event_type, server_id, resource_id, session_id, client_id, timestamp, duration_ms,
         request_size, response_size, success, error_message, metadata
-    ) VALUES (
-        ?1, ?2, ?3, ?4, ?5, strftime('%Y-%m-%dT%H:%M:%f', ?6 / 1000.0, 'unixepoch', 'localtime'),
-        ?7, ?8, ?9, ?10, ?11, ?12
-    )";
+    ) ";
+
+/// What stands before and behind a time. Times come in Unix milliseconds and are kept in local time,
+/// as Python keeps them.
+pub(super) const TIME: (&str, &str) =
+    ("strftime('%Y-%m-%dT%H:%M:%f', ", " / 1000.0, 'unixepoch', 'localtime')");
 
 /// Deletes some of the events older than so many days; a few at a time, so that nobody waits long.
 pub(super) const PRUNE_OLD: &str = "

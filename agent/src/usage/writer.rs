@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, QueryBuilder, SqliteConnection};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,8 @@ use super::schema;
 
 /// How many events one transaction holds at most.
 const BATCH: usize = 1024;
+/// How many events one statement adds; SQLite takes some thousand values.
+const ROWS: usize = 32;
 /// How many old events one transaction deletes.
 const PRUNE_BATCH: i64 = 2000;
 /// How many such transactions one round of pruning has, so that it comes to an end.
@@ -130,8 +132,8 @@ impl Writer {
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let mut transaction = connection.begin().await?;
-        for event in batch {
-            insert(event, &mut transaction).await?;
+        for events in batch.chunks(ROWS) {
+            insert(events, &mut transaction).await?;
         }
         transaction.commit().await?;
         let due = self.pruned.is_none_or(|at| at.elapsed() >= self.tuning.prune_every);
@@ -192,24 +194,27 @@ fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-async fn insert(event: &Event, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let at = event.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    sqlx::query(schema::INSERT)
-        .bind(event.kind.column())
-        .bind(event.server.as_deref())
-        .bind(event.resource_column())
-        .bind(event.session.as_ref())
-        .bind(event.about.client.as_deref().map(clip))
-        .bind(millis(at))
-        .bind(event.took.map(millis))
-        .bind(event.request_size.map(column))
-        .bind(event.response_size.map(column))
-        .bind(event.outcome == Outcome::Done)
-        .bind(event.error_column())
-        .bind(event.metadata_column())
-        .execute(connection)
-        .await
-        .map(drop)
+/// Adds events in one statement: each statement is a round trip to the thread that writes.
+async fn insert(events: &[Event], connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let mut statement = QueryBuilder::new(schema::INSERT);
+    statement.push_values(events, |mut row, event| {
+        let at = event.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        row.push_bind(event.kind.column())
+            .push_bind(event.server.as_deref())
+            .push_bind(event.resource_column())
+            .push_bind(event.session.as_ref())
+            .push_bind(event.about.client.as_deref().map(clip))
+            .push(schema::TIME.0)
+            .push_bind_unseparated(millis(at))
+            .push_unseparated(schema::TIME.1)
+            .push_bind(event.took.map(millis))
+            .push_bind(event.request_size.map(column))
+            .push_bind(event.response_size.map(column))
+            .push_bind(event.outcome == Outcome::Done)
+            .push_bind(event.error_column())
+            .push_bind(event.metadata_column());
+    });
+    statement.build().execute(connection).await.map(drop)
 }
 
 fn millis(time: Duration) -> i64 {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, interval};
 
 use crate::fs::{FsError, Paths};
 use crate::hint::Hint;
-use crate::running::{self, Seen};
+use crate::running::{self, Process, Seen};
 
 /// How long a share may take to end when it is asked to: its requests, servers and tunnel each have
 /// their own grace.
@@ -115,9 +115,19 @@ async fn is_gone(paths: &Paths, share: &Seen, patience: Duration) -> bool {
     }
     // It has let go of everything; what is left of the process is on its way out.
     let Ok(record) = &share.record else { return true };
+    if shares_more(paths, &record.process) {
+        return true;
+    }
     let started = Instant::now();
     while !record.process.has_ended() && started.elapsed() < LAST_STEPS {
         tick.tick().await;
     }
     true
+}
+
+/// Tells whether a process has other shares, for which it goes on.
+fn shares_more(paths: &Paths, process: &Process) -> bool {
+    let is_its =
+        |seen: &Seen| seen.alive && seen.record.as_ref().is_ok_and(|r| r.process == *process);
+    running::list(paths).is_ok_and(|all| all.iter().any(is_its))
 }

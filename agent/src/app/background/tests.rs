@@ -34,6 +34,13 @@ fn run(mode: Mode) -> Run {
     Run { id: RunId::generate(), mode, router: false }
 }
 
+/// The beacon of a share that is the only one of its process.
+fn lone(paths: &Paths, run: &Run, spec: &ShareSpec) -> Result<(Beacon, BeaconTask), FsError> {
+    let mut task = BeaconTask::new();
+    let beacon = task.add(paths, run, spec, CancellationToken::new())?;
+    Ok((beacon, task))
+}
+
 fn up_event() -> ShareEvent {
     ShareEvent::Up(Box::new(Up {
         name: "work-abc".to_owned(),
@@ -65,11 +72,12 @@ async fn seen(paths: &Paths, wanted: impl Fn(&RunningShare) -> bool) -> RunningS
 #[tokio::test]
 async fn a_share_is_told_of_while_it_runs_and_forgotten_after() {
     let (_dir, paths) = home();
-    let (mut beacon, task) =
-        Beacon::new(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
+    let (mut task, stop) = (BeaconTask::new(), CancellationToken::new());
+    let run = run(Mode::Background);
+    let mut beacon = task.add(&paths, &run, &spec(Access::Token), stop.clone()).unwrap();
     assert_eq!(look(&paths).unwrap().running.len(), 1, "it is not known at once");
-    let (scope, stop) = (Scope::new(), CancellationToken::new());
-    scope.spawn(task.run(stop.clone()));
+    let scope = Scope::new();
+    scope.spawn(task.run());
     beacon.note(&up_event());
     let share = seen(&paths, |share| share.state == State::Connected).await;
     assert_eq!(share.full_name().unwrap(), "work-abc@local");
@@ -87,20 +95,18 @@ async fn a_share_is_told_of_while_it_runs_and_forgotten_after() {
 #[tokio::test]
 async fn a_share_in_a_terminal_writes_nothing_before_it_is_up() {
     let (_dir, paths) = home();
-    let (mut beacon, task) =
-        Beacon::new(&paths, &run(Mode::Foreground), &spec(Access::Token)).unwrap();
+    let (mut beacon, task) = lone(&paths, &run(Mode::Foreground), &spec(Access::Token)).unwrap();
     let scope = Scope::new();
-    scope.spawn(task.run(CancellationToken::new()));
+    scope.spawn(task.run());
     let ending = || Ending { code: "c".into(), message: "m".into(), hint: None, exit: 1 };
     beacon.ended(ending());
     drop(beacon);
     assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
     assert!(!paths.dir().exists());
 
-    let (mut beacon, task) =
-        Beacon::new(&paths, &run(Mode::Foreground), &spec(Access::Token)).unwrap();
+    let (mut beacon, task) = lone(&paths, &run(Mode::Foreground), &spec(Access::Token)).unwrap();
     let scope = Scope::new();
-    scope.spawn(task.run(CancellationToken::new()));
+    scope.spawn(task.run());
     beacon.note(&up_event());
     seen(&paths, |share| share.mode == Mode::Foreground).await;
     // Its terminal has seen why it ended.
@@ -113,10 +119,9 @@ async fn a_share_in_a_terminal_writes_nothing_before_it_is_up() {
 #[tokio::test]
 async fn a_share_in_the_background_that_fails_leaves_its_reason_until_somebody_looks() {
     let (_dir, paths) = home();
-    let (mut beacon, task) =
-        Beacon::new(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
+    let (mut beacon, task) = lone(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
     let scope = Scope::new();
-    scope.spawn(task.run(CancellationToken::new()));
+    scope.spawn(task.run());
     beacon.note(&up_event());
     let ending = Ending { code: "superseded".into(), message: "m".into(), hint: None, exit: 1 };
     beacon.ended(ending.clone());
@@ -132,8 +137,7 @@ async fn a_share_in_the_background_that_fails_leaves_its_reason_until_somebody_l
 #[tokio::test]
 async fn another_share_of_the_same_name_is_known_before_it_is_started() {
     let (_dir, paths) = home();
-    let (_beacon, _task) =
-        Beacon::new(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
+    let (_beacon, _task) = lone(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
     let again = spec(Access::Public);
     assert_eq!(rival(&paths, &again).unwrap().unwrap().target, again.target);
     let other = ShareSpec { name: Some("other".parse().unwrap()), ..again };
@@ -156,7 +160,7 @@ fn what_visitors_need_comes_from_the_file_of_the_share_and_never_from_the_run() 
     for (access, has_token, has_link) in
         [(Access::Token, true, false), (Access::Link, true, true), (Access::Public, false, false)]
     {
-        let (beacon, task) = Beacon::new(&paths, &run(Mode::Background), &spec(access)).unwrap();
+        let (beacon, task) = lone(&paths, &run(Mode::Background), &spec(access)).unwrap();
         let mut share = look(&paths).unwrap().running.remove(0).record.unwrap();
         assert!(up(&paths, &share).unwrap().is_none(), "it is not up yet");
         (share.name, share.url) =
@@ -213,8 +217,7 @@ async fn a_process_that_got_the_id_of_a_share_is_spared_by_force() {
     let (_dir, paths) = home();
     let mut child = sleeper();
     let mut record = {
-        let (_beacon, _task) =
-            Beacon::new(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
+        let (_beacon, _task) = lone(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
         look(&paths).unwrap().running.remove(0).record.unwrap()
     };
     // We hold the lock, as the process of the share would; its id is that of a stranger by now.
@@ -244,7 +247,7 @@ async fn a_share_that_does_not_hear_is_ended_by_force() {
     let (_dir, paths) = home();
     let (mut record, id) = {
         let run = run(Mode::Background);
-        let (_beacon, _task) = Beacon::new(&paths, &run, &spec(Access::Token)).unwrap();
+        let (_beacon, _task) = lone(&paths, &run, &spec(Access::Token)).unwrap();
         (look(&paths).unwrap().running.remove(0).record.unwrap(), run.id)
     };
     // `flock` holds the lock itself and leaves its child without it.
@@ -316,4 +319,49 @@ impl LaunchError {
     fn hint_text(&self) -> String {
         crate::hint::Hint::hint(self).unwrap_or_default()
     }
+}
+
+#[tokio::test]
+async fn each_of_several_shares_of_a_process_is_told_of_stopped_and_forgotten_by_itself() {
+    let (_dir, paths) = home();
+    let mut task = BeaconTask::new();
+    let stops = [CancellationToken::new(), CancellationToken::new()];
+    let mut beacons: Vec<Beacon> = stops
+        .iter()
+        .map(|stop| {
+            let run = run(Mode::Foreground);
+            task.add(&paths, &run, &spec(Access::Token), stop.clone()).unwrap()
+        })
+        .collect();
+    let scope = Scope::new();
+    scope.spawn(task.run());
+    beacons.iter_mut().for_each(|beacon| beacon.note(&up_event()));
+    beacons[0].note(&ShareEvent::Activity { requests: 7, active: 0 });
+    let first = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            tick.tick().await;
+            let running = look(&paths).unwrap().running;
+            let is_it = |seen: &&Seen| seen.record.as_ref().is_ok_and(|r| r.requests == 7);
+            if let (2, Some(first)) = (running.len(), running.iter().find(is_it)) {
+                return first.id.clone();
+            }
+        }
+    };
+    let id = tokio::time::timeout(Duration::from_secs(20), first).await.unwrap();
+    running::ask_to_stop(&paths, &id).unwrap();
+    stops[0].cancelled().await;
+    assert!(!stops[1].is_cancelled());
+    drop(beacons.remove(0));
+    let gone = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        while running::is_alive(&paths, &id) {
+            tick.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    assert_eq!(look(&paths).unwrap().running.len(), 1);
+    beacons.clear();
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+    assert_eq!(std::fs::read_dir(paths.live_shares()).unwrap().count(), 0);
 }

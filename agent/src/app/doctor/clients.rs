@@ -26,7 +26,12 @@ pub(super) fn look(paths: &Paths, places: &Places) -> Vec<Finding> {
         .and_then(|servers| Ok(Known { servers, profiles: ProfileConfigManager::open(paths)? }));
     let known = known.ok();
     let here = all.into_iter().filter(|one| one.installed || one.file.is_file());
-    here.flat_map(|one| client(&one, known.as_ref(), paths)).collect()
+    let look = |one: Status| {
+        let file = one.file.display().to_string();
+        let found = client(&one, known.as_ref(), paths).into_iter();
+        found.map(move |finding| finding.more(file.clone()))
+    };
+    here.flat_map(look).collect()
 }
 
 fn client(status: &Status, known: Option<&Known>, paths: &Paths) -> Vec<Finding> {

@@ -47,15 +47,16 @@ fn boxed<T, E: Hint + 'static>(read: Result<T, E>) -> Read {
 
 fn file(path: &Path, read: Read) -> Finding {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if let Err(error) = read {
-        return Finding::broken(Area::File, name, &*error);
-    }
-    if is_open(path) {
-        let detail = "other users of this machine can read it".to_owned();
-        let finding = Finding::new(Area::File, name, Health::Warning, detail);
-        return finding.hint(format!("Close it with `chmod 600 {}`", path.display()));
-    }
-    Finding::ok(Area::File, name, "readable")
+    let finding = match read {
+        Err(error) => Finding::broken(Area::File, name, &*error),
+        Ok(()) if is_open(path) => {
+            let detail = "other users of this machine can read it".to_owned();
+            let finding = Finding::new(Area::File, name, Health::Warning, detail);
+            finding.hint(format!("Close it with `chmod 600 {}`", path.display()))
+        }
+        Ok(()) => Finding::ok(Area::File, name, "readable"),
+    };
+    finding.more(path.display().to_string())
 }
 
 /// Tells whether others may read or change a file that may hold secrets.

@@ -55,7 +55,7 @@ fn finding(runtime: &Runtime, version: Option<String>, needed_by: &[&str]) -> Fi
     match version {
         Some(version) => Finding::ok(Area::Runtime, runtime.name, version),
         None if needed_by.is_empty() => {
-            Finding::ok(Area::Runtime, runtime.name, "not installed; no server needs it")
+            Finding::ok(Area::Runtime, runtime.name, "not installed, and not needed")
         }
         None => {
             let detail = format!("not installed, but needed by {}", needed_by.join(", "));

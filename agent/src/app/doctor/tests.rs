@@ -102,3 +102,12 @@ fn a_clock_that_is_off_is_told_before_a_relay_refuses_us() {
     let spared = spared(strange);
     assert!(spared.health == Health::Warning && spared.hint.is_some(), "{spared:?}");
 }
+
+#[tokio::test]
+async fn who_asks_for_one_server_is_not_told_what_others_are_missing() {
+    let servers = r#"{"a": {"command": "uvx"}, "b": {"command": "mcpm-no-such-command"}}"#;
+    let found = findings(servers, &["b"]).await;
+    let runtimes = of(Area::Runtime, &found);
+    assert!(runtimes.iter().all(|finding| finding.health == Health::Ok), "{runtimes:?}");
+    assert_eq!(of(Area::Server, &found).len(), 1);
+}

@@ -43,6 +43,18 @@ pub(super) fn of(name: &str, global: &GlobalConfigManager, paths: &Paths) -> Bel
     Belongings { folders: folders.into_iter().collect(), secrets: secrets.into_iter().collect() }
 }
 
+/// Returns the folders of bundles that servers have, or refer to.
+#[must_use]
+pub fn folders_of(global: &GlobalConfigManager, paths: &Paths) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    for listed in global.list_servers() {
+        folders.insert(super::bundle_folder(paths, &listed.name));
+        let texts = listed.server.as_ref().map(texts).unwrap_or_default();
+        folders.extend(texts.iter().filter_map(|text| folder_in(text, paths)));
+    }
+    folders
+}
+
 /// Returns what a server had in our part of the keyring and no server refers to any more.
 #[must_use]
 pub fn orphaned(before: &Server, global: &GlobalConfigManager) -> Vec<String> {

@@ -7,7 +7,6 @@ use mcpm_shared::name::Name;
 use mcpm_shared::token::Token;
 
 use super::Access;
-use super::keeper::off_thread;
 use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
 use crate::fs::Paths;
 
@@ -61,9 +60,14 @@ impl Keyring {
         &self.record.name
     }
 
-    /// Returns the relay's ticket of the last run.
-    pub(super) fn ticket(&self) -> Option<String> {
-        self.record.ticket.clone()
+    /// Returns the origin of the relay.
+    pub(super) fn relay(&self) -> &str {
+        &self.record.relay
+    }
+
+    /// Returns the relay's ticket of the last run. It is needed once, and long.
+    pub(super) fn take_ticket(&mut self) -> Option<String> {
+        self.record.ticket.take()
     }
 
     /// Returns the policy as it stands.
@@ -91,22 +95,30 @@ impl Keyring {
         &self.file
     }
 
-    /// Looks at the file again; returns the policy if it changed since. Cancel-safe.
-    ///
-    /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that.
-    pub(super) async fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
+    /// Returns what looks at the file again, to be run where it may block.
+    pub(super) fn look(&self) -> impl FnOnce() -> Option<Look> + Send + use<> {
         let (file, seen) = (self.file.clone(), self.version);
         // Never the version after a write of ours: somebody may have revoked a token just before
         // we wrote, and the next look must see it.
-        let look = move || {
+        move || {
             let version = file.version();
-            (Some(version) != seen).then(|| (version, file.read()))
-        };
-        let (version, read) = off_thread(look).await?;
+            (Some(version) != seen).then(|| Look(version, file.read()))
+        }
+    }
+
+    /// Takes what a look found; returns the policy if it changed since.
+    ///
+    /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that.
+    pub(super) fn take(
+        &mut self,
+        Look(version, read): Look,
+    ) -> Option<Result<AccessPolicy, CredentialError>> {
         self.version = Some(version);
         let before = self.policy();
         let failed = match read {
-            Ok(Some(record)) => {
+            Ok(Some(mut record)) => {
+                // The tunnel has a later one of either.
+                (record.ticket, record.url) = (None, None);
                 self.record = record;
                 None
             }
@@ -121,7 +133,18 @@ impl Keyring {
         }
         Some(self.policy()).filter(|policy| *policy != before).map(Ok)
     }
+
+    /// Looks at the file again, off the thread.
+    #[cfg(test)]
+    pub(super) async fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
+        let look = super::keeper::off_thread(self.look()).await?;
+        self.take(look)
+    }
 }
+
+/// A file that may have changed: its version, and what it holds.
+#[derive(Debug)]
+pub(super) struct Look(Version, Result<Option<ShareRecord>, CredentialError>);
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -162,14 +185,15 @@ mod tests {
             name: "time-abc".parse().unwrap(),
             url: "https://u".to_owned(),
             generation: 1,
-            ticket: Some("ticket".to_owned()),
+            ticket: Some("ticket".into()),
             expires_at: None,
             relay: "https://r.example".to_owned(),
         };
         super::super::keeper::write(&file, &info).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
         assert!(keyring.refresh().await.is_none());
-        assert_eq!(keyring.ticket().unwrap(), "ticket");
+        let kept = keyring.file().read().unwrap().unwrap();
+        assert_eq!(kept.ticket.as_deref(), Some("ticket"));
     }
 
     #[tokio::test]

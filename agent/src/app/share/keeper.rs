@@ -1,6 +1,8 @@
-//! Keeps what the relay says about a share for the next run, beside the share: whoever holds the
-//! lock over its file delays neither visitors nor signals nor revocations.
+//! Keeps what the relay says about shares for the next run, beside the shares: whoever holds the
+//! lock over a file delays neither visitors nor signals nor revocations.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mcpm_shared::scope::Scope;
@@ -28,46 +30,57 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
     }
 }
 
-/// Writes to the file of one share, one after the other, until it is dropped.
+/// What the relay said of shares and nobody has written yet: of each the last word, and its file.
+type Said = Arc<Mutex<BTreeMap<usize, (ShareFile, ShareInfo)>>>;
+
+/// Writes to the files of shares, one after the other, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Keeper(watch::Sender<Option<ShareInfo>>);
+pub(super) struct Keeper {
+    said: Said,
+    wake: watch::Sender<()>,
+}
 
 impl Keeper {
     /// Starts the task; that something cannot be kept is told as a warning.
-    pub(super) fn start(file: ShareFile, events: mpsc::Sender<ShareEvent>, scope: &Scope) -> Self {
-        let (sender, said) = watch::channel(None);
-        scope.spawn(keep_all(file, said, events, scope.clone()));
-        Self(sender)
+    pub(super) fn start(events: mpsc::Sender<(usize, ShareEvent)>, scope: &Scope) -> Self {
+        let (wake, woken) = watch::channel(());
+        let said = Said::default();
+        scope.spawn(keep_all(Arc::clone(&said), woken, events, scope.clone()));
+        Self { said, wake }
     }
 
-    /// Keeps what the relay said, without waiting. Of what comes fast only the last is written.
-    pub(super) fn keep(&self, info: &ShareInfo) {
-        self.0.send_replace(Some(info.clone()));
+    /// Keeps what the relay said of the share number `at`, without waiting. Of what comes fast only
+    /// the last is written.
+    pub(super) fn keep(&self, at: usize, file: &ShareFile, info: &ShareInfo) {
+        let word = (file.clone(), info.clone());
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(at, word);
+        self.wake.send_replace(());
     }
 }
 
 async fn keep_all(
-    file: ShareFile,
-    mut said: watch::Receiver<Option<ShareInfo>>,
-    events: mpsc::Sender<ShareEvent>,
+    said: Said,
+    mut woken: watch::Receiver<()>,
+    events: mpsc::Sender<(usize, ShareEvent)>,
     scope: Scope,
 ) {
+    let next = || said.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
     // What was said before the sender went is still seen.
-    while said.changed().await.is_ok() {
-        let Some(info) = said.borrow_and_update().clone() else { continue };
-        let file = file.clone();
-        let written = off_thread(move || write(&file, &info));
-        let last_words = async {
-            scope.cancelled().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        };
-        let written = tokio::select! {
-            written = written => written,
-            () = last_words => return,
-        };
-        if let Err(error) = written {
-            // Nobody listening is no reason to stop keeping.
-            let _nobody = events.send(ShareEvent::Warning(in_full(&error))).await;
+    while woken.changed().await.is_ok() {
+        while let Some((at, (file, info))) = next() {
+            let written = off_thread(move || write(&file, &info));
+            let last_words = async {
+                scope.cancelled().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            let written = tokio::select! {
+                written = written => written,
+                () = last_words => return,
+            };
+            if let Err(error) = written {
+                // Nobody listening is no reason to stop keeping.
+                let _nobody = events.send((at, ShareEvent::Warning(in_full(&error)))).await;
+            }
         }
     }
 }
@@ -76,7 +89,7 @@ async fn keep_all(
 pub(super) fn write(file: &ShareFile, info: &ShareInfo) -> Result<(), CredentialError> {
     file.update(|record| {
         record.url = Some(info.url.clone());
-        record.ticket.clone_from(&info.ticket);
+        record.ticket = info.ticket.as_deref().map(str::to_owned);
         record.generation = Some(info.generation);
         Ok(())
     })
@@ -95,7 +108,7 @@ mod tests {
             name: "time-abc".parse().unwrap(),
             url: "https://u".to_owned(),
             generation,
-            ticket: Some(format!("ticket {generation}")),
+            ticket: Some(format!("ticket {generation}").into()),
             expires_at: None,
             relay: "https://r.example".to_owned(),
         }
@@ -111,10 +124,10 @@ mod tests {
         let path = paths.shares().join("time-abc@r.example.json");
         let (events, _inbox) = mpsc::channel(1);
         let scope = Scope::new();
-        let keeper = Keeper::start(keyring.file().clone(), events, &scope);
+        let keeper = Keeper::start(events, &scope);
 
         let held = fs::lock(&path).unwrap();
-        keeper.keep(&info(1));
+        keeper.keep(0, keyring.file(), &info(1));
         // What an editor does that knows of no lock.
         let text = std::fs::read_to_string(&path).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -122,7 +135,7 @@ mod tests {
         fs::write_json(&path, &record).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
 
-        keeper.keep(&info(2));
+        keeper.keep(0, keyring.file(), &info(2));
         drop(held);
         drop(keeper);
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
@@ -138,9 +151,9 @@ mod tests {
         let file = ShareFile::new(&paths, &info(1).name, "https://r.example");
         let (events, mut inbox) = mpsc::channel(1);
         let scope = Scope::new();
-        let keeper = Keeper::start(file, events, &scope);
-        keeper.keep(&info(1));
-        let Some(ShareEvent::Warning(text)) = inbox.recv().await else { panic!("no warning") };
+        let keeper = Keeper::start(events, &scope);
+        keeper.keep(7, &file, &info(1));
+        let Some((7, ShareEvent::Warning(text))) = inbox.recv().await else { panic!("no warning") };
         assert!(text.contains("no share named"), "{text}");
     }
 }

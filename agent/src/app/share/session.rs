@@ -1,307 +1,323 @@
-//! One run of a share whose server works: publish it, follow the tunnel's state, stop.
+//! The shares of one run: each is made ready and published, all of them are followed by one task,
+//! and each ends by itself.
 
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mcpm_shared::access::AccessPolicy;
-use mcpm_shared::identity::AgentKey;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
-use super::access::Keyring;
-use super::error::in_full;
-use super::keeper::Keeper;
-use super::{Patience, RelaySpec, ShareError, ShareEvent, ShareSpec, Source, Up};
+use super::keeper::{Keeper, off_thread};
+use super::member::{Member, Next};
+use super::start::{Failed, Ready, Starting};
+use super::{RelaySpec, ShareError, ShareEvent, Source, Wish};
+use crate::app::serving::Way;
+use crate::fs::Paths;
 use crate::gateway::Gateway;
-use crate::gateway::listen::{self, ListenOptions, listen};
-use crate::tunnel::{
-    Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelStats, TunnelStatus,
-};
+use crate::tunnel::{Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, Tunnels};
+use crate::usage::Recorder;
 
-/// How often the share looks at its file of tokens: a revocation must count within a second.
+/// How often the shares look at their files of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
+/// How many shares are made ready at a time: their servers may have to be installed first.
+const AT_ONCE: usize = 8;
 
-/// How visitors on this machine get in, and who they may be.
-struct Reach {
-    local: Option<String>,
-    access: watch::Sender<AccessPolicy>,
+/// The shares of one run.
+pub(super) struct Session {
+    paths: Paths,
+    events: mpsc::Sender<(usize, ShareEvent)>,
+    scope: Scope,
+    keeper: Keeper,
+    lines: Vec<Line>,
+    /// Those that have not begun.
+    queue: VecDeque<Starting>,
+    starting: FuturesUnordered<BoxFuture<'static, Result<Ready, Failed>>>,
+    /// The gateways of both, which are to be ended in any case.
+    gateways: BTreeMap<usize, Option<Gateway>>,
+    members: Vec<Member>,
+    leaving: FuturesUnordered<BoxFuture<'static, (usize, Result<(), ShareError>)>>,
+    /// Those that have ended and of which that is not told yet.
+    over: VecDeque<(usize, Result<(), ShareError>)>,
 }
 
-/// All that one run needs.
-pub(super) struct Session {
-    pub(super) spec: ShareSpec,
-    pub(super) key: AgentKey,
-    pub(super) keyring: Keyring,
-    pub(super) keeper: Keeper,
-    pub(super) gateway: Option<Gateway>,
-    pub(super) events: mpsc::Sender<ShareEvent>,
-    pub(super) scope: Scope,
+/// The session at one relay.
+struct Line {
+    origin: String,
+    tunnels: Tunnels,
+    news: watch::Receiver<()>,
 }
 
 impl Session {
-    /// Runs until `stop` is cancelled or the share cannot go on. The caller stops the gateway.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), ShareError> {
-        let (access, policy) = watch::channel(self.keyring.policy());
-        let local = self.listen(policy).await?;
-        let reach = Reach { local, access };
-        match self.spec.relay.take() {
-            Some(relay) => self.publish(relay, &reach, stop).await,
-            None => {
-                // Whatever it waits for, a stop is heard.
-                let served = stop.run_until_cancelled(self.serve_locally(&reach)).await;
-                served.unwrap_or(Ok(()))
-            }
+    pub(super) fn new(
+        paths: &Paths,
+        events: mpsc::Sender<(usize, ShareEvent)>,
+        scope: Scope,
+    ) -> Self {
+        Self {
+            paths: paths.clone(),
+            keeper: Keeper::start(events.clone(), &scope),
+            events,
+            scope,
+            lines: Vec::new(),
+            queue: VecDeque::new(),
+            starting: FuturesUnordered::new(),
+            gateways: BTreeMap::new(),
+            members: Vec::new(),
+            leaving: FuturesUnordered::new(),
+            over: VecDeque::new(),
         }
     }
 
-    async fn say(&self, event: ShareEvent) {
-        // Nobody listening is no reason to stop sharing.
-        let _nobody = self.events.send(event).await;
-    }
-
-    /// Opens the local listener, if one is asked for, and returns its URL.
-    async fn listen(
-        &self,
-        policy: watch::Receiver<AccessPolicy>,
-    ) -> Result<Option<String>, ShareError> {
-        let (Some(local), Some(gateway)) = (&self.spec.local, &self.gateway) else {
-            return Ok(None);
-        };
-        let options = ListenOptions {
-            host: local.host.clone(),
-            port: local.port,
-            access: Some(policy),
-            ..ListenOptions::default()
-        };
-        let address = listen(gateway.clone(), options, &self.scope).await?;
-        Ok(Some(format!("http://{address}{}", listen::PATH)))
-    }
-
-    /// Serves this machine only, until the share cannot go on.
-    async fn serve_locally(&mut self, reach: &Reach) -> Result<(), ShareError> {
-        let url = reach.local.clone().unwrap_or_default();
-        let up = self.up(&url, None, reach, false);
-        self.warm();
-        self.say(ShareEvent::Up(Box::new(up))).await;
-        let mut tick = ticker();
-        let mut seen = TunnelStats::default();
-        loop {
-            tokio::select! {
-                () = self.scope.cancelled() => return Err(ShareError::Stopped),
-                _ = tick.tick() => {
-                    self.look(reach, None).await;
-                    // Which of them are still open, nobody counts here.
-                    let requests = self.gateway.as_ref().map_or(0, |it| it.stats().requests);
-                    self.tell_activity(TunnelStats { requests, active: 0 }, &mut seen).await;
+    /// Takes up what is to be shared. What cannot be served is over at once.
+    pub(super) fn begin(&mut self, wishes: Vec<Wish>, books: &Scope) {
+        let (mut recorder, heirs) = (None, Arc::default());
+        for (at, Wish { spec, stop }) in wishes.into_iter().enumerate() {
+            let scope = self.scope.child();
+            let gateway = match &spec.source {
+                Source::Http(_) => Ok(None),
+                Source::Mcp(serving) => {
+                    let way = if spec.relay.is_some() { Way::Relay } else { Way::LocalShare };
+                    let recorder =
+                        recorder.get_or_insert_with(|| Recorder::start(&self.paths, books)).clone();
+                    let options = spec.gateway.clone();
+                    serving.gateway(way, options, recorder, &self.paths, scope.child()).map(Some)
+                }
+            };
+            match gateway {
+                Err(error) => self.over.push_back((at, Err(error.into()))),
+                Ok(gateway) => {
+                    self.gateways.insert(at, gateway.clone());
+                    let (paths, events) = (self.paths.clone(), self.events.clone());
+                    self.queue.push_back(Starting {
+                        at,
+                        spec,
+                        gateway,
+                        stop,
+                        paths,
+                        events,
+                        heirs: Arc::clone(&heirs),
+                        scope,
+                    });
                 }
             }
         }
     }
 
-    /// Publishes the share and follows the tunnel until something ends it.
-    async fn publish(
-        mut self,
-        relay: RelaySpec,
-        reach: &Reach,
-        stop: &CancellationToken,
-    ) -> Result<(), ShareError> {
-        let address = relay.address.to_string();
-        let tunnel = self.start_tunnel(relay);
-        let followed = stop.run_until_cancelled(self.follow(&tunnel, address, reach)).await;
-        tunnel.shutdown().await;
-        followed.unwrap_or(Ok(()))
+    /// Runs until all shares are over. Dropping the future loses nothing: [`Self::shutdown`] ends
+    /// what is left.
+    pub(super) async fn run(&mut self) {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while self.starting.len() < AT_ONCE
+                && let Some(next) = self.queue.pop_front()
+            {
+                self.starting.push(Box::pin(next.start()));
+            }
+            if self.queue.is_empty() {
+                // What is waited for takes more room than what is up.
+                self.queue.shrink_to_fit();
+            }
+            self.follow().await;
+            self.tell_over().await;
+            if self.gateways.is_empty() && self.members.is_empty() && self.leaving.is_empty() {
+                return;
+            }
+            let deadline = self.members.iter().filter_map(Member::deadline).min();
+            // Every branch is cancel-safe: streams of futures, watch channels and intervals keep
+            // their state.
+            tokio::select! {
+                Some(outcome) = self.starting.next() => self.started(outcome).await,
+                Some(over) = self.leaving.next() => self.over.push_back(over),
+                () = news(&mut self.lines) => {}
+                _ = tick.tick() => self.look().await,
+                () = until(deadline) => self.give_up(),
+            }
+        }
     }
-}
 
-fn ticker() -> tokio::time::Interval {
-    let mut tick = tokio::time::interval(LOOK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick
-}
+    /// Ends all that has not ended.
+    pub(super) async fn shutdown(mut self) {
+        self.queue.clear();
+        self.starting.clear();
+        for (at, gateway) in std::mem::take(&mut self.gateways) {
+            self.end_gateway(at, gateway, Ok(()));
+        }
+        while !self.members.is_empty() {
+            self.leave(0, Ok(()));
+        }
+        self.tell_over().await;
+        while let Some(over) = self.leaving.next().await {
+            self.over.push_back(over);
+            self.tell_over().await;
+        }
+    }
 
-/// What is known of the connection, for deciding when to give up.
-struct Progress {
-    relay: String,
-    started: Instant,
-    was_up: bool,
-    reason: Option<String>,
-    hint: Option<String>,
-}
+    async fn say(&self, at: usize, event: ShareEvent) {
+        // Nobody listening is no reason to stop sharing.
+        let _nobody = self.events.send((at, event)).await;
+    }
 
-impl Session {
-    fn start_tunnel(&self, relay: RelaySpec) -> Tunnel {
-        let RelaySpec { address, credential, proxy, connections } = relay;
-        let config = TunnelConfig {
-            relay: address,
-            key: self.key.clone(),
-            proof: credential.proof,
-            tls: TlsOptions { ca: credential.ca, fingerprint: credential.fingerprint },
-            connections,
-            proxy,
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let (mode, backend) = match (&self.gateway, &self.spec.source) {
+    /// Tells of shares that are over. Cancel-safe.
+    async fn tell_over(&mut self) {
+        while !self.over.is_empty() {
+            let Ok(permit) = self.events.reserve().await else { return self.over.clear() };
+            if let Some((at, result)) = self.over.pop_front() {
+                permit.send((at, ShareEvent::Over(result)));
+            }
+        }
+    }
+
+    /// Publishes a share that is ready.
+    async fn started(&mut self, outcome: Result<Ready, Failed>) {
+        match outcome {
+            Ok(ready) => {
+                self.gateways.remove(&ready.starting.at);
+                let member = Member::new(ready, |ready| self.publish(ready));
+                let (at, event) = (member.at, member.up_here());
+                self.members.push(member);
+                if let Some(event) = event {
+                    self.say(at, event).await;
+                }
+            }
+            Err(Failed { at, gateway, result }) => {
+                self.gateways.remove(&at);
+                self.end_gateway(at, gateway, result);
+            }
+        }
+    }
+
+    fn end_gateway(&self, at: usize, gateway: Option<Gateway>, result: Result<(), ShareError>) {
+        self.leaving.push(Box::pin(async move {
+            if let Some(gateway) = gateway {
+                gateway.shutdown().await;
+            }
+            (at, result)
+        }));
+    }
+
+    /// Opens the tunnel of a share that has a relay.
+    fn publish(&mut self, ready: &mut Ready) -> Option<(Tunnel, String)> {
+        let Ready { starting, key, keyring, .. } = ready;
+        let relay = starting.spec.relay.take()?;
+        let shown = relay.address.to_string();
+        let (mode, backend) = match (&starting.gateway, &starting.spec.source) {
             (Some(gateway), _) => (ShareMode::Mcp, Backend::Gateway(gateway.clone())),
             (None, Source::Http(target)) => (ShareMode::Http, Backend::Http(target.clone())),
             (None, Source::Mcp(_)) => unreachable!("what speaks MCP has a gateway"),
         };
         let request = ShareRequest {
-            name: Some(self.keyring.name().clone()),
-            base: self.spec.target.base(),
+            name: Some(keyring.name().clone()),
+            base: starting.spec.target.base(),
             mode,
-            access: self.keyring.policy(),
-            expires: self.spec.expires,
-            ticket: self.keyring.ticket(),
+            access: keyring.policy(),
+            expires: starting.spec.expires,
+            ticket: keyring.take_ticket().map(Into::into),
         };
-        Tunnel::start(config, request, backend, self.scope.child())
+        let origin = relay.address.origin();
+        let known = self.lines.iter().position(|line| line.origin == origin);
+        let line = known.unwrap_or_else(|| {
+            let tunnels = Tunnels::start(config(relay, key.clone()), &self.scope);
+            let news = tunnels.news();
+            self.lines.push(Line { origin, tunnels, news });
+            self.lines.len() - 1
+        });
+        Some((self.lines[line].tunnels.share(request, backend), shown))
     }
 
-    /// Follows the tunnel until it ends or patience runs out.
-    async fn follow(
-        &mut self,
-        tunnel: &Tunnel,
-        relay: String,
-        reach: &Reach,
-    ) -> Result<(), ShareError> {
-        let mut progress =
-            Progress { relay, started: Instant::now(), was_up: false, reason: None, hint: None };
-        let deadline = match self.spec.patience {
-            // A time that no clock reaches is no deadline.
-            Patience::Time(time) => progress.started.checked_add(time),
-            Patience::Retries(_) => None,
-        };
-        let mut status = tunnel.status();
-        status.mark_changed();
-        let mut tick = ticker();
-        let mut seen = TunnelStats::default();
-        // Every branch is cancel-safe: tokens, watch channels and intervals keep their state.
-        loop {
-            tokio::select! {
-                changed = status.changed() => {
-                    changed.map_err(|_| ShareError::Stopped)?;
-                    let status = status.borrow_and_update().clone();
-                    if self.on_status(status, &mut progress, reach).await?.is_break() {
-                        return Ok(());
-                    }
+    /// Follows the tunnels, and lets those go that are to end.
+    async fn follow(&mut self) {
+        let mut index = 0;
+        while let Some(member) = self.members.get_mut(index) {
+            let at = member.at;
+            if member.stop.is_cancelled() {
+                self.leave(index, Ok(()));
+                continue;
+            }
+            match member.next() {
+                None => index += 1,
+                Some(Next::Tell(event)) => self.say(at, event).await,
+                Some(Next::Up(event, info)) => {
+                    self.keeper.keep(at, member.keyring.file(), &info);
+                    self.say(at, event).await;
                 }
-                _ = tick.tick() => {
-                    self.look(reach, Some(tunnel)).await;
-                    self.tell_activity(tunnel.stats(), &mut seen).await;
+                Some(Next::Expired) => {
+                    self.leave(index, Ok(()));
+                    self.say(at, ShareEvent::Expired).await;
                 }
-                () = until(deadline), if !progress.was_up => {
-                    return Err(progress.out_of_time());
-                }
+                Some(Next::Over(error)) => self.leave(index, Err(error)),
             }
         }
     }
 
-    /// Tells what the tunnel says; breaks when the share has come to the end it was given.
-    async fn on_status(
-        &mut self,
-        status: TunnelStatus,
-        progress: &mut Progress,
-        reach: &Reach,
-    ) -> Result<ControlFlow<()>, ShareError> {
-        match status {
-            TunnelStatus::Connecting { attempt } => {
-                if let Patience::Retries(retries) = self.spec.patience
-                    && !progress.was_up
-                    && attempt > retries.saturating_add(1)
-                {
-                    return Err(progress.out_of_retries(retries));
-                }
-                self.say(ShareEvent::Connecting { relay: progress.relay.clone(), attempt }).await;
-            }
-            TunnelStatus::Up(info) => {
-                self.keeper.keep(&info);
-                let up = self.up(&info.url, info.expires_at, reach, progress.was_up);
-                if !std::mem::replace(&mut progress.was_up, true) {
-                    self.warm();
-                }
-                self.say(ShareEvent::Up(Box::new(up))).await;
-            }
-            TunnelStatus::Reconnecting { reason, hint, retry_in } => {
-                progress.reason = Some(reason.clone());
-                progress.hint.clone_from(&hint);
-                self.say(ShareEvent::Reconnecting { reason, hint, retry_in }).await;
-            }
-            TunnelStatus::Refused(error) => return Err(error.into()),
-            TunnelStatus::Ended(_) if self.spec.expires.is_some() && progress.was_up => {
-                self.say(ShareEvent::Expired).await;
-                return Ok(ControlFlow::Break(()));
-            }
-            TunnelStatus::Ended(reason) => return Err(ShareError::Ended(reason)),
-        }
-        Ok(ControlFlow::Continue(()))
+    /// Begins to end a share.
+    fn leave(&mut self, index: usize, result: Result<(), ShareError>) {
+        let member = self.members.swap_remove(index);
+        self.leaving.push(Box::pin(async move {
+            let at = member.at;
+            member.end().await;
+            (at, result)
+        }));
     }
 
-    /// Starts the servers that are to be warm.
-    fn warm(&self) {
-        if let Some(gateway) = &self.gateway {
-            gateway.warm();
-        }
-    }
-
-    fn up(&self, url: &str, expires_at: Option<u64>, reach: &Reach, again: bool) -> Up {
-        Up {
-            name: self.keyring.name().to_string(),
-            url: url.to_owned(),
-            token: self.keyring.token(),
-            link: self.keyring.link(url),
-            local: reach.local.clone(),
-            // An end that was not asked for is the relay's own business: the tunnel renews it.
-            expires_at: expires_at.filter(|_| self.spec.expires.is_some()),
-            again,
-        }
-    }
-
-    /// Looks for tokens that were added or revoked, and lets them count everywhere at once.
-    async fn look(&mut self, reach: &Reach, tunnel: Option<&Tunnel>) {
-        let Some(changed) = self.keyring.refresh().await else { return };
-        let policy = self.keyring.policy();
-        let tokens = policy.tokens.len();
-        reach.access.send_replace(policy.clone());
-        if let Some(tunnel) = tunnel {
-            tunnel.update_access(policy);
-        }
-        match changed {
-            Ok(_) => self.say(ShareEvent::TokensChanged { tokens }).await,
-            Err(error) => {
-                let text = format!("nobody can visit: {}", in_full(&error));
-                self.say(ShareEvent::Warning(text)).await;
+    /// Lets those go that could not be published in time.
+    fn give_up(&mut self) {
+        let mut index = 0;
+        while let Some(member) = self.members.get_mut(index) {
+            match member.out_of_time() {
+                Some(error) => self.leave(index, Err(error)),
+                None => index += 1,
             }
         }
     }
 
-    /// Tells how many requests were served, and are being served, if that is new.
-    async fn tell_activity(&self, stats: TunnelStats, seen: &mut TunnelStats) {
-        if stats != *seen {
-            *seen = stats;
-            let TunnelStats { requests, active } = stats;
-            self.say(ShareEvent::Activity { requests, active }).await;
+    /// Looks for tokens that were added or revoked, and tells what was served since.
+    async fn look(&mut self) {
+        if self.scope.is_cancelled() || self.lines.iter().any(|line| line.tunnels.is_closed()) {
+            // A task that all of them need is gone.
+            while !self.members.is_empty() {
+                self.leave(0, Err(ShareError::Stopped));
+            }
+        }
+        let looks: Vec<_> = self.members.iter().map(|member| member.keyring.look()).collect();
+        let look = move || looks.into_iter().map(|look| look()).collect::<Vec<_>>();
+        // Nobody comes or goes meanwhile.
+        for (index, look) in off_thread(look).await.into_iter().enumerate() {
+            let Some(member) = self.members.get_mut(index) else { return };
+            let at = member.at;
+            let events = [look.and_then(|look| member.take(look)), member.activity()];
+            for event in events.into_iter().flatten() {
+                self.say(at, event).await;
+            }
         }
     }
 }
 
-impl Progress {
-    fn out_of_time(&mut self) -> ShareError {
-        self.unreachable(format!("tried for {} s", self.started.elapsed().as_secs()))
+fn config(relay: RelaySpec, key: mcpm_shared::identity::AgentKey) -> TunnelConfig {
+    let RelaySpec { address, credential, proxy, connections } = relay;
+    TunnelConfig {
+        relay: address,
+        key,
+        proof: credential.proof,
+        tls: TlsOptions { ca: credential.ca, fingerprint: credential.fingerprint },
+        connections,
+        proxy,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
 
-    fn out_of_retries(&mut self, retries: u32) -> ShareError {
-        self.unreachable(match retries {
-            0 => "tried once".to_owned(),
-            1 => "1 retry".to_owned(),
-            retries => format!("{retries} retries"),
-        })
-    }
-
-    fn unreachable(&mut self, tried: String) -> ShareError {
-        let (reason, hint) = (self.reason.take(), self.hint.take());
-        ShareError::Unreachable { relay: self.relay.clone(), tried, reason, hint }
+/// Waits until the status of a share changes. Cancel-safe.
+async fn news(lines: &mut [Line]) {
+    let mut changes: FuturesUnordered<_> =
+        lines.iter_mut().map(|line| line.news.changed()).collect();
+    if changes.next().await.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

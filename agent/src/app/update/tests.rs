@@ -196,7 +196,17 @@ async fn servers_of_other_versions_of_mcpm_are_recognised_by_what_they_are() {
     assert!(matches!(again, Standing::Current { found: None, .. }), "{again:?}");
     servers::create(paths, Server::stdio("own", "npx", ["-y", "pkg"]), false).unwrap();
     let own = installer.standing("own", false).await.unwrap();
-    assert!(matches!(own, Standing::Unmanaged(why) if why.contains("`pkg`")));
+    assert!(
+        matches!(own, Standing::Unmanaged(why) if why.contains("`pkg`") && why.contains("write a version"))
+    );
+    for (name, program, package) in [("a", "npx", "@acme/notes@1.0"), ("b", "uvx", "notes==1.0")] {
+        servers::create(paths, Server::stdio(name, program, [package]), false).unwrap();
+        let own = installer.standing(name, false).await.unwrap();
+        assert!(
+            matches!(&own, Standing::Unmanaged(why) if why.contains("names its version")),
+            "{own:?}"
+        );
+    }
     desk.site.stop().await;
 }
 

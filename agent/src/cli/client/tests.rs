@@ -38,6 +38,31 @@ fn home() -> Home {
 }
 
 #[test]
+fn a_server_is_added_switched_off_where_the_client_knows_what_that_is() {
+    let home = home();
+    for (id, file, expected) in [
+        ("goose-cli", "home/.config/goose/config.yaml", "enabled: false"),
+        ("opencode", "home/.config/opencode/opencode.json", "\"enabled\": false"),
+        ("codex-cli", "home/.codex/config.toml", "enabled = false"),
+        ("kiro", "home/.kiro/settings/mcp.json", "\"disabled\": true"),
+        ("5ire", "home/.config/5ire/mcp.json", "\"isActive\": false"),
+    ] {
+        client(&home, &["edit", id, "--add-server", "time", "--disabled"]).unwrap();
+        let before = home.read(file);
+        assert!(before.contains(expected), "{id}: {before}");
+        // What is switched off stays so until somebody switches it on.
+        client(&home, &["edit", id, "--add-server", "time"]).unwrap();
+        assert_eq!(home.read(file), before, "{id}");
+    }
+    let error = client(&home, &["edit", "cursor", "--add-server", "a", "--disabled"]).unwrap_err();
+    assert_eq!(error.exit(), 1);
+    assert!(!home.paths.dir().join("home/.cursor/mcp.json").exists());
+    let error =
+        client(&home, &["edit", "kiro", "--add-profile", "work", "--disabled"]).unwrap_err();
+    assert_eq!(error.exit(), 2);
+}
+
+#[test]
 fn a_life_of_edits_lists_and_imports() {
     let home = home();
     client(&home, &["edit", "cursor", "--add-server", "time, a", "--add-profile", "work"]).unwrap();

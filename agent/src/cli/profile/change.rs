@@ -3,10 +3,13 @@
 use serde_json::json;
 
 use crate::cli::error::CliError;
-use crate::cli::follow::{Change, Followed, follow, starting};
+use crate::cli::follow::{Change, Followed, follow, keep_shares, starting};
 use crate::cli::{Context, ForceArg, JsonArg, env, fields};
 use crate::clients::Target;
-use crate::config::{self, GlobalConfigManager, ProfileConfigManager, ServersChange};
+use crate::config::{
+    self, DEFAULT_PROFILE, GlobalConfigManager, ProfileConfigManager, ServersChange, Settings,
+};
+use crate::credentials::ShareTarget;
 
 /// Make an empty profile
 #[derive(Debug, clap::Args)]
@@ -115,22 +118,36 @@ pub(super) fn edit(args: &Edit, context: &Context) -> Result<(), CliError> {
     let servers = if after.is_empty() { "no servers".to_owned() } else { after.join(", ") };
     context.ui.note(format!("Profile `{now}` has {servers}."));
     let mut clients = Followed::default();
+    let mut shares = Vec::new();
     if let Some(new) = new {
+        let [old, now] = [&before.name, &new].map(|name| ShareTarget::Profile(name.clone()));
+        shares = keep_shares(&old, &now, &paths, context)?;
+        let mut settings = Settings::open(&paths)?;
+        if settings.get(DEFAULT_PROFILE)?.as_ref() == Some(&before.name) {
+            settings.set(DEFAULT_PROFILE, &new)?;
+        }
         let (old, new) = (Target::Profile(before.name), Target::Profile(new));
         let change = Change { before: &old, now: Some(&new) };
         clients = follow(change, args.force.force, &paths, &env::places()?, context)?;
     }
-    tell_clients("changed", &now, &clients, context);
+    tell_clients("changed", &now, &clients, &shares, context);
     Ok(())
 }
 
-fn tell_clients(event: &str, profile: &str, clients: &Followed, context: &Context) {
+fn tell_clients(
+    event: &str,
+    profile: &str,
+    clients: &Followed,
+    shares: &[String],
+    context: &Context,
+) {
     if context.ui.is_json() {
         context.ui.json(&json!({
             "event": event,
             "profile": profile,
             "clients": clients.left,
             "clients_changed": clients.changed,
+            "shares": shares,
         }));
     }
 }
@@ -192,7 +209,11 @@ pub(super) fn rm(args: &Rm, context: &Context) -> Result<(), CliError> {
     ui.note(format!("Profile `{name}` is forgotten."));
     let change = Change { before: &target, now: None };
     let clients = follow(change, args.force, &paths, &places, context)?;
-    tell_clients("removed", name, &clients, context);
+    let mut settings = Settings::open(&paths)?;
+    if settings.get(DEFAULT_PROFILE)?.as_ref() == Some(name) {
+        settings.unset(DEFAULT_PROFILE)?;
+    }
+    tell_clients("removed", name, &clients, &[], context);
     Ok(())
 }
 

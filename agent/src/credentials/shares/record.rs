@@ -99,6 +99,9 @@ pub struct ShareRecord {
     pub relay: String,
     /// What is shared.
     pub target: ShareTarget,
+    /// Whether shares of the target have this name where none is asked for, although it is not made
+    /// of the target's: it got another name, and its URL did not.
+    pub inherited: bool,
     /// The tokens that open it.
     pub tokens: Vec<ShareToken>,
     /// The secret of its `?s=` link, once one was asked for.
@@ -118,6 +121,7 @@ impl ShareRecord {
             name,
             relay: relay.into(),
             target,
+            inherited: false,
             tokens: Vec::new(),
             link: None,
             ticket: None,

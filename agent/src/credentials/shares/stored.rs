@@ -15,6 +15,8 @@ pub(super) struct Stored {
     target: ShareTarget,
     #[serde(default)]
     tokens: Vec<StoredToken>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    inherited: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     link: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,7 +41,8 @@ struct StoredToken {
 
 impl From<Stored> for ShareRecord {
     fn from(stored: Stored) -> Self {
-        let Stored { name, relay, target, tokens, link, ticket, url, generation } = stored;
+        let Stored { name, relay, target, tokens, inherited, link, ticket, url, generation } =
+            stored;
         let tokens = tokens
             .into_iter()
             .map(|StoredToken { id, label, token, created_at, expires_at }| ShareToken {
@@ -51,13 +54,13 @@ impl From<Stored> for ShareRecord {
             })
             .collect();
         let link = link.map(Token::new);
-        Self { name, relay, target, tokens, link, ticket, url, generation }
+        Self { name, relay, target, inherited, tokens, link, ticket, url, generation }
     }
 }
 
 impl From<&ShareRecord> for Stored {
     fn from(record: &ShareRecord) -> Self {
-        let ShareRecord { name, relay, target, tokens, link, ticket, url, generation } =
+        let ShareRecord { name, relay, target, inherited, tokens, link, ticket, url, generation } =
             record.clone();
         let tokens = tokens
             .into_iter()
@@ -70,6 +73,6 @@ impl From<&ShareRecord> for Stored {
             })
             .collect();
         let link = link.map(|link| link.expose().to_owned());
-        Self { name, relay, target, tokens, link, ticket, url, generation }
+        Self { name, relay, target, tokens, inherited, link, ticket, url, generation }
     }
 }

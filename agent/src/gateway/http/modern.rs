@@ -41,7 +41,7 @@ impl Face<'_> {
         if version != MODERN {
             return unsupported(id, &version);
         }
-        if let Err(text) = self.sessions.params.check(headers, message) {
+        if let Err(text) = self.view.params.check(headers, message) {
             return reply::error(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, &text);
         }
         let talk = self.caller();
@@ -51,7 +51,7 @@ impl Face<'_> {
             Err(refusal) => return refused(refusal, id, self.server()),
         };
         let status = if message.method() == DISCOVER { Status::BadRequest } else { Status::ByCode };
-        let learner = Learner::of(message, &self.sessions.params);
+        let learner = Learner::of(message, &self.view.params);
         let accept = Accept::of(headers);
         Reply { queue, claims, accept, batch: false, status, log: None, learner }.answer().await
     }

@@ -425,7 +425,7 @@ async fn headers_that_a_tool_asks_for_are_checked_once_its_schema_passed_by() {
             assert_eq!(value(answer).await["error"]["code"], -32020);
         }
         let nothing = r#"{"id":1,"result":{"tools":[{"name":"t"}]}}"#.as_bytes();
-        let params = &gateway.0.sessions.params;
+        let params = &gateway.0.hub.view(None).unwrap().params;
         Learner::of(&Message::parse(&modern_call("3", "tools/list")).unwrap(), params)
             .unwrap()
             .learn(nothing);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
+use mcpm_shared::access::Passes;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
@@ -42,8 +43,13 @@ impl Face<'_> {
         };
         let prefix = public_prefix(request.headers());
         // An absolute path: only the client knows under which origin it reached us.
-        let endpoint =
-            format!("event: endpoint\ndata: {prefix}{MESSAGES_PATH}?sessionId={}\n\n", session.id);
+        // Who came by a link is known again by a pass: the query of the link is not this one's.
+        let passes = request.extensions().get::<Passes>();
+        let query = passes.map_or_else(
+            || format!("sessionId={}", session.id),
+            |passes| passes.query(&session.id),
+        );
+        let endpoint = format!("event: endpoint\ndata: {prefix}{MESSAGES_PATH}?{query}\n\n");
         let (first, listener, sessions) =
             (Some(endpoint.into()), Some(listener), self.sessions.clone());
         reply::stream(Wire { first, queue, listener, port, session, sessions })

@@ -11,7 +11,7 @@ use super::kinds::List;
 use super::member::{Member, Unavailable};
 use super::route::{self, Astray, Route};
 use super::session::{Session, TakenBack, quoted};
-use super::{filter, listen, lists, mirrored, modern, older, watch, welcome};
+use super::{fetch, filter, listen, lists, mirrored, modern, older, watch, welcome};
 use crate::gateway::link::{Claim, INBOX, Packet, Refusal};
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
@@ -192,7 +192,7 @@ impl Drive<'_> {
                 route::learn(self.session, member, &packet.message);
                 self.relist_if_outdated(member, conn, request, &packet.message);
                 if let Some(listed) = listed {
-                    lists::learn(&self.session.hub, member, conn, request, listed, &packet.message);
+                    fetch::learn(&self.session.hub, member, conn, request, listed, &packet.message);
                 }
                 return self.send(packet).await;
             }
@@ -213,7 +213,7 @@ impl Drive<'_> {
         answer: &[u8],
     ) {
         if mirrored::is_outdated(conn, request, answer) {
-            drop(lists::fetch(&self.session.hub, member, conn.clone(), List::Tools, true));
+            drop(fetch::fetch(&self.session.hub, member, conn.clone(), List::Tools, true));
         }
     }
 
@@ -308,9 +308,8 @@ impl Drive<'_> {
 
     /// Answers with a result of ours.
     pub(super) async fn reply(&self, request: &Message<'_>, result: &str) {
-        let id = id_of(request);
-        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
-        self.send(Packet { message: text.into(), last: true }).await;
+        let parts = [r#"{"jsonrpc":"2.0","id":"#, id_of(request), r#","result":"#, result, "}"];
+        self.send(Packet { message: parts.concat().into(), last: true }).await;
     }
 
     /// Answers with an error of ours.

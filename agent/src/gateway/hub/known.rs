@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use super::kinds::List;
 use super::session::raw;
 use super::welcome;
-use crate::catalog::{Entry, Identity, Lists, Side};
-use crate::gateway::upstream::{Facts, Listed};
+use crate::catalog::{Entry, Identity, Lists, Side, Told};
+use crate::gateway::upstream::{Facts, Listed, Opening};
 use crate::mcp::era::Era;
 
 /// Items of a list as the server wrote them.
@@ -34,6 +34,8 @@ pub(super) struct Said {
     pub(super) facts: Option<Arc<Facts>>,
     /// The revision that was asked for when it said so.
     asked: Option<String>,
+    /// To which client it said so.
+    told: Option<Told>,
     pub(super) lists: [Option<Items>; 4],
     /// Which lists a client got that the server has not confirmed in this run.
     pub(super) unconfirmed: [bool; 4],
@@ -61,11 +63,11 @@ impl Known {
         let Entry { legacy, modern, only, .. } = entry;
         let mut known = Self::default();
         for (era, side) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
-            let Some(Side { opened, asked, lists }) = side else { continue };
+            let Some(Side { opened, asked, told, lists }) = side else { continue };
             let Lists { tools, prompts, resources, templates } = lists;
             let lists = [tools, prompts, resources, templates].map(|list| list.map(Arc::new));
             let facts = Some(Arc::new(welcome::facts(era, &opened)));
-            known.said[at(era)] = Said { facts, asked, lists, ..Said::default() };
+            known.said[at(era)] = Said { facts, asked, told, lists, ..Said::default() };
             known.speaks[at(era)] = Some(true);
         }
         if let Some(only) = only {
@@ -77,12 +79,13 @@ impl Known {
     /// Returns what is to be written down for the next run; `None` when that is nothing.
     pub(super) fn entry(&self, identity: &Identity) -> Option<Entry> {
         let side = |era: Era| {
-            let Said { facts, asked, lists, .. } = self.said(era);
+            let Said { facts, asked, told, lists, .. } = self.said(era);
             let opened = String::from_utf8_lossy(&facts.as_ref()?.opened).into_owned();
             let list = |list: List| lists[list.at()].as_deref().cloned();
             Some(Side {
                 opened: RawValue::from_string(opened).ok()?,
                 asked: asked.clone(),
+                told: told.clone(),
                 lists: Lists {
                     tools: list(List::Tools),
                     prompts: list(List::Prompts),
@@ -133,16 +136,24 @@ impl Known {
         }
     }
 
-    /// Notes that a conversation was opened, which was first tried in an era and asked for a
-    /// revision.
-    pub(super) fn opened(&mut self, tried: Era, asked: &str, facts: Facts) {
+    /// Notes that a conversation was opened, which was first tried in an era.
+    pub(super) fn opened(&mut self, tried: Era, opening: &Opening, facts: Facts) {
         let era = facts.era;
         self.speaks[at(era)] = Some(true);
         if era != tried {
             self.speaks[at(tried)] = Some(false);
         }
         let said = self.said_mut(era);
-        (said.facts, said.asked) = (Some(Arc::new(facts)), Some(asked.to_owned()));
+        let (asked, client) = (opening.version.clone(), opening.client_info.clone());
+        let another = said.told.as_ref().is_some_and(|told| told.client != client);
+        let alone = match &said.facts {
+            Some(before) if another && said.asked.as_ref() == Some(&asked) => {
+                before.opened != facts.opened
+            }
+            _ => said.told.as_ref().is_some_and(|told| told.alone),
+        };
+        said.told = Some(Told { client, alone });
+        (said.facts, said.asked) = (Some(Arc::new(facts)), Some(asked));
     }
 
     /// Returns what the server said of itself to clients of this era, or else to others.
@@ -181,12 +192,14 @@ impl Said {
         news
     }
 
-    /// Returns what the server said, unless it might say more to a client of this revision.
-    pub(super) fn facts_for(&self, version: &str) -> Option<Arc<Facts>> {
+    /// Returns what the server said, unless it might say more to a client of this revision, or is
+    /// known to say something else to others than the one who heard it.
+    pub(super) fn facts_for(&self, version: &str, client: &str) -> Option<Arc<Facts>> {
         let facts = self.facts.as_ref()?;
         let asked = self.asked.as_deref().unwrap_or_default();
         let enough = facts.version.as_str() >= version || asked >= version;
-        enough.then(|| facts.clone())
+        let others = self.told.as_ref().is_some_and(|told| told.alone && told.client != client);
+        (enough && !others).then(|| facts.clone())
     }
 }
 
@@ -206,6 +219,11 @@ mod tests {
     use super::*;
     use crate::mcp::era::LATEST_LEGACY;
 
+    fn opening(client: &str) -> Opening {
+        let ours = crate::gateway::hub::session::Client::ourselves().opening(Era::Legacy);
+        Opening { client_info: client.to_owned(), ..ours }
+    }
+
     fn facts(era: Era) -> Facts {
         welcome::facts(era, &raw("{}".to_owned()))
     }
@@ -215,10 +233,10 @@ mod tests {
         let mut known = Known::default();
         assert_eq!(known.hop(Era::Legacy), None);
         assert_eq!(known.first(Era::Modern), (Era::Modern, false));
-        known.opened(Era::Legacy, LATEST_LEGACY, facts(Era::Legacy));
+        known.opened(Era::Legacy, &opening("t"), facts(Era::Legacy));
         assert_eq!(known.hop(Era::Modern), None, "it has not been tried");
         assert_eq!(known.first(Era::Modern), (Era::Modern, false));
-        known.opened(Era::Modern, LATEST_LEGACY, facts(Era::Modern));
+        known.opened(Era::Modern, &opening("t"), facts(Era::Modern));
         assert_eq!(known.hop(Era::Modern), Some(Era::Modern));
         assert_eq!(known.hop(Era::Legacy), Some(Era::Legacy));
     }
@@ -231,11 +249,35 @@ mod tests {
             asked: Some("2024-11-05".to_owned()),
             ..Said::default()
         };
-        assert!(said.facts_for("2024-11-05").is_some());
-        assert!(said.facts_for(LATEST_LEGACY).is_none());
+        assert!(said.facts_for("2024-11-05", "{}").is_some());
+        assert!(said.facts_for(LATEST_LEGACY, "{}").is_none());
         // It was asked for more and had no more.
         said.asked = Some(LATEST_LEGACY.to_owned());
-        assert!(said.facts_for(LATEST_LEGACY).is_some());
+        assert!(said.facts_for(LATEST_LEGACY, "{}").is_some());
+    }
+
+    #[test]
+    fn what_a_server_says_to_one_client_alone_is_told_to_no_other_also_in_the_next_run() {
+        let said = |text: &str| welcome::facts(Era::Legacy, &raw(text.to_owned()));
+        let instructions = |known: &Known, client: &str| {
+            let facts = known.said(Era::Legacy).facts_for(LATEST_LEGACY, client)?;
+            facts.instructions.clone()
+        };
+        let mut known = Known::default();
+        known.opened(Era::Legacy, &opening("ann"), said(r#"{"instructions":"hi ann"}"#));
+        // Nearly all servers say the same to everybody, and are believed to.
+        assert_eq!(instructions(&known, "bob").as_deref(), Some("hi ann"));
+        known.opened(Era::Legacy, &opening("bob"), said(r#"{"instructions":"hi bob"}"#));
+        let identity = Identity::of(&crate::model::Server::stdio("x", "x", [""; 0]));
+        for known in [Known::of(known.entry(&identity).unwrap()), known] {
+            assert_eq!(instructions(&known, "bob").as_deref(), Some("hi bob"));
+            assert_eq!(instructions(&known, "ann"), None);
+        }
+        let mut known = Known::default();
+        for client in ["ann", "bob", "ann"] {
+            known.opened(Era::Legacy, &opening(client), said(r#"{"instructions":"hi"}"#));
+        }
+        assert_eq!(instructions(&known, "bob").as_deref(), Some("hi"));
     }
 
     #[test]
@@ -252,7 +294,7 @@ mod tests {
     #[test]
     fn a_server_of_one_era_is_asked_in_that_from_then_on_and_in_the_next_run() {
         let mut known = Known::default();
-        known.opened(Era::Modern, LATEST_LEGACY, facts(Era::Legacy));
+        known.opened(Era::Modern, &opening("t"), facts(Era::Legacy));
         let identity = Identity::of(&crate::model::Server::stdio("x", "x", [""; 0]));
         for known in [Known::of(known.entry(&identity).unwrap()), known] {
             assert_eq!(known.hop(Era::Modern), Some(Era::Legacy));

@@ -8,10 +8,11 @@ use super::Hub;
 use super::drive::{Drive, id_of};
 use super::kinds::List;
 use super::lists::text_member;
-use super::member::Member;
+use super::member::{Member, Slot};
 use super::outlet::{Filter, mark};
-use super::route::{owners, owns};
+use super::route::owners;
 use super::session::Session;
+use super::turn::set_off;
 use crate::gateway::link::Packet;
 use crate::gateway::upstream::{Conn, Facts};
 use crate::mcp::bridge;
@@ -19,6 +20,8 @@ use crate::mcp::era::Era;
 use crate::mcp::message::{INVALID_PARAMS, INVALID_REQUEST, Message, string};
 use crate::mcp::object::{self, Object};
 
+const SUBSCRIBE: &str = "resources/subscribe";
+const UNSUBSCRIBE: &str = "resources/unsubscribe";
 /// How many resources one subscription may name.
 const MAX_URIS: usize = 1024;
 
@@ -47,8 +50,17 @@ pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
     if modern && !Offer::of(conn.facts()).resources {
         return drive.unknown_method(request).await;
     }
-    // Noted only now: a conversation begins by asking for what is noted already.
-    if !session.subscribe(&uri) {
+    let (noted, told) = {
+        // Noted together: who looks between would ask the server twice, or to stop again.
+        let mut told = conn.subscribed();
+        let others = told.contains(&uri) && !session.subscribed().contains(&uri);
+        let noted = session.subscribe(&uri);
+        if noted && !modern {
+            told.insert(uri.clone());
+        }
+        (noted, others)
+    };
+    if !noted {
         return drive.fail(request, INVALID_REQUEST, "too many subscriptions").await;
     }
     if modern {
@@ -56,8 +68,13 @@ pub(super) async fn subscribe(drive: &Drive<'_>, request: &Message<'_>) {
         session.hub.resubscribe(&member);
         return drive.reply(request, "{}").await;
     }
+    if told {
+        // Another client has asked it.
+        return drive.reply(request, "{}").await;
+    }
     if drive_failed(drive, &member, request).await {
         session.subscribed().remove(&uri);
+        conn.subscribed().remove(&uri);
     }
 }
 
@@ -94,6 +111,7 @@ pub(super) async fn unsubscribe(drive: &Drive<'_>, request: &Message<'_>) {
     let wanted = session.hub.wanted(&slot.key(), &member).contains(&uri);
     match slot.current() {
         Some(conn) if conn.facts().era == Era::Legacy && !wanted => {
+            conn.subscribed().remove(&uri);
             let _failed = drive_failed(drive, &member, request).await;
         }
         Some(conn) if conn.facts().era == Era::Modern => {
@@ -149,9 +167,8 @@ async fn begin(session: &Arc<Session>, drive: &Drive<'_>, uri: &str) {
     if conn.facts().era == Era::Modern {
         return session.hub.resubscribe(&member);
     }
-    let mut params = Object::new();
-    params.set_str("uri", uri);
-    drop(super::lists::ask(&conn, "resources/subscribe", params).await);
+    let slot = member.slot(session.slot_key(&member));
+    session.hub.follow_wishes(&member, &slot, &conn);
 }
 
 /// Ends a subscription when it is dropped.
@@ -181,18 +198,45 @@ impl Hub {
                 self.resubscribe(member);
                 continue;
             }
-            let wanted = self.wanted(&slot.key(), member);
-            let its = |uri: &str| session.view.single().is_some() || owns(self, member, uri);
-            let mut gone: Vec<String> = uris.to_vec();
-            gone.retain(|uri| !wanted.contains(uri) && its(uri));
-            self.scope().spawn_until_cancelled(async move {
-                for uri in gone {
+            self.follow_wishes(member, &slot, &conn);
+        }
+    }
+
+    /// Has a legacy server tell of the resources that its clients want to hear of, and of no others.
+    /// One request follows the other, whoever changes his mind meanwhile.
+    pub(super) fn follow_wishes(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        slot: &Arc<Slot>,
+        conn: &Arc<Conn>,
+    ) {
+        if conn.facts().era != Era::Legacy || !slot.wishes.ask() {
+            return;
+        }
+        let (weak, member, slot, conn) =
+            (Arc::downgrade(self), member.clone(), slot.clone(), conn.clone());
+        set_off(self.scope(), async move {
+            while slot.wishes.next() {
+                let Some(hub) = weak.upgrade() else { return };
+                // The conversation may be a new one by now.
+                let conn = slot.current().unwrap_or_else(|| conn.clone());
+                let asks = {
+                    let mut told = conn.subscribed();
+                    let wanted = hub.wanted(&slot.key(), &member);
+                    let less = told.difference(&wanted).map(|uri| (UNSUBSCRIBE, uri.clone()));
+                    let more = wanted.difference(&told).map(|uri| (SUBSCRIBE, uri.clone()));
+                    let asks: Vec<(&str, String)> = less.chain(more).collect();
+                    *told = wanted;
+                    asks
+                };
+                drop(hub);
+                for (method, uri) in asks {
                     let mut params = Object::new();
                     params.set_str("uri", &uri);
-                    drop(super::lists::ask(&conn, "resources/unsubscribe", params).await);
+                    drop(super::fetch::ask(&conn, method, params).await);
                 }
-            });
-        }
+            }
+        });
     }
 }
 
@@ -282,7 +326,7 @@ pub(super) fn our_listen(conn: &Conn, uris: &HashSet<String>) -> Option<String> 
     let text = format!(
         r#"{{"jsonrpc":"2.0","id":0,"method":"subscriptions/listen","params":{{"notifications":{wanted}}}}}"#
     );
-    Some(super::lists::stamped(conn, text))
+    Some(super::fetch::stamped(conn, text))
 }
 
 /// Removes the mark of our own subscription from a notification.

@@ -7,33 +7,24 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
 
-use super::Hub;
 use super::drive::Drive;
+use super::fetch::{PAGE, fetch};
 use super::kinds::List;
 use super::known::{self, Items};
-use super::member::{Isolation, Member, Unavailable};
+use super::member::{Member, Unavailable};
 use super::merged::Last;
 use super::session::{Session, raw};
-use crate::catalog::same_list;
-use crate::gateway::upstream::{Conn, Pages};
 use crate::mcp::era::Era;
-use crate::mcp::message::{INVALID_PARAMS, Incoming, Message, string};
-use crate::mcp::{bridge, lists, object};
+use crate::mcp::message::{INVALID_PARAMS, Message, string};
+use crate::mcp::{bridge, lists};
 
 /// How long a list waits for a server of which something is known already.
 const REFRESH: Duration = Duration::from_secs(2);
 /// How long a list of several servers waits for one of which nothing is known.
 const FIRST: Duration = Duration::from_secs(10);
-/// How long a server may take over one page.
-const PAGE: Duration = Duration::from_secs(30);
-/// How many pages and items of one server are taken.
-const MAX_PAGES: usize = 1000;
-const MAX_ITEMS: usize = 100_000;
 
 /// One server's part of a list.
 #[derive(Debug)]
@@ -75,7 +66,8 @@ pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List)
     drive.reply(request, &merge(session, parts, list)).await;
 }
 
-fn cursor_of<'a>(request: &Message<'a>) -> Option<&'a RawValue> {
+/// Returns the cursor of a page that is asked for.
+pub(super) fn cursor_of<'a>(request: &Message<'a>) -> Option<&'a RawValue> {
     request.params().and_then(|params| lists::member(params, "cursor"))
 }
 
@@ -184,7 +176,7 @@ pub(super) async fn items(
         }
         let era = conn.facts().era;
         let fetched = fetch(&session.hub, member, conn, list, false);
-        Some((era, fetched.await.ok().flatten()?))
+        Some((era, fetched.get().await?))
     };
     match tokio::time::timeout(patience, fresh).await {
         Ok(Some(fresh)) => Some(part(fresh)),
@@ -219,197 +211,6 @@ fn retry(session: &Arc<Session>, member: &Arc<Member>, list: List) {
             drop(slot.conn(&hub, &member, || opening).await.inspect_err(Unavailable::log));
         }
     });
-}
-
-/// Asks a server for a list, notes it, and tells the clients when it differs from what they were
-/// told. It goes on when nobody waits any more.
-pub(super) fn fetch(
-    hub: &Arc<Hub>,
-    member: &Arc<Member>,
-    conn: Arc<Conn>,
-    list: List,
-    tell: bool,
-) -> oneshot::Receiver<Option<Items>> {
-    let (done, fetched) = oneshot::channel();
-    let (hub, member) = (hub.clone(), member.clone());
-    let asked = member.known().said_mut(conn.facts().era).ask(list);
-    hub.scope().clone().spawn_until_cancelled(async move {
-        let items = drain(&conn, list).await.map(Arc::new);
-        if let Some(items) = &items {
-            note(&hub, &member, &conn, list, (items, asked), tell);
-        }
-        drop(done.send(items));
-    });
-    fetched
-}
-
-/// Notes a list as the server has it now, and tells the clients when they see another one than
-/// before: all that see the server, if `tell` says so or one of them was given what was known; where
-/// the conversation is of one client who has had the server do something, only that one. What it
-/// lists then may be its own.
-fn note(
-    hub: &Arc<Hub>,
-    member: &Arc<Member>,
-    conn: &Arc<Conn>,
-    list: List,
-    (items, asked): (&Items, u64),
-    tell: bool,
-) {
-    member.known().slow = false;
-    if member.isolation != Isolation::Shared && conn.is_used() {
-        let before = conn.relist(list.at(), items.clone());
-        let known = || member.known().said(conn.facts().era).lists[list.at()].clone();
-        hub.note(member, items, list);
-        if let Some(key) = member.key_of(conn)
-            && tell
-            && differ(hub, member, list, before.or_else(known).as_ref(), items)
-        {
-            hub.clients(&key, member).iter().for_each(|session| session.tell_changed(list));
-        }
-        return;
-    }
-    let (changed, unconfirmed) = replace(hub, member, conn.facts().era, list, (items, asked));
-    if changed && (tell || unconfirmed) {
-        hub.tell_changed(member, list);
-    }
-}
-
-/// Keeps a list as the server has it now, unless a later question was answered before this one;
-/// tells whether clients see another one than before, and whether a client got that without the
-/// server having confirmed it.
-pub(super) fn replace(
-    hub: &Arc<Hub>,
-    member: &Arc<Member>,
-    era: Era,
-    list: List,
-    (items, asked): (&Items, u64),
-) -> (bool, bool) {
-    let (before, unconfirmed) = {
-        let mut known = member.known();
-        let said = known.said_mut(era);
-        if !said.is_news(list, asked) {
-            return (false, false);
-        }
-        let before = said.lists[list.at()].replace(items.clone());
-        (before, std::mem::take(&mut said.unconfirmed[list.at()]))
-    };
-    if same_list(before.as_deref().map(Vec::as_slice), Some(items.as_slice())) {
-        return (false, unconfirmed);
-    }
-    hub.note(member, items, list);
-    hub.save(member);
-    (differ(hub, member, list, before.as_ref(), items), unconfirmed)
-}
-
-/// Tells whether clients see a difference between two states of a list.
-fn differ(hub: &Hub, member: &Member, list: List, before: Option<&Items>, after: &Items) -> bool {
-    let shown = |items: &Items| hub.shown(member, list, items);
-    let before = before.map(shown);
-    !same_list(before.as_deref().map(Vec::as_slice), Some(shown(after).as_slice()))
-}
-
-/// Learns from a page of a list that passed by as the server wrote it; `asked` is which question of
-/// its list the request was.
-pub(super) fn learn(
-    hub: &Arc<Hub>,
-    member: &Arc<Member>,
-    conn: &Arc<Conn>,
-    request: &Message<'_>,
-    (list, asked): (List, u64),
-    answer: &[u8],
-) {
-    let Ok(Incoming::One(answer)) = Incoming::parse(answer) else { return };
-    let Some(result) = answer.result() else { return };
-    let Ok(page) = lists::items(result, list.key()) else { return };
-    let cursor = cursor_of(request).map(RawValue::get);
-    let next = lists::next_cursor(result).map(|next| next.get().to_owned());
-    let (items, asked) = {
-        let mut pages = conn.pages();
-        let pages = &mut pages[list.at()];
-        let before = pages.take().filter(|before| Some(before.next.as_str()) == cursor);
-        let (mut items, asked) = match (before, cursor) {
-            (Some(before), _) => (before.items, before.asked),
-            (None, None) => (Vec::new(), asked),
-            (None, Some(_)) => return,
-        };
-        items.extend(page.items.iter().map(|&item| item.to_owned()));
-        if let Some(next) = next {
-            *pages =
-                Some(Pages { next, items, asked }).filter(|pages| pages.items.len() <= MAX_ITEMS);
-            return;
-        }
-        (Arc::new(items), asked)
-    };
-    note(hub, member, conn, list, (&items, asked), false);
-}
-
-/// Collects all pages of a list.
-async fn drain(conn: &Arc<Conn>, list: List) -> Option<Vec<Box<RawValue>>> {
-    let mut all = Vec::new();
-    let mut cursor: Option<String> = None;
-    for _ in 0..MAX_PAGES {
-        let mut params = object::Object::new();
-        if let Some(cursor) = &cursor {
-            params.set("cursor", raw(cursor.clone()));
-        }
-        let result = ask(conn, list.method(), params).await?;
-        let page = lists::items(&result, list.key()).ok()?;
-        all.extend(page.items.iter().map(|&item| item.to_owned()));
-        let next = lists::next_cursor(&result).map(|next| next.get().to_owned());
-        let Some(next) = next.filter(|next| Some(next) != cursor.as_ref()) else {
-            return Some(all);
-        };
-        if all.len() > MAX_ITEMS {
-            break;
-        }
-        cursor = Some(next);
-    }
-    tracing::warn!(list = list.method(), items = all.len(), "a list does not end, cut");
-    Some(all)
-}
-
-/// Makes a request of our own and returns its result.
-pub(super) async fn ask(
-    conn: &Arc<Conn>,
-    method: &str,
-    params: object::Object,
-) -> Option<Box<RawValue>> {
-    let params = params.to_raw();
-    let text = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{params}}}"#);
-    let text = stamped(conn, text);
-    let request = Message::parse(&text).ok()?;
-    let (_claim, mut packets) = conn.inquire(&request).await.ok()?;
-    let answer: Bytes = tokio::time::timeout(PAGE, async {
-        loop {
-            let packet = packets.recv().await?;
-            if packet.last {
-                return Some(packet.message);
-            }
-        }
-    })
-    .await
-    .ok()??;
-    let Ok(Incoming::One(answer)) = Incoming::parse(&answer) else { return None };
-    if let Some(error) = answer.error() {
-        tracing::debug!(method, error = error.get(), "a server refused a request of ours");
-    }
-    answer.result().map(ToOwned::to_owned)
-}
-
-/// Marks a request of ours with what the era of the server wants.
-pub(super) fn stamped(conn: &Conn, text: String) -> String {
-    if conn.facts().era == Era::Legacy {
-        return text;
-    }
-    let Ok(message) = Message::parse(&text) else { return text };
-    let (capabilities, info) = (raw("{}".to_owned()), raw(super::our_info()));
-    let stamp = bridge::Stamp {
-        version: &conn.facts().version,
-        capabilities: &capabilities,
-        client_info: Some(&info),
-        log_level: None,
-    };
-    bridge::modern_request(&message, &stamp)
 }
 
 /// Returns the URI of a resource, or the template of several.

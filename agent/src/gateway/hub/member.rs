@@ -211,6 +211,8 @@ pub(super) struct Slot {
     state: Mutex<State>,
     /// Telling it the level of logs.
     pub(super) levels: Turn,
+    /// Telling it which resources its clients want to hear of.
+    pub(super) wishes: Turn,
 }
 
 #[derive(Debug, Default)]
@@ -239,7 +241,8 @@ enum Phase {
 
 impl Slot {
     fn new(key: SlotKey) -> Self {
-        Self { key: Mutex::new(key), state: Mutex::default(), levels: Turn::default() }
+        let (state, levels, wishes) = Default::default();
+        Self { key: Mutex::new(key), state, levels, wishes }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -310,6 +313,12 @@ impl Slot {
 
     fn enter(&self, member: &Member) -> Entry {
         let mut state = self.state();
+        // Its process may take its time to end; who comes first notes that it has.
+        if let Phase::Up { conn, .. } = &state.phase
+            && conn.is_over()
+        {
+            state.ended("it stopped");
+        }
         match &state.phase {
             Phase::Up { conn, .. } if !conn.is_over() => return Entry::Done(Ok(conn.clone())),
             Phase::Starting(started) => return Entry::Wait(started.clone()),
@@ -321,7 +330,6 @@ impl Slot {
                 }
                 return Entry::Done(Err(failure.of(member)));
             }
-            Phase::Up { since, .. } if since.elapsed() >= STABLE => state.failures = 0,
             Phase::Up { .. } | Phase::Empty | Phase::Resting { .. } => {}
         }
         let (told, started) = watch::channel(None);
@@ -353,20 +361,30 @@ impl Slot {
     /// Notes that the conversation ended by itself: soon after its start, that is a failure too.
     pub(super) fn died(&self, gone: &Arc<Conn>, reason: &str) {
         let mut state = self.state();
-        let Phase::Up { since, conn } = &state.phase else { return };
+        let Phase::Up { conn, .. } = &state.phase else { return };
         // While its process took its time to end another one may have come.
         if !Arc::ptr_eq(conn, gone) {
             return;
         }
+        state.ended(reason);
+    }
+}
+
+impl State {
+    /// Notes that the conversation is over.
+    fn ended(&mut self, reason: &str) {
+        let Phase::Up { conn, since } = &self.phase else { return };
         if since.elapsed() >= STABLE {
-            state.failures = 0;
-            state.phase = Phase::Empty;
+            self.failures = 0;
+        } else if !conn.was_stopped() {
+            self.failures += 1;
+            // One early end may be a chance; from then on there is a rest.
+            let pause = if self.failures > 1 { rest(self.failures) } else { Duration::ZERO };
+            let until = Instant::now() + pause;
+            self.phase = Phase::Resting { until, failure: reason.into() };
             return;
         }
-        state.failures += 1;
-        // One early end may be a chance; from then on there is a rest.
-        let pause = if state.failures > 1 { rest(state.failures) } else { Duration::ZERO };
-        state.phase = Phase::Resting { until: Instant::now() + pause, failure: reason.into() };
+        self.phase = Phase::Empty;
     }
 }
 

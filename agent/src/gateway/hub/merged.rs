@@ -35,6 +35,13 @@ impl Merged {
         all.then(|| last.result.clone())
     }
 
+    /// Returns the list that was made last.
+    #[cfg(test)]
+    pub(super) fn last(&self, era: Era, list: List) -> Option<Arc<str>> {
+        let lists = lock(&self.0[usize::from(era == Era::Modern)]);
+        lists[list.at()].as_ref().map(|last| last.result.clone())
+    }
+
     /// Keeps a list; its parts are held, so that no others are taken for them.
     pub(super) fn keep(&self, era: Era, list: List, last: Last) {
         lock(&self.0[usize::from(era == Era::Modern)])[list.at()] = Some(last);

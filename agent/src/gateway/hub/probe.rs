@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::kinds::List;
 use super::session::Client;
-use super::{Hub, known, lists};
+use super::{Hub, fetch, known};
 use crate::gateway::GatewayError;
 use crate::gateway::upstream::Conn;
 use crate::mcp::era::Era;
@@ -52,12 +52,12 @@ impl Hub {
         let (opening, limits) = (Client::ourselves().opening(Era::Legacy), self.limits());
         let conn = Conn::open(&only.target, &opening, era, &self.nursery, &limits).await?;
         let facts = conn.facts().clone();
-        only.known().opened(first, &opening.version, facts.clone());
+        only.known().opened(first, &opening, facts.clone());
         // So that clients are answered before a server of theirs runs.
         let offered = List::ALL.into_iter().filter(|list| known::offers(&facts, *list));
         let lists = offered.map(|list| {
-            let fetched = lists::fetch(self, only, conn.clone(), list, false);
-            async move { (list, fetched.await.ok().flatten()) }
+            let fetched = fetch::fetch(self, only, conn.clone(), list, false);
+            async move { (list, fetched.get().await) }
         });
         let tools = match tokio::time::timeout(LISTS, join_all(lists)).await {
             Ok(lists) => {

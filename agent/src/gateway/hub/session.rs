@@ -19,6 +19,7 @@ use super::member::{Isolation, Member, SlotKey, Unavailable};
 use super::outlet::{Outlet, Said};
 use super::questions::Questions;
 use super::{Hub, filter};
+use crate::gateway::http::Params;
 use crate::gateway::link::{Busy, Packet, Refusal};
 use crate::gateway::upstream::{Conn, Opening};
 use crate::mcp::era::{Era, LATEST_LEGACY};
@@ -41,6 +42,8 @@ pub(in crate::gateway) struct View {
     pub(super) prefixed: bool,
     /// The lists that its clients got last.
     pub(super) merged: super::merged::Merged,
+    /// What its tools want to be mirrored in headers: the same name may be another tool elsewhere.
+    pub(in crate::gateway) params: Arc<Params>,
 }
 
 impl View {
@@ -231,6 +234,10 @@ impl Session {
     /// Takes a notification or a response of the client.
     pub(in crate::gateway) async fn tell(self: &Arc<Self>, message: &Message<'_>) {
         self.touch();
+        // No server is started for a client that has gone.
+        if self.over.is_cancelled() {
+            return;
+        }
         if filter::is_shady(self, message) {
             return tracing::debug!(method = message.method(), "a message is dropped");
         }

@@ -11,6 +11,7 @@ use crate::mcp::era::MODERN;
 
 mod filter;
 mod ledger;
+mod lists;
 mod lives;
 mod remote;
 mod told;
@@ -351,5 +352,38 @@ async fn a_modern_client_sees_the_profile_of_each_request_and_never_more() {
     let (_, small) = list("?profile=small").await;
     assert_eq!(names(&small), ["one", "ask", "die"]);
     assert_eq!(list("?profile=other").await.0, 403);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_headers_that_a_tool_asks_for_are_no_matter_of_its_namesake_in_another_profile() {
+    use http_body_util::{BodyExt as _, Full};
+
+    let schema = r#"{"name":"one","inputSchema":{"type":"object"},"x":1.50}"#;
+    let asks = r#"{"name":"one","inputSchema":{"type":"object","properties":{"n":{"type":"string","x-mcp-header":"N"}}}}"#;
+    let servers = [server("a", LEGACY), server("b", &LEGACY.replace(schema, asks))];
+    let parts = ["a", "b"].map(|name| (name.to_owned(), vec![name.to_owned()]));
+    let options = GatewayOptions::default();
+    let gateway = Gateway::aggregate("m", &servers, &parts, options, Scope::new()).unwrap();
+    let ask = async |profile: &str, method: &str, params: Value| {
+        let body = modern("1", method, params).to_string();
+        let request = http::Request::post(format!("/mcp?profile={profile}"))
+            .header("content-type", "application/json")
+            .header("mcp-protocol-version", MODERN)
+            .header("mcp-method", method)
+            .header("mcp-name", "one")
+            .body(Full::new(bytes::Bytes::from(body)))
+            .unwrap();
+        let answer = gateway.dispatch(request, &Principal::Anonymous).await;
+        let status = answer.status().as_u16();
+        drop(answer.into_body().collect().await.unwrap());
+        status
+    };
+    for profile in ["a", "b"] {
+        assert_eq!(ask(profile, "tools/list", json!({})).await, 200);
+    }
+    let call = json!({"name":"one","arguments":{"n":"x"}});
+    assert_eq!(ask("a", "tools/call", call.clone()).await, 200);
+    assert_eq!(ask("b", "tools/call", call).await, 400, "there the header is missing");
     gateway.shutdown().await;
 }

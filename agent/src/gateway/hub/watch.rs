@@ -1,6 +1,5 @@
 //! What a server says that belongs to no request, and its end.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,12 +8,12 @@ use tokio::time::Instant;
 
 use super::kinds::List;
 use super::listen::{Offer, our_listen, unmark};
-use super::lists;
 use super::member::{Member, Slot, SlotKey};
 use super::route::task_of;
 use super::session::Session;
 use super::turn::{Turn, set_off};
 use super::{GATHER, Hub};
+use super::{fetch, lists};
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, Level};
 use crate::mcp::era::Era;
@@ -35,13 +34,11 @@ pub(super) fn run(
     member: Arc<Member>,
     conn: Arc<Conn>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    // Before anybody has the conversation: who subscribes over it asks the server itself.
-    let before = hub.upgrade().map(|hub| hub.wanted(&slot.key(), &member)).unwrap_or_default();
     let listener = conn.listen();
     async move {
         let opened = async {
             if let Some(hub) = hub.upgrade() {
-                begin(&hub, &slot, &member, &conn, before).await;
+                begin(&hub, &slot, &member, &conn);
             }
         };
         let follow = async {
@@ -70,28 +67,14 @@ pub(super) fn run(
 
 /// What a new conversation needs: the level of logs, subscriptions of before, and a look at what
 /// was answered for it.
-async fn begin(
-    hub: &Arc<Hub>,
-    slot: &Arc<Slot>,
-    member: &Arc<Member>,
-    conn: &Arc<Conn>,
-    wanted: HashSet<String>,
-) {
+fn begin(hub: &Arc<Hub>, slot: &Arc<Slot>, member: &Arc<Member>, conn: &Arc<Conn>) {
     set_level(hub, member, slot, conn);
     for list in List::ALL {
         if member.known().said(conn.facts().era).unconfirmed[list.at()] {
-            drop(lists::fetch(hub, member, conn.clone(), list, true));
+            drop(fetch::fetch(hub, member, conn.clone(), list, true));
         }
     }
-    if conn.facts().era == Era::Legacy {
-        for uri in wanted {
-            if super::route::owns(hub, member, &uri) {
-                let mut params = Object::new();
-                params.set_str("uri", &uri);
-                drop(lists::ask(conn, "resources/subscribe", params).await);
-            }
-        }
-    }
+    hub.follow_wishes(member, slot, conn);
 }
 
 /// Asks servers for as much log as their clients want. Nobody waits for their answers.
@@ -126,7 +109,7 @@ fn set_level(hub: &Arc<Hub>, member: &Arc<Member>, slot: &Arc<Slot>, conn: &Arc<
             params.set_str("level", level.as_str());
             // The conversation may be a new one by now.
             let conn = slot.current().unwrap_or_else(|| conn.clone());
-            drop(lists::ask(&conn, "logging/setLevel", params).await);
+            drop(fetch::ask(&conn, "logging/setLevel", params).await);
         }
     });
 }
@@ -144,7 +127,7 @@ fn refresh(hub: &Arc<Hub>, member: &Arc<Member>, conn: &Arc<Conn>, fresh: &Fresh
         while fresh[list.at()].next() {
             let next = Instant::now() + PACE;
             let Some(hub) = weak.upgrade().filter(|_| !conn.is_over()) else { return };
-            drop(lists::fetch(&hub, &member, conn.clone(), list, true).await);
+            drop(fetch::fetch(&hub, &member, conn.clone(), list, true).get().await);
             drop(hub);
             tokio::time::sleep_until(next).await;
         }

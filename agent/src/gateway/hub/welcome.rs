@@ -110,7 +110,10 @@ async fn facts_of_one(
     let known = {
         let known = member.known();
         known.hop(session.era).and_then(|era| match session.era {
-            Era::Legacy => known.said(era).facts_for(&session.client.version),
+            Era::Legacy => {
+                let Client { version, info, .. } = &session.client;
+                known.said(era).facts_for(version, info)
+            }
             Era::Modern => known.said(era).facts.clone(),
         })
     };

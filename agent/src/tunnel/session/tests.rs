@@ -1,23 +1,43 @@
 //! A session with a relay that the test plays, in paused time.
 
-use mcpm_shared::access::TokenGrant;
+use mcpm_shared::access::{AccessPolicy, Principal, TokenGrant};
 use mcpm_shared::identity::AgentKey;
-use mcpm_shared::proto::control::{GoAway, Revoked};
-use mcpm_shared::proto::{DEAD_AFTER, code};
+use mcpm_shared::proto::control::{Claim, GoAway, Refused, Revoked};
+use mcpm_shared::proto::head::Verdict as Said;
+use mcpm_shared::proto::{CLAIM_TIMEOUT, DEAD_AFTER, Refusal};
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Digest;
 
-use super::super::testing::FakeRelay;
+use super::super::share::Share;
+use super::super::testing::{FakeRelay, share, share_with};
+use super::super::{TunnelStatus, unix_now};
 use super::*;
 use crate::credentials::ProofSource;
 
 /// An agent whose session runs.
 struct Agent {
-    gate: Arc<Gate>,
-    orders: mpsc::Sender<Order>,
+    shares: Vec<Arc<Share>>,
+    roster: Arc<Roster>,
     connection: Scope,
     ended: tokio::sync::oneshot::Receiver<Ended>,
-    up: watch::Receiver<bool>,
+}
+
+impl Agent {
+    /// Waits until a share stands as wanted.
+    async fn until(&self, at: usize, wanted: impl Fn(&TunnelStatus) -> bool) {
+        let mut status = self.shares[at].status();
+        let stands = status.wait_for(|now| wanted(now));
+        tokio::time::timeout(Duration::from_secs(60), stands).await.unwrap().unwrap();
+    }
+
+    async fn until_up(&self, at: usize) {
+        self.until(at, |now| matches!(now, TunnelStatus::Up(_))).await;
+    }
+
+    fn give_up(&self, at: usize) {
+        self.shares[at].give_up();
+        self.roster.wake();
+    }
 }
 
 fn policy(id: &str) -> AccessPolicy {
@@ -26,16 +46,23 @@ fn policy(id: &str) -> AccessPolicy {
     AccessPolicy { tokens: vec![grant], ..AccessPolicy::default() }
 }
 
-/// Starts a session; the relay has said welcome and hears the claim next.
+/// Starts a session of one share; the relay has said welcome and hears the claim next.
 async fn start(scope: &Scope, expires_in: Option<u64>) -> (Agent, FakeRelay) {
+    let expires_at = expires_in.map(|secs| unix_now() + secs);
+    start_with(scope, vec![share_with("x", policy("a"), expires_at)]).await
+}
+
+/// Starts a session of these shares.
+async fn start_with(scope: &Scope, shares: Vec<Arc<Share>>) -> (Agent, FakeRelay) {
     let (socket, relay) = FakeRelay::listen(scope).await;
-    let (orders, mut ordered) = mpsc::channel(4);
     let (tell, ended) = tokio::sync::oneshot::channel();
-    let (rise, up) = watch::channel(false);
-    let gate = Arc::new(Gate::new(policy("a")));
+    let roster = Arc::new(Roster::new());
+    for share in &shares {
+        roster.add(Arc::clone(share));
+    }
     let connection = scope.child();
     let agent =
-        Agent { gate: Arc::clone(&gate), orders, connection: connection.clone(), ended, up };
+        Agent { shares, roster: Arc::clone(&roster), connection: connection.clone(), ended };
     scope.spawn_until_cancelled(async move {
         let connection = Connection::greet(socket, "test", None, connection).await.unwrap();
         let session = Session {
@@ -47,20 +74,11 @@ async fn start(scope: &Scope, expires_in: Option<u64>) -> (Agent, FakeRelay) {
                 tls: None,
             },
             agent: "test",
-            // Nobody listens there, and nobody is asked.
-            backend: &Arc::new(Backend::Http("9".parse().unwrap())),
-            gate: &gate,
-            wanted: &Wanted {
-                name: "x".parse().unwrap(),
-                mode: ShareMode::Http,
-                expires_at: expires_in.map(|secs| unix_now() + secs),
-            },
+            roster: &roster,
             max_connections: 1,
+            was_up: false,
         };
-        let up = |_: &Claimed| {
-            rise.send_replace(true);
-        };
-        let _gone = tell.send(session.run(connection, None, &mut ordered, up).await);
+        let _gone = tell.send(session.run(connection).await.0);
     });
     (agent, relay.await)
 }
@@ -105,25 +123,32 @@ async fn what_the_relay_says_just_before_it_closes_is_heard() {
         grant(&mut relay).await;
         relay.say(revoked(code::SUPERSEDED)).await;
         relay.scope.cancel();
-        assert_eq!(code_of(&agent.ended.await.unwrap()), code::SUPERSEDED);
+        let superseded = |now: &TunnelStatus| match now {
+            TunnelStatus::Refused(error) => error.code() == code::SUPERSEDED,
+            _ => false,
+        };
+        agent.until(0, superseded).await;
+        let ended = agent.ended.await.unwrap();
+        assert!(matches!(ended, Ended::Lost(_) | Ended::Released), "{ended:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_policy_that_changes_between_claim_and_answer_reaches_the_relay() {
     let scope = Scope::new();
-    let (mut agent, mut relay) = start(&scope, None).await;
+    let (agent, mut relay) = start(&scope, None).await;
     let claim = relay.claim().await;
     assert_eq!(claim.access, policy("a"));
-    agent.gate.set_policy(policy("b"));
-    agent.orders.send(Order::Access).await.unwrap();
+    agent.shares[0].gate.set_policy(policy("b"));
+    agent.roster.wake();
     relay.idle(Duration::from_secs(1)).await;
     relay.grant(claim, None).await;
     let AgentMessage::Update(update) = relay.hear().await else { panic!("no update") };
     assert_eq!(update.access, Some(policy("b")));
-    agent.up.wait_for(|up| *up).await.unwrap();
+    agent.until_up(0).await;
     // The same policy once more says nothing new.
-    agent.orders.send(Order::Access).await.unwrap();
+    agent.shares[0].gate.set_policy(policy("b"));
+    agent.roster.wake();
     relay.idle(Duration::from_secs(30)).await;
 }
 
@@ -191,15 +216,11 @@ async fn a_further_connection_is_left_when_it_has_rested_for_a_minute() {
     let scope = Scope::new();
     let (socket, relay) = FakeRelay::listen(&scope).await;
     let agent = scope.child();
-    let (_share, served) = watch::channel(Some((1, 1)));
+    let table = Arc::new(Table::default());
+    table.add(1, 1, share("x"));
     let greet = Connection::greet(socket, "test", Some("s".to_owned()), agent.clone());
     let (connection, mut relay) = tokio::join!(greet, relay);
-    let serving = Serving {
-        backend: Arc::new(Backend::Http("9".parse().unwrap())),
-        gate: Arc::new(Gate::new(policy("a"))),
-        share: served,
-    };
-    scope.spawn_until_cancelled(connection.unwrap().start(serving).keep_extra());
+    scope.spawn_until_cancelled(connection.unwrap().start(table).keep_extra());
     let stream = relay.stream().await;
     relay.idle(Duration::from_secs(300)).await;
     drop(stream);
@@ -211,4 +232,135 @@ async fn a_further_connection_is_left_when_it_has_rested_for_a_minute() {
     relay.scope.cancel();
     agent.cancelled().await;
     drop(late);
+}
+
+fn refusal(claim: &Claim, code: &'static str, after: Option<u64>) -> RelayMessage {
+    let refusal = Refusal::new(code, "no");
+    let refusal = match after {
+        Some(secs) => refusal.retry_after(secs),
+        None => refusal,
+    };
+    RelayMessage::Refused(Refused { request: claim.request, refusal })
+}
+
+/// A session of three shares that are up, with the ids 1, 2 and 3.
+async fn three(scope: &Scope) -> (Agent, FakeRelay) {
+    let (agent, mut relay) = start_with(scope, ["a", "b", "c"].map(share).to_vec()).await;
+    for at in 0..3 {
+        grant(&mut relay).await;
+        agent.until_up(at).await;
+    }
+    (agent, relay)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_session_serves_several_shares_and_one_that_comes_later() {
+    let scope = Scope::new();
+    let (mut agent, mut relay) = three(&scope).await;
+    let late = share("late");
+    agent.roster.add(Arc::clone(&late));
+    agent.shares.push(late);
+    let claim = relay.claim().await;
+    assert_eq!(claim.name.as_str(), "late");
+    relay.grant(claim, None).await;
+    agent.until_up(3).await;
+    for id in 1..=4 {
+        let (_stream, said) = relay.stream_of(id).await;
+        assert_eq!(said, Said::Accepted, "{id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_taken_leaves_the_other_shares_as_they_are() {
+    let scope = Scope::new();
+    let (agent, mut relay) = start_with(&scope, ["a", "b", "c"].map(share).to_vec()).await;
+    let [one, two, three] = [relay.claim().await, relay.claim().await, relay.claim().await];
+    relay.say(refusal(&two, code::NAME_TAKEN, None)).await;
+    relay.grant(one, None).await;
+    relay.grant(three, None).await;
+    agent.until(1, |now| matches!(now, TunnelStatus::Refused(_))).await;
+    agent.until_up(0).await;
+    agent.until_up(2).await;
+    let (_stream, said) = relay.stream_of(2).await;
+    assert_eq!(said, Said::Accepted);
+    assert_eq!(agent.roster.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_that_must_wait_is_claimed_again_while_the_others_serve() {
+    let scope = Scope::new();
+    let (agent, mut relay) = start_with(&scope, ["a", "b"].map(share).to_vec()).await;
+    let (one, two) = (relay.claim().await, relay.claim().await);
+    relay.grant(one, None).await;
+    relay.say(refusal(&two, code::RATE_LIMITED, Some(20))).await;
+    agent.until(1, |now| matches!(now, TunnelStatus::Reconnecting { .. })).await;
+    let started = Instant::now();
+    let again = relay.claim().await;
+    assert_eq!(again.name.as_str(), "b");
+    assert!((20..25).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    agent.until(1, |now| matches!(now, TunnelStatus::Connecting { .. })).await;
+    relay.grant(again, None).await;
+    agent.until_up(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_which_every_share_must_wait_is_left_until_then() {
+    let scope = Scope::new();
+    let (agent, mut relay) = start_with(&scope, ["a", "b"].map(share).to_vec()).await;
+    for claim in [relay.claim().await, relay.claim().await] {
+        relay.say(refusal(&claim, code::UNAVAILABLE, Some(5))).await;
+    }
+    assert_eq!(code_of(&agent.ended.await.unwrap()), code::UNAVAILABLE);
+    assert_eq!(agent.roster.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_that_is_given_up_is_released_alone_and_its_requests_are_cut() {
+    let scope = Scope::new();
+    let (agent, mut relay) = three(&scope).await;
+    let mut denied = Box::pin(agent.shares[1].gate.denied(Principal::Anonymous));
+    agent.give_up(1);
+    let AgentMessage::Release(release) = relay.hear().await else { panic!("no release") };
+    assert_eq!(release.share, 2);
+    agent.until(1, |now| matches!(now, TunnelStatus::Ended(_))).await;
+    denied.as_mut().await;
+    assert_eq!(relay.stream_of(2).await.1, Said::UnknownShare);
+    assert_eq!(relay.stream_of(1).await.1, Said::Accepted);
+    // The last ones end the session.
+    agent.give_up(0);
+    agent.give_up(2);
+    for _ in 0..2 {
+        assert!(matches!(relay.hear().await, AgentMessage::Release(_)));
+    }
+    assert!(matches!(agent.ended.await.unwrap(), Ended::Released));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_that_the_relay_ends_leaves_the_others_as_they_are() {
+    let scope = Scope::new();
+    let (agent, mut relay) = three(&scope).await;
+    relay.say(revoked(code::SUPERSEDED)).await;
+    agent.until(0, |now| matches!(now, TunnelStatus::Refused(_))).await;
+    assert_eq!(relay.stream_of(1).await.1, Said::UnknownShare);
+    assert_eq!(relay.stream_of(3).await.1, Said::Accepted);
+    relay.idle(Duration::from_secs(30)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_claims_are_made_a_window_at_a_time() {
+    let scope = Scope::new();
+    let shares: Vec<_> = (0..100).map(|at| share(&format!("s{at}"))).collect();
+    let (agent, mut relay) = start_with(&scope, shares).await;
+    let mut claims = Vec::new();
+    while let Ok(claim) = tokio::time::timeout(Duration::from_secs(1), relay.claim()).await {
+        claims.push(claim);
+    }
+    assert_eq!(claims.len(), 32);
+    for claim in claims {
+        relay.grant(claim, None).await;
+    }
+    for _ in 32..100 {
+        grant(&mut relay).await;
+    }
+    agent.until_up(99).await;
 }

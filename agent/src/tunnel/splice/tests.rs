@@ -26,7 +26,7 @@ async fn stream_to(scope: &Scope, target: HttpTarget) -> MuxStream {
     let ends = scope.guard();
     scope.spawn_until_cancelled(async move {
         let _ends_when_served = (ends, incoming);
-        let gate = Arc::new(Gate::new(AccessPolicy::public()));
+        let gate = Arc::new(Gate::new(AccessPolicy::public(), Arc::default()));
         serve(streams.recv().await.unwrap(), &target, &gate).await;
     });
     opener.open().await.unwrap()

@@ -20,7 +20,7 @@ pub(super) const WORK_TABLES: &[&str] = &[
     )",
     "CREATE TEMP TABLE call (
         session TEXT, server TEXT, profile TEXT, kind TEXT, name TEXT, at TEXT, ms REAL,
-        failed INTEGER, error TEXT
+        failed INTEGER, error TEXT, request_size INTEGER, response_size INTEGER
     )",
     "CREATE INDEX temp.call_session ON call (session)",
 ];
@@ -52,7 +52,7 @@ pub(super) const FILL: &[&str] = &[
             CASE WHEN json_valid(e.metadata) THEN json_extract(e.metadata, '$.duration_us') END
                 / 1000.0,
             e.duration_ms),
-        COALESCE(e.success, 1) = 0, e.error_message
+        COALESCE(e.success, 1) = 0, e.error_message, e.request_size, e.response_size
     FROM monitor_events e LEFT JOIN temp.session s ON s.id = e.session_id
     WHERE e.event_type IN ('TOOL_INVOCATION', 'RESOURCE_ACCESS', 'PROMPT_EXECUTION')
         AND e.timestamp >=
@@ -80,7 +80,9 @@ pub(super) const TOTALS: &str = "
 pub(super) const SERVERS: &str = "
     WITH
     made AS (
-        SELECT server, COUNT(*) AS calls, SUM(failed) AS errors, MAX(ms) AS max_ms
+        SELECT server, COUNT(*) AS calls, SUM(failed) AS errors, MAX(ms) AS max_ms,
+            SUM(ms) AS busy_ms, SUM(request_size) AS request_bytes,
+            SUM(response_size) AS response_bytes
         FROM temp.call GROUP BY server
     ),
     ranked AS (
@@ -109,6 +111,8 @@ pub(super) const SERVERS: &str = "
         COALESCE(made.errors, 0) AS errors, timed.p50_ms, timed.p95_ms, made.max_ms,
         (SELECT COALESCE(SUM(duration_ms), 0) FROM temp.session s WHERE s.server = seen.server)
             AS runtime_ms,
+        made.busy_ms, COALESCE(made.request_bytes, 0) AS request_bytes,
+        COALESCE(made.response_bytes, 0) AS response_bytes,
         seen.transport,
         CAST(strftime('%s', seen.first, 'utc') AS INTEGER) AS first_used,
         CAST(strftime('%s', seen.last, 'utc') AS INTEGER) AS last_used

@@ -185,7 +185,7 @@ async fn a_change_that_clients_do_not_see_is_not_told() {
         });
         let items = Arc::new(items.collect());
         let asked = hub.members[0].known().said_mut(Era::Legacy).ask(List::Tools);
-        lists::replace(hub, &hub.members[0], Era::Legacy, List::Tools, (&items, asked)).0
+        fetch::replace(hub, &hub.members[0], Era::Legacy, List::Tools, (&items, asked)).0
     };
     assert!(replace(&["one", "hidden"]));
     assert!(!replace(&["one", "hidden", "hidden2"]));

@@ -178,3 +178,46 @@ async fn a_look_at_a_server_is_over_when_its_process_is() {
     let hub: &Arc<Hub> = &gateway.0.hub;
     assert!(hub.everything.single().unwrap().known().any_list(List::Resources).is_some());
 }
+
+#[tokio::test]
+async fn a_server_that_we_stopped_ourselves_has_not_failed() {
+    let options = GatewayOptions { isolation: Isolation::Shared, ..Default::default() };
+    let mut client = Client::of(&[server("a", ALIVE)], options);
+    client.open().await;
+    let mut before = String::new();
+    for _ in 0..6 {
+        let pid = client.call("pid").await;
+        assert_ne!(text(&pid), before, "{pid}");
+        before = text(&pid).to_owned();
+        // As room is made for another client.
+        let living = client.gateway.0.hub.members[0].living();
+        living.iter().for_each(|conn| conn.stop());
+        for conn in living {
+            conn.over().await;
+        }
+    }
+    client.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_dies_at_each_call_is_given_a_rest_although_it_takes_its_time_to_die() {
+    let case = r#"*tools/call*) exec >&-; sleep 0.3; exit 3;;"#;
+    let dying = ALIVE.replacen("case \"$line\" in", &format!("case \"$line\" in\n{case}"), 1);
+    let mut client = Client::of(&[server("a", &dying), server("b", LEGACY)], Default::default());
+    client.open().await;
+    client.ask("tools/list", json!({})).await;
+    let mut said = Vec::new();
+    for id in 0..12 {
+        let params = json!({"name":"a_grow"});
+        client.say(&json!({"jsonrpc":"2.0","id":id,"method":"tools/call","params":params})).await;
+    }
+    for _ in 0..12 {
+        said.push(client.hear().await.to_string());
+    }
+    assert!(said.iter().any(|answer| answer.contains("stopped")), "{said:?}");
+    for _ in 0..4 {
+        said.push(client.call("a_grow").await.to_string());
+    }
+    assert!(said.iter().any(|answer| answer.contains("unavailable")), "{said:?}");
+    client.end().await;
+}

@@ -109,6 +109,53 @@ async fn a_subscription_is_made_once_and_given_up_when_the_last_client_has_left(
 }
 
 #[tokio::test]
+async fn the_subscription_of_a_modern_client_starts_a_legacy_server_and_is_made_once() {
+    let scribe = Scribe::new("a", "shared", "");
+    let mut client = Client::of(&[scribe.server.clone(), server("b", LEGACY)], Default::default());
+    let wants = json!({"notifications":{"resourceSubscriptions":["a://x"]}});
+    client.say(&modern("l", "tools/list", json!({}))).await;
+    client.hear().await;
+    client.say(&modern("r", "resources/list", json!({}))).await;
+    client.hear().await;
+    let heard = async |text: &str, times: usize| {
+        let heard = async {
+            while scribe.heard(text) < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect(text);
+    };
+    let conns = client.gateway.0.hub.members[0].living();
+    conns.iter().for_each(|conn| conn.stop());
+    for conn in conns {
+        conn.over().await;
+    }
+    client.say(&modern("s", "subscriptions/listen", wants.clone())).await;
+    let acknowledged = client.hear().await;
+    assert_eq!(acknowledged["params"]["notifications"], wants["notifications"], "{acknowledged}");
+    heard("resources/subscribe", 1).await;
+    // Whoever changes what he listens to opens another subscription and ends this one.
+    client.say(&modern("t", "subscriptions/listen", wants)).await;
+    client.hear().await;
+    client
+        .say(
+            &json!({"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"s"}}),
+        )
+        .await;
+    client.say(&modern("c", "tools/call", json!({"name":"a_one"}))).await;
+    assert_eq!(text(&client.hear().await), "a one");
+    assert_eq!(scribe.heard("resources/subscribe"), 1);
+    assert_eq!(scribe.heard("resources/unsubscribe"), 0);
+    client
+        .say(
+            &json!({"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"t"}}),
+        )
+        .await;
+    heard("resources/unsubscribe", 1).await;
+    client.end().await;
+}
+
+#[tokio::test]
 async fn what_precedes_the_answer_to_a_subscription_is_passed_on_in_order() {
     let cases = r#"*resources/subscribe*) echo '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"error","data":"first"}}'; echo '{"jsonrpc":"2.0","id":'$(id "$line")',"result":{}}';;"#;
     let scribe = Scribe::new("a", "session", cases);

@@ -1,0 +1,250 @@
+//! One share of a process while it is published: what is known of it, and what becomes of it.
+
+use mcpm_shared::access::AccessPolicy;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::access::{Keyring, Look};
+use super::error::in_full;
+use super::start::{Reach, Ready};
+use super::{Patience, ShareError, ShareEvent, Up};
+use crate::gateway::Gateway;
+use crate::tunnel::{ShareInfo, Tunnel, TunnelStats, TunnelStatus};
+
+/// A share that is published, or about to be. There may be hundreds in a process, so it holds
+/// nothing that it does not need for its whole life.
+pub(super) struct Member {
+    pub(super) at: usize,
+    pub(super) stop: CancellationToken,
+    pub(super) keyring: Keyring,
+    gateway: Option<Gateway>,
+    reach: Option<Box<Reach>>,
+    /// None for a share of this machine only.
+    published: Option<Published>,
+    seen: TunnelStats,
+}
+
+struct Published {
+    tunnel: Tunnel,
+    status: watch::Receiver<TunnelStatus>,
+    /// Whether an end was asked for.
+    ends: bool,
+    was_up: bool,
+    /// What is known as long as it was never up.
+    first: Option<Box<First>>,
+}
+
+/// What decides when to give up on the first connection.
+struct First {
+    relay: String,
+    started: Instant,
+    patience: Patience,
+    reason: Option<String>,
+    hint: Option<String>,
+}
+
+/// What a status of the tunnel means.
+pub(super) enum Next {
+    /// Something to tell.
+    Tell(ShareEvent),
+    /// The share is up: something to tell, and to keep.
+    Up(ShareEvent, ShareInfo),
+    /// The share came to the end that it was given.
+    Expired,
+    /// It cannot go on.
+    Over(ShareError),
+}
+
+impl Member {
+    /// Takes up a share that is ready; `tunnel` publishes it.
+    pub(super) fn new(
+        ready: Ready,
+        publish: impl FnOnce(&mut Ready) -> Option<(Tunnel, String)>,
+    ) -> Self {
+        let mut ready = ready;
+        let published = publish(&mut ready).map(|(tunnel, relay)| {
+            let mut status = tunnel.status();
+            status.mark_changed();
+            let (spec, started) = (&ready.starting.spec, Instant::now());
+            let patience = spec.patience;
+            let first = First { relay, started, patience, reason: None, hint: None };
+            let (ends, first) = (spec.expires.is_some(), Some(Box::new(first)));
+            Published { tunnel, status, ends, was_up: false, first }
+        });
+        let Ready { starting, keyring, reach, .. } = ready;
+        Self {
+            at: starting.at,
+            stop: starting.stop,
+            keyring,
+            gateway: starting.gateway,
+            reach: reach.map(Box::new),
+            published,
+            seen: TunnelStats::default(),
+        }
+    }
+
+    /// Tells that a share of this machine only is up.
+    pub(super) fn up_here(&self) -> Option<ShareEvent> {
+        if self.published.is_some() {
+            return None;
+        }
+        self.warm();
+        let url = self.reach.as_ref().map(|reach| reach.url.clone()).unwrap_or_default();
+        Some(ShareEvent::Up(Box::new(self.up(&url, None, false))))
+    }
+
+    /// Returns what became of the tunnel since the last time, if anything.
+    pub(super) fn next(&mut self) -> Option<Next> {
+        let published = self.published.as_mut()?;
+        if !published.status.has_changed().unwrap_or(false) {
+            return None;
+        }
+        let status = published.status.borrow_and_update().clone();
+        Some(self.on_status(status))
+    }
+
+    fn on_status(&mut self, status: TunnelStatus) -> Next {
+        let Some(published) = &mut self.published else { return Next::Over(ShareError::Stopped) };
+        match status {
+            TunnelStatus::Connecting { attempt } => match &mut published.first {
+                Some(first) => match first.give_up_at(attempt) {
+                    Some(error) => Next::Over(error),
+                    None => {
+                        Next::Tell(ShareEvent::Connecting { relay: first.relay.clone(), attempt })
+                    }
+                },
+                None => Next::Tell(ShareEvent::Connecting {
+                    relay: self.keyring.relay().to_owned(),
+                    attempt,
+                }),
+            },
+            TunnelStatus::Up(info) => {
+                let again = std::mem::replace(&mut published.was_up, true);
+                published.first = None;
+                // An end that was not asked for is the relay's own business: the tunnel renews it.
+                let ends = info.expires_at.filter(|_| published.ends);
+                let up = self.up(&info.url, ends, again);
+                if !again {
+                    self.warm();
+                }
+                Next::Up(ShareEvent::Up(Box::new(up)), info)
+            }
+            TunnelStatus::Reconnecting { reason, hint, retry_in } => {
+                if let Some(first) = &mut published.first {
+                    (first.reason, first.hint) = (Some(reason.clone()), hint.clone());
+                }
+                Next::Tell(ShareEvent::Reconnecting { reason, hint, retry_in })
+            }
+            TunnelStatus::Refused(error) => Next::Over(error.into()),
+            TunnelStatus::Ended(_) if published.ends && published.was_up => Next::Expired,
+            TunnelStatus::Ended(reason) => Next::Over(ShareError::Ended(reason)),
+        }
+    }
+
+    /// Returns when to give up on the first connection.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let first = self.published.as_ref()?.first.as_ref()?;
+        match first.patience {
+            // A time that no clock reaches is no deadline.
+            Patience::Time(time) => first.started.checked_add(time),
+            Patience::Retries(_) => None,
+        }
+    }
+
+    /// Returns the error of a share whose time is over.
+    pub(super) fn out_of_time(&mut self) -> Option<ShareError> {
+        self.deadline().filter(|deadline| *deadline <= Instant::now())?;
+        let first = self.published.as_mut()?.first.as_mut()?;
+        Some(first.unreachable(format!("tried for {} s", first.started.elapsed().as_secs())))
+    }
+
+    /// Takes what a look at the file of tokens found, and lets it count everywhere at once.
+    pub(super) fn take(&mut self, look: Look) -> Option<ShareEvent> {
+        let changed = self.keyring.take(look)?;
+        let policy = self.keyring.policy();
+        let tokens = policy.tokens.len();
+        self.admit(policy);
+        Some(match changed {
+            Ok(_) => ShareEvent::TokensChanged { tokens },
+            Err(error) => ShareEvent::Warning(format!("nobody can visit: {}", in_full(&error))),
+        })
+    }
+
+    fn admit(&self, policy: AccessPolicy) {
+        if let Some(reach) = &self.reach {
+            reach.access.send_replace(policy.clone());
+        }
+        if let Some(published) = &self.published {
+            published.tunnel.update_access(policy);
+        }
+    }
+
+    /// Tells how many requests were served, and are being served, if that is new.
+    pub(super) fn activity(&mut self) -> Option<ShareEvent> {
+        let stats = match (&self.published, &self.gateway) {
+            (Some(published), _) => published.tunnel.stats(),
+            // Which of them are still open, nobody counts here.
+            (None, Some(gateway)) => TunnelStats { requests: gateway.stats().requests, active: 0 },
+            (None, None) => TunnelStats::default(),
+        };
+        if stats == self.seen {
+            return None;
+        }
+        self.seen = stats;
+        let TunnelStats { requests, active } = stats;
+        Some(ShareEvent::Activity { requests, active })
+    }
+
+    /// Starts the servers that are to be warm.
+    fn warm(&self) {
+        if let Some(gateway) = &self.gateway {
+            gateway.warm();
+        }
+    }
+
+    fn up(&self, url: &str, expires_at: Option<u64>, again: bool) -> Up {
+        Up {
+            name: self.keyring.name().to_string(),
+            url: url.to_owned(),
+            token: self.keyring.token(),
+            link: self.keyring.link(url),
+            local: self.reach.as_ref().map(|reach| reach.url.clone()),
+            expires_at,
+            again,
+        }
+    }
+
+    /// Ends all that the share has: the tunnel first, so that nobody comes any more.
+    pub(super) async fn end(self) {
+        if let Some(published) = self.published {
+            published.tunnel.shutdown().await;
+        }
+        if let Some(reach) = self.reach {
+            reach.scope.cancel();
+        }
+        if let Some(gateway) = self.gateway {
+            gateway.shutdown().await;
+        }
+    }
+}
+
+impl First {
+    /// Returns the error of a share that was tried often enough before this attempt.
+    fn give_up_at(&mut self, attempt: u32) -> Option<ShareError> {
+        let Patience::Retries(retries) = self.patience else { return None };
+        if attempt <= retries.saturating_add(1) {
+            return None;
+        }
+        Some(self.unreachable(match retries {
+            0 => "tried once".to_owned(),
+            1 => "1 retry".to_owned(),
+            retries => format!("{retries} retries"),
+        }))
+    }
+
+    fn unreachable(&mut self, tried: String) -> ShareError {
+        let (reason, hint) = (self.reason.take(), self.hint.take());
+        ShareError::Unreachable { relay: self.relay.clone(), tried, reason, hint }
+    }
+}

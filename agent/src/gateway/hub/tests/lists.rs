@@ -1,0 +1,74 @@
+//! Lists that are made once, and servers that are asked once for many.
+
+use tokio::sync::mpsc;
+
+use super::*;
+
+/// A server with a tool more each time its file has grown, which counts how often it is asked.
+fn counting(name: &str, dir: &std::path::Path, slow: bool) -> Server {
+    let log = dir.join(name).display().to_string();
+    let wait = if slow { "sleep 0.3;" } else { "" };
+    let list = format!(
+        r#"*tools/list*) echo . >>'{log}'; {wait} tool=$(cat '{log}.tool' 2>/dev/null || echo one); echo '{{"jsonrpc":"2.0","id":'$(id "$line")',"result":{{"tools":[{{"name":"'$tool'","inputSchema":{{"type":"object"}}}}]}}}}';;"#
+    );
+    let script = LEGACY.replacen("case \"$line\" in", &format!("case \"$line\" in\n{list}"), 1);
+    server(name, &script)
+}
+
+fn asked(dir: &std::path::Path, name: &str) -> usize {
+    std::fs::read_to_string(dir.join(name)).map_or(0, |text| text.lines().count())
+}
+
+#[tokio::test]
+async fn the_list_of_running_servers_is_made_once_until_one_of_them_says_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = [counting("a", dir.path(), false), counting("b", dir.path(), false)];
+    for isolation in [Isolation::Shared, Isolation::Session] {
+        std::fs::remove_file(dir.path().join("a.tool")).ok();
+        let options = GatewayOptions { isolation, ..GatewayOptions::default() };
+        let mut client = Client::of(&servers, options);
+        client.open().await;
+        let made = |client: &Client| {
+            let Gateway(inner) = &client.gateway;
+            inner.hub.everything.merged.last(Era::Legacy, List::Tools).unwrap()
+        };
+        let list = client.ask("tools/list", json!({})).await;
+        assert_eq!(names(&list), ["a_one", "b_one"]);
+        // From its first call on, what it lists may be this client's own.
+        client.call("a_one").await;
+        client.ask("tools/list", json!({})).await;
+        let (before, first) = (asked(dir.path(), "a"), made(&client));
+        let again = client.ask("tools/list", json!({})).await;
+        assert_eq!(again, list);
+        assert_eq!(asked(dir.path(), "a") - before, 1, "a server that runs is asked");
+        assert!(Arc::ptr_eq(&first, &made(&client)), "nothing is made anew");
+        std::fs::write(dir.path().join("a.tool"), "two").unwrap();
+        let other = client.ask("tools/list", json!({})).await;
+        assert_eq!(names(&other), ["a_two", "b_one"]);
+        client.end().await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_a_list_that_a_server_is_asked_for_shares_the_next_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = [counting("a", dir.path(), true), server("b", LEGACY)];
+    let gateway =
+        Gateway::aggregate("m", &servers, &[], GatewayOptions::default(), Scope::new()).unwrap();
+    let hub = &gateway.0.hub;
+    let caller = hub.caller(&Principal::Anonymous, &hub.everything, None);
+    let text = modern("1", "tools/list", json!({})).to_string();
+    let message = Message::parse(&text).unwrap();
+    let list = async || {
+        let (sink, mut packets) = mpsc::channel(4);
+        let _call = caller.begin(&message, sink).unwrap();
+        let packet = packets.recv().await.unwrap();
+        assert_eq!(names(&serde_json::from_slice(&packet.message).unwrap())[0], "a_one");
+    };
+    list().await;
+    let before = asked(dir.path(), "a");
+    futures_util::future::join_all((0..20).map(|_| list())).await;
+    let asked = asked(dir.path(), "a") - before;
+    assert!((1..=2).contains(&asked), "{asked} questions for all who came meanwhile");
+    gateway.shutdown().await;
+}

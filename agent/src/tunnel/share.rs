@@ -1,0 +1,210 @@
+//! The shares of this process at one relay, whichever session serves them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mcpm_shared::access::AccessPolicy;
+use mcpm_shared::name::Name;
+use mcpm_shared::proto::{ShareMode, code};
+use tokio::sync::{Notify, watch};
+
+use super::gate::{Gate, Load};
+use super::serve::Backend;
+use super::{ShareInfo, TunnelError, TunnelStatus, unix_now};
+
+/// What a share asks of the relay.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) name: Name,
+    pub(super) mode: ShareMode,
+    /// The life the user asked for, from the first claim on.
+    pub(super) expires_at: Option<u64>,
+}
+
+/// One share, from the moment it is wanted until it has ended.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) wanted: Wanted,
+    pub(super) backend: Backend,
+    pub(super) gate: Arc<Gate>,
+    status: watch::Sender<TunnelStatus>,
+    /// The ticket of the last `claimed`.
+    ticket: Mutex<Option<Arc<str>>>,
+    /// How often it was tried to bring the share up since it was.
+    attempts: AtomicU32,
+    /// Whether nobody wants it any more.
+    given_up: AtomicBool,
+    /// Whether it has ended, in whatever way.
+    over: AtomicBool,
+}
+
+impl Share {
+    pub(super) fn new(
+        wanted: Wanted,
+        backend: Backend,
+        gate: Gate,
+        ticket: Option<Arc<str>>,
+    ) -> Self {
+        Self {
+            wanted,
+            backend,
+            gate: Arc::new(gate),
+            status: watch::Sender::new(TunnelStatus::Connecting { attempt: 1 }),
+            ticket: Mutex::new(ticket),
+            attempts: AtomicU32::new(0),
+            given_up: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn status(&self) -> watch::Receiver<TunnelStatus> {
+        self.status.subscribe()
+    }
+
+    pub(super) fn ticket(&self) -> Option<Arc<str>> {
+        self.ticket.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that nobody wants the share any more; whoever serves it has to be woken.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether nothing may be served for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Returns how a share ends that the relay refuses for good: at the end it was given, where that
+    /// has come.
+    pub(super) fn refused(&self, error: TunnelError) -> TunnelStatus {
+        let expired = self.wanted.expires_at.is_some_and(|end| end <= unix_now() + 1);
+        match &error {
+            TunnelError::Refused { refusal, .. } if expired && refusal.code == code::EXPIRED => {
+                came_to_its_end()
+            }
+            _ => TunnelStatus::Refused(error),
+        }
+    }
+}
+
+fn came_to_its_end() -> TunnelStatus {
+    TunnelStatus::Ended("the share came to its end".to_owned())
+}
+
+/// All shares that one session after the other serves. Whoever changes what is wanted wakes the
+/// session, which compares it with what the relay was told.
+#[derive(Debug)]
+pub(super) struct Roster {
+    shares: Mutex<Vec<Arc<Share>>>,
+    wake: Notify,
+    /// Changes with the status of any share.
+    news: watch::Sender<()>,
+    pub(super) load: Arc<Load>,
+}
+
+impl Roster {
+    pub(super) fn new() -> Self {
+        Self {
+            shares: Mutex::default(),
+            wake: Notify::new(),
+            news: watch::Sender::new(()),
+            load: Arc::default(),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Arc<Share>>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, share: Arc<Share>) {
+        self.locked().push(share);
+        self.wake();
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Share>> {
+        self.locked().clone()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.locked().len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.locked().is_empty()
+    }
+
+    /// Tells whoever serves the shares that something about them has changed.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits for that. Cancel-safe; for one task at a time.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    fn say(&self, share: &Share, status: TunnelStatus) {
+        share.status.send_replace(status);
+        self.news.send_replace(());
+    }
+
+    /// Tells that it is tried to bring the share up.
+    pub(super) fn connecting(&self, share: &Share) {
+        let attempt = share.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        self.say(share, TunnelStatus::Connecting { attempt });
+    }
+
+    /// Tells that the share is up, and keeps its ticket.
+    pub(super) fn up(&self, share: &Share, info: ShareInfo) {
+        share.ticket.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&info.ticket);
+        share.attempts.store(0, Ordering::Relaxed);
+        self.say(share, TunnelStatus::Up(info));
+    }
+
+    /// Tells that the share is not up, and when it is tried again.
+    pub(super) fn waiting(
+        &self,
+        share: &Share,
+        error: &TunnelError,
+        reason: String,
+        retry_in: Duration,
+    ) {
+        use crate::hint::Hint as _;
+        let hint = error.hint();
+        self.say(share, TunnelStatus::Reconnecting { reason, hint, retry_in });
+    }
+
+    /// Ends a share: nobody is admitted to it any more, and what is open is cut.
+    pub(super) fn end(&self, share: &Share, status: TunnelStatus) {
+        share.over.store(true, Ordering::Relaxed);
+        share.gate.set_policy(AccessPolicy::default());
+        self.locked().retain(|known| !std::ptr::eq(Arc::as_ptr(known), share));
+        self.say(share, status);
+    }
+
+    /// Ends a share that nobody wants any more.
+    pub(super) fn stopped(&self, share: &Share) {
+        self.end(share, TunnelStatus::Ended("stopped".to_owned()));
+    }
+
+    /// Ends those that need no relay for it: given up, or at the end that they were given.
+    pub(super) fn retire(&self) {
+        for share in self.all() {
+            if share.is_given_up() {
+                self.stopped(&share);
+            } else if share.wanted.expires_at.is_some_and(|end| end <= unix_now()) {
+                self.end(&share, came_to_its_end());
+            }
+        }
+    }
+}
