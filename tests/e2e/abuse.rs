@@ -118,6 +118,9 @@ async fn a_visitor_cannot_say_who_it_is_or_where_it_goes() {
         .header("x-forwarded-host", "evil.example")
         .header("x-forwarded-proto", "https")
         .header("x-forwarded-anything", "evil")
+        .header("x_forwarded_for", "evil")
+        .header("x-forwarded_host", "evil.example")
+        .header("x-real-ip", "evil")
         .header("mcpm-link-secret", "evil")
         .header("mcpm-relay-error", "evil")
         .header("connection", "x-forwarded-for, host")
@@ -270,17 +273,14 @@ async fn agents_that_upgrade_and_say_nothing_keep_nobody_out() {
 #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 #[tokio::test]
 async fn slowhttptest_finds_the_relay_available() {
-    let found = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join("slowhttptest").is_file())
-    });
-    if !found {
-        return eprintln!("skipped: slowhttptest is not installed");
+    if harness::process::peer("slowhttptest").is_none() {
+        return eprintln!("skipped: there is no slowhttptest");
     }
     let relay = TestRelay::start().await;
     let calm = Bystander::on(&relay).await;
     // Slow heads, slow bodies, and slow readers of answers.
     for mode in ["-H", "-B", "-X"] {
-        let mut attack = tokio::process::Command::new("slowhttptest");
+        let mut attack = harness::process::peer("slowhttptest").expect("asked for above");
         let target = if mode == "-B" { calm.url.clone() } else { relay.url("/") };
         attack.args([mode, "-c", "300", "-r", "300", "-i", "2", "-l", "8", "-p", "3"]);
         attack.args(["-t", if mode == "-B" { "POST" } else { "GET" }, "-u", &target]);

@@ -1,15 +1,20 @@
 //! The visitor gate at the relay, and the relay's own gate for agents.
 
-use harness::{Service, TestAgent, TestRelay, eventually, request, token_policy, visitor};
+use harness::{
+    Service, TestAgent, TestRelay, eventually, next_piece, request, token_policy, visitor,
+};
 use http::Response;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use mcpm::tunnel::TunnelError;
+use mcpm::gateway::{Gateway, GatewayOptions};
+use mcpm::model::Server;
+use mcpm::tunnel::{Backend, TunnelError};
 use mcpm_relay::Config;
 use mcpm_relay::config::AuthMode;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::assertion::Proof;
 use mcpm_shared::proto::ShareMode;
+use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 
 #[tokio::test]
@@ -94,6 +99,59 @@ async fn the_link_secret_opens_a_share_and_leaves_the_url() {
     // A visitor cannot speak in the relay's own headers.
     let forged = client.get(&info.url).header("mcpm-link-secret", "linked").send().await.unwrap();
     assert_ne!(forged.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_of_the_old_transport_needs_the_link_for_its_stream_only() {
+    const SERVER: &str = r#"while read -r line; do case "$line" in *initialize\"*)
+        id=$(echo "$line" | sed 's/.*"id":\([^,}]*\).*/\1/')
+        echo '{"jsonrpc":"2.0","id":'$id',"result":{"protocolVersion":"2024-11-05","capabilities":{},"serverInfo":{"name":"sh"}}}';;
+        esac; done"#;
+    let relay = TestRelay::start().await;
+    let (agent, scope) = (TestAgent::new(), Scope::new());
+    let server = Server::stdio("sh", "sh", ["-c", SERVER]);
+    let gateway = Gateway::new(&server, GatewayOptions::default(), scope.child()).unwrap();
+    let link = Some(Token::new("linked").digest());
+    let policy = AccessPolicy { link, ..token_policy("sesame") };
+    let asked = request("old", ShareMode::Mcp, policy);
+    let share = agent.open(&relay, asked, Backend::Gateway(gateway.clone()));
+    let url = share.up().await.url.parse::<reqwest::Url>().unwrap();
+    let base = url.join("sse").unwrap();
+    let client = visitor();
+    assert_eq!(client.get(base.clone()).send().await.unwrap().status(), 401);
+    let stream = client.get(format!("{base}?s=linked")).send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let mut events = stream.bytes_stream();
+    let mut heard = String::new();
+    let mut until = async |text: &str| {
+        while !heard.contains(text) {
+            let piece = next_piece(&mut events).await.expect("the stream lives").unwrap();
+            heard.push_str(&String::from_utf8_lossy(&piece));
+        }
+        heard.clone()
+    };
+    let told = until("\n\n").await;
+    assert!(told.contains("event: endpoint") && !told.contains("linked"), "{told}");
+    let path = told.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let open = r#"{"jsonrpc":"2.0","id":"o","method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+    let post = async |path: &str| {
+        let url = base.join(path).unwrap();
+        let posted = client.post(url).header("content-type", "application/json").body(open);
+        posted.send().await.unwrap().status().as_u16()
+    };
+    // The pass is for this session, and opens nothing but where its messages are taken.
+    let (before, pass) = path.split_once("pass=").unwrap();
+    assert_eq!(post(before.trim_end_matches('&')).await, 401);
+    assert_eq!(post(&format!("{before}pass={}", "A".repeat(pass.len()))).await, 401);
+    assert_eq!(post(&path.replacen("/messages", "/mcp", 1)).await, 401);
+    assert_eq!(post(path).await, 202);
+    until(r#""serverInfo""#).await;
+    share.tunnel.update_access(token_policy("sesame"));
+    eventually("the pass is void without the link", || async {
+        (post(path).await == 401).then_some(())
+    })
+    .await;
+    gateway.shutdown().await;
 }
 
 #[tokio::test]

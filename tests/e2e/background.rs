@@ -28,10 +28,13 @@ async fn a_detached_share_is_up_when_the_command_returns_and_ends_without_a_trac
     })
     .await;
 
-    let again =
-        world.run(&["share", "x", "--detach", "--json", "--address", &world.address()]).await;
-    assert_eq!(again.code, Some(1), "{again:?}");
-    assert!(again.stdout.contains("already_shared") && again.stdout.contains(&url));
+    // Neither another one in the background nor one in a terminal takes its name away.
+    for more in [&["--detach"][..], &[]] {
+        let again = ["share", "x", "--json", "--address", &world.address()];
+        let again = world.run(&[&again[..], more].concat()).await;
+        assert_eq!(again.code, Some(1), "{again:?}");
+        assert!(again.stdout.contains("already_shared") && again.stdout.contains(&url));
+    }
 
     // No secret is where other processes or logs could show it.
     let seen = world.home.processes().join("\n");

@@ -67,27 +67,9 @@ fn home() -> Home {
     home
 }
 
-/// Lets a client open, list and call, and hang up; returns what the program said.
-async fn visit(mut program: Program) -> Ended {
-    let client = json!({ "name": "defects", "version": "1" });
-    let opening =
-        json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client });
-    for request in [
-        json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": opening }),
-        json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }),
-        json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" }),
-    ] {
-        program.say(&request.to_string()).await;
-        if let Some(id) = request.get("id").cloned() {
-            let wanted = |line: &str| {
-                let message: Value = serde_json::from_str(line).ok()?;
-                (message["id"] == id).then_some(())
-            };
-            program.line("an answer", wanted).await;
-        }
-    }
-    program.hang_up();
-    program.ended().await
+/// Lets a client open, list and hang up; returns what the program said.
+async fn visit(program: Program) -> Ended {
+    program.visited("defects").await.1
 }
 
 #[tokio::test]
@@ -245,16 +227,79 @@ async fn defect_26_every_documented_option_exists() {
         (&["share"][..], &["--subdomain", "--auth", "--local-only", "--port"][..]),
         (&["profile", "share"], &["--subdomain", "--auth", "--local-only", "--port"]),
         (&["client", "import"], &["--profile"]),
-        (&["doctor"], &["--server"]),
-        (&["usage"], &["--server", "--profile"]),
-        (&["run"], &["--http", "--port"]),
-        (&["profile", "run"], &["--http", "--port"]),
+        (&["doctor"], &["--server", "--profile", "--verbose", "--cleanup"]),
+        (&["usage"], &["--server", "--profile", "--resources", "--export"]),
+        (&["run"], &["--http", "--sse", "--port"]),
+        (&["profile", "run"], &["--http", "--sse", "--port"]),
+        (&["profile", "inspect"], &["--server", "--http", "--sse"]),
+        (&["client", "edit"], &["--disabled"]),
         (&["config"], &["edit", "reset", "get"]),
     ] {
         let help = done(&home, &[command, &["--help"]].concat(), &[]).await;
         for option in options {
             assert!(help.contains(option), "{command:?} has no {option}:\n{help}");
         }
+    }
+}
+
+/// What the documents show is done, not only listed in the help.
+#[tokio::test]
+async fn defect_26_every_documented_command_line_does_what_it_says() {
+    let home = home();
+    done(&home, &["config", "set", "node_executable", "bunx"], &[]).await;
+    assert!(done(&home, &["config"], &[]).await.contains("bunx"));
+    done(&home, &["usage", "--profile", "work", "--export", "metrics.json"], &[]).await;
+    let report = std::fs::read_to_string(home.path("metrics.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&report).unwrap()["days"], 30);
+    done(&home, &["usage", "--resources"], &[]).await;
+    // One of the two servers of the profile is reached by nobody.
+    let profile = ["doctor", "--profile", "work", "--verbose", "--offline", "--timeout", "20"];
+    let ended = mcpm(&home, &profile, &[]).await;
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended.stdout.contains("demo-server") && !ended.stdout.contains(SECRET),
+        "{}",
+        ended.stdout
+    );
+    let told = done(&home, &["doctor", "--cleanup", "--dry-run", "--json"], &[]).await;
+    let unused: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!(unused["servers"], json!([]), "{told}");
+    done(&home, &["new", "spare", "--command", "x"], &[]).await;
+    done(&home, &["doctor", "--cleanup", "--force"], &[]).await;
+    let listed: Value = serde_json::from_str(&done(&home, &["ls", "--json"], &[]).await).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+}
+
+/// Two of them at once get two ports, and each tells the URL it was asked for.
+#[tokio::test]
+async fn run_over_http_finds_a_port_and_ends_with_who_started_it() {
+    let home = home();
+    let mut served = Vec::new();
+    for args in [
+        &["run", "demo", "--http", "--until-stdin-ends"][..],
+        &["profile", "run", "work", "--sse", "--server", "demo", "--until-stdin-ends"],
+    ] {
+        let mut program = Program::start(home.command("mcpm", args));
+        let url = program
+            .line("a URL", |line| line.starts_with("http://127.0.0.1:").then(|| line.to_owned()));
+        served.push((url.await, program));
+    }
+    assert!(served[0].0.ends_with("/mcp") && served[1].0.ends_with("/sse"), "{served:?}");
+    let port = |url: &str| url.rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
+    assert_ne!(port(&served[0].0), port(&served[1].0));
+    for (url, mut program) in served {
+        program.hang_up();
+        assert_eq!(program.ended().await.code, Some(0), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn words_of_mcpm_1_say_what_replaced_them() {
+    let home = home();
+    for word in ["add", "rm", "target", "stash", "inspector"] {
+        let ended = mcpm(&home, &[word, "x"], &[]).await;
+        assert_eq!(ended.code, Some(2), "{word}: {}", ended.stderr);
+        assert!(ended.stderr.contains("hint: "), "{word}: {}", ended.stderr);
     }
 }
 

@@ -1,5 +1,11 @@
 //! What `deploy/` holds, checked without the engines that would run it: names of settings, YAML, the
-//! templates of the chart, the unit. The images themselves are built by `cargo xtask images`.
+//! templates of the chart, the unit; by Compose and by Helm's library where they can be had. The images themselves are
+//! built by `cargo xtask images`.
+
+mod chart;
+mod compose;
+mod settings;
+mod yaml;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -243,9 +249,10 @@ fn systemd_understands_the_unit_and_finds_it_well_shut_off() {
 #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 fn haproxy_understands_its_configuration() {
     let config = root().join("deploy/compose/haproxy.cfg");
-    let Ok(checked) = Command::new("haproxy").arg("-c").arg("-f").arg(&config).output() else {
+    let Some(haproxy) = harness::process::peer("haproxy") else {
         eprintln!("skipped: there is no haproxy");
         return;
     };
+    let checked = haproxy.into_std().arg("-c").arg("-f").arg(&config).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }

@@ -66,10 +66,7 @@ async fn as_many_requests_are_in_flight_as_a_share_may_have() {
     let hanging =
         futures_util::future::join(client.get(&info.url).send(), client.get(&info.url).send());
     let third = async {
-        eventually("two are in flight", || async {
-            (share.tunnel.stats().active == 2).then_some(())
-        })
-        .await;
+        share.has_in_flight(2).await;
         client.get(&info.url).send().await.unwrap()
     };
     let third = tokio::select! { _ = hanging => panic!("they hang"), third = third => third };
@@ -178,12 +175,7 @@ async fn what_was_used_before_a_restart_counts_after_it() {
 async fn bytes_of_a_day_end_an_answer_that_has_no_end() {
     let relay =
         TestRelay::with(config(|c| c.limits.per_address.bytes_per_day = Some(1_000_000))).await;
-    let service = Service::start(|_| async {
-        let piece = Bytes::from_static(&[0; 64 * 1024]);
-        let endless = futures_util::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
-        Response::new(StreamBody::new(endless).boxed_unsync())
-    })
-    .await;
+    let service = Service::endless().await;
     let agent = TestAgent::new();
     let (_share, info) = agent.share(&relay, "endless", &service, AccessPolicy::public()).await;
     let client = visitor();
@@ -304,12 +296,7 @@ async fn a_blocked_share_ends_its_open_answers_at_once_and_says_so() {
 async fn a_busy_agent_opens_a_second_connection_at_once() {
     let relay = TestRelay::start().await;
     // A few bulk transfers are what keeps a connection busy; small requests share its messages.
-    let service = Service::start(|_| async {
-        let piece = Bytes::from_static(&[0; 64 * 1024]);
-        let endless = futures_util::stream::repeat_with(move || Ok(Frame::data(piece.clone())));
-        Response::new(StreamBody::new(endless).boxed_unsync())
-    })
-    .await;
+    let service = Service::endless().await;
     let agent = TestAgent::new();
     let (_share, info) = agent.share(&relay, "wide", &service, AccessPolicy::public()).await;
     let client = visitor();

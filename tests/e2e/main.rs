@@ -4,15 +4,19 @@
 
 mod abuse;
 mod access;
+mod audited;
 mod background;
 mod crash;
 mod dashboard;
 mod defects;
 mod deploy;
+mod documented;
 mod domains;
 mod edge;
 mod embed;
 mod fidelity;
+mod forms;
+mod fronts;
 mod leaks;
 mod limits;
 mod nodes;
@@ -22,6 +26,7 @@ mod peers;
 mod reconnect;
 mod reload;
 mod replay;
+mod several;
 mod share;
 mod shutdown;
 mod takeover;

@@ -2,6 +2,7 @@
 
 mod failures;
 mod hops;
+mod operators;
 mod postgres;
 #[cfg(unix)]
 #[path = "../../relay/src/store/sqlx/private_postgres.rs"]
@@ -27,6 +28,8 @@ struct Nodes {
     balancer: Balancer,
     ports: Ports,
     all: Vec<TestRelay>,
+    /// What is different in the settings of all nodes.
+    change: fn(&mut Config),
 }
 
 impl Nodes {
@@ -36,7 +39,12 @@ impl Nodes {
     }
 
     async fn on(ports: Ports, count: usize) -> Self {
-        let mut nodes = Self { balancer: Balancer::start().await, ports, all: Vec::new() };
+        Self::with(ports, count, |_| ()).await
+    }
+
+    async fn with(ports: Ports, count: usize, change: fn(&mut Config)) -> Self {
+        let balancer = Balancer::start().await;
+        let mut nodes = Self { balancer, ports, all: Vec::new(), change };
         for n in 0..count {
             nodes.add(&format!("node{n}")).await;
         }
@@ -54,6 +62,7 @@ impl Nodes {
         config.node = id.to_owned();
         config.timing.drain = Duration::from_millis(300);
         config.public_url = Some(PublicUrl { https: false, port: self.balancer.port() });
+        (self.change)(&mut config);
         config
     }
 

@@ -11,7 +11,8 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mcpm::credentials::{ProofSource, TokenCommand};
 use mcpm::tunnel::TunnelStatus;
-use mcpm_relay::config::{AuthMode, Oidc, OidcRequirement};
+use mcpm_relay::config::{AuthMode, Obey, Oidc, OidcRequirement, SettingsSource};
+use mcpm_relay::store::AuditFilter;
 use mcpm_relay::{Config, Ports};
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::assertion::Proof;
@@ -272,4 +273,68 @@ async fn a_session_ends_with_its_token_and_a_blocked_owner_at_once() {
         (answer.status() == 403).then_some(answer)
     });
     assert_eq!(answer.await.headers()["mcpm-relay-error"], "blocked");
+}
+
+/// Settings that a test changes.
+#[derive(Debug)]
+struct Settings(Mutex<Config>);
+
+impl SettingsSource for Settings {
+    fn read(&self) -> Result<Config, String> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    fn prepare(&self, _: &Config) -> Result<Obey, String> {
+        Ok(Box::new(|| ()))
+    }
+}
+
+impl Settings {
+    fn change(&self, change: impl FnOnce(&mut Oidc)) {
+        let mut config = self.0.lock().unwrap();
+        let AuthMode::Oidc(oidc) = &config.auth else { panic!("not oidc") };
+        let mut oidc = Oidc::clone(oidc);
+        change(&mut oidc);
+        config.auth = AuthMode::Oidc(Arc::new(oidc));
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_tokens_changes_without_a_restart_and_who_owns_names_does_not() {
+    let (issuer, signer) = (Issuer::start().await, Signer::new("one"));
+    issuer.publish(&[&signer]);
+    let settings = Arc::new(Settings(Mutex::new(issuer.config())));
+    let source = Arc::clone(&settings) as Arc<dyn SettingsSource>;
+    let ports = Ports { settings: Some(source), ..Ports::in_memory() };
+    let relay = TestRelay::on(issuer.config(), ports).await;
+    let service = Service::echo().await;
+    let staff = showing(issuer.token(&signer, &json!({ "groups": ["staff"] })));
+    let asked = || request("ada-calc", ShareMode::Http, AccessPolicy::public());
+    assert_eq!(staff.open(&relay, asked(), service.backend()).refused().await.code(), "forbidden");
+
+    settings.change(|oidc| oidc.require = vec!["groups=staff".parse().unwrap()]);
+    assert_eq!(relay.relay.reload().unwrap().changed, ["oidc.require"]);
+    // The keys that were read stay, whether the issuer answers or not.
+    *issuer.away.lock().unwrap() = true;
+    let (share, info) = staff.share(&relay, "ada-calc", &service, AccessPolicy::public()).await;
+    let before = showing(issuer.token(&signer, &json!({})));
+    assert_eq!(before.open(&relay, asked(), service.backend()).refused().await.code(), "forbidden");
+
+    settings.change(|oidc| oidc.issuer = "https://idp.example".to_owned());
+    settings.change(|oidc| oidc.audiences = vec!["other".to_owned()]);
+    let done = relay.relay.reload().unwrap();
+    assert!(done.changed.is_empty(), "{done:?}");
+    assert_eq!(done.needs_restart, ["oidc.issuer", "oidc.audience"]);
+    drop(share);
+    let (_again, again) = staff.share(&relay, "ada-calc", &service, AccessPolicy::public()).await;
+    assert!(again.generation > info.generation);
+
+    let trail = AuditFilter { action: Some("agent.refuse".to_owned()), ..AuditFilter::newest(9) };
+    let refused = eventually("the trail tells who was refused", || async {
+        let refused = relay.ports().store.audit_events(trail.clone()).await.unwrap();
+        (!refused.is_empty()).then_some(refused)
+    })
+    .await;
+    assert_eq!((&*refused[0].actor, &*refused[0].object), ("address:127.0.0.1", "forbidden"));
+    assert!(refused[0].detail.starts_with("key:"), "{:?}", refused[0]);
 }

@@ -85,12 +85,7 @@ async fn a_share_whose_agent_is_away_is_a_503_and_never_a_404() {
 #[tokio::test]
 async fn a_call_in_flight_when_the_agent_dies_fails_and_is_not_sent_again() {
     let relay = TestRelay::start().await;
-    let (calls, mut called) = tokio::sync::watch::channel(0);
-    let service = Service::start(move |_| {
-        calls.send_modify(|calls| *calls += 1);
-        std::future::pending()
-    })
-    .await;
+    let (service, mut called) = Service::silent().await;
     let agent = TestAgent::new();
     let (share, info) = agent.share(&relay, "dying", &service, AccessPolicy::public()).await;
     let call = visitor().get(&info.url).send();

@@ -125,6 +125,50 @@ async fn settings_change_under_a_tunnel_that_stays() {
 }
 
 #[tokio::test]
+async fn an_access_log_begins_changes_and_ends_without_a_restart() {
+    let bench = Bench::start("http-mode = true\n").await;
+    let (service, scope) = (Service::echo().await, Scope::new());
+    let share = bench.share(&service, "the first of two secrets", &scope);
+    let info = share.up().await;
+    assert_eq!(status(&info.url, 1).await, 200);
+    let (one, two) = (bench.dir.path().join("one.log"), bench.dir.path().join("two.log"));
+    let lines = |file: &PathBuf| std::fs::read_to_string(file).map_or(0, |it| it.lines().count());
+    let log = |kind: &str, file: &PathBuf| {
+        let file = file.display();
+        format!("http-mode = true\naccess-log = \"{kind}\"\naccess-log-file = \"{file}\"\n")
+    };
+    bench.write(&log("text", &one));
+    let done = bench.reload().await.unwrap();
+    let expected = json!({ "changed": ["access-log", "access-log-file"], "needs_restart": [] });
+    assert_eq!(done, expected);
+    assert_eq!(status(&info.url, 1).await, 200);
+    eventually("it is written", || async { (lines(&one) == 1).then_some(()) }).await;
+
+    bench.write(&log("json", &bench.dir.path().join("missing/two.log")));
+    let error = bench.reload().await.unwrap_err();
+    assert!(error.contains("cannot write the access log") && error.contains("missing"), "{error}");
+    assert_eq!(status(&info.url, 1).await, 200);
+    eventually("the old one goes on", || async { (lines(&one) == 2).then_some(()) }).await;
+
+    bench.write(&log("json", &two));
+    bench.reload().await.unwrap();
+    assert_eq!(status(&info.url, 1).await, 200);
+    eventually("the new one is written", || async { (lines(&two) == 1).then_some(()) }).await;
+    let line = std::fs::read_to_string(&two).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["share"], "kept");
+    // Whoever moves the file away has it made again, though no setting has changed.
+    std::fs::rename(&two, bench.dir.path().join("two.log.1")).unwrap();
+    assert_eq!(bench.reload().await.unwrap()["changed"], json!([]));
+    eventually("it is there again", || async { two.exists().then_some(()) }).await;
+
+    bench.write("http-mode = true\n");
+    bench.reload().await.unwrap();
+    assert_eq!(status(&info.url, 1).await, 200);
+    assert_eq!((lines(&one), lines(&two)), (2, 0), "nobody looks any more");
+    scope.cancel();
+}
+
+#[tokio::test]
 async fn a_secret_and_the_admin_token_are_rotated_without_a_restart() {
     let bench = Bench::start("http-mode = true\n").await;
     let (service, scope) = (Service::echo().await, Scope::new());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use harness::{
-    Service, TestAgent, TestRelay, eventually, full, next_piece, request, soon, token_policy,
-    visitor,
+    Service, TestAgent, TestRelay, echoes_over_socket, full, next_piece, request, soon,
+    token_policy, visitor,
 };
 use http::Response;
 use http_body_util::{BodyExt, StreamBody};
@@ -146,12 +146,9 @@ async fn a_visitor_who_leaves_cancels_the_exchange_at_the_service() {
     let agent = TestAgent::new();
     let (share, info) = agent.share(&relay, "slow", &service, AccessPolicy::public()).await;
     let call = visitor().get(&info.url).send();
-    let watcher = eventually("the request is there", || async {
-        (share.tunnel.stats().active == 1).then_some(())
-    });
     tokio::select! {
         _ = call => panic!("there is no answer"),
-        () = watcher => {}
+        () = share.has_in_flight(1) => {}
     }
     soon("the service learns of it", left.wait_for(|gone| *gone)).await.unwrap();
 }
@@ -199,31 +196,12 @@ async fn a_service_that_is_not_there_is_a_502_and_comes_back_without_a_hand() {
 
 #[tokio::test]
 async fn a_websocket_passes_through_a_share_of_mode_http() {
-    use futures_util::SinkExt as _;
     let relay = TestRelay::start().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let scope = mcpm_shared::scope::Scope::new();
-    scope.spawn_until_cancelled(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-        while let Some(Ok(message)) = socket.next().await {
-            socket.send(message).await.unwrap();
-        }
-    });
-    let agent = TestAgent::new();
-    let backend = mcpm::tunnel::Backend::Http(port.to_string().parse().unwrap());
-    let share = agent.open(&relay, request("ws", ShareMode::Http, AccessPolicy::public()), backend);
+    let (service, agent) = (Service::socket().await, TestAgent::new());
+    let asked = request("ws", ShareMode::Http, AccessPolicy::public());
+    let share = agent.open(&relay, asked, service.backend());
     share.up().await;
-    let addr = relay.relay.addr();
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let url = format!("ws://localhost:{}/s/ws/socket", addr.port());
-    let (mut socket, _) =
-        soon("upgrade", tokio_tungstenite::client_async(url, stream)).await.unwrap();
-    socket.send("hello".into()).await.unwrap();
-    let back = soon("the echo comes", socket.next()).await.unwrap().unwrap();
-    assert_eq!(back.into_text().unwrap(), "hello");
-    scope.cancel();
+    echoes_over_socket(relay.relay.addr(), "ws", &["hello"]).await;
 }
 
 #[tokio::test]
@@ -239,10 +217,7 @@ async fn a_thousand_exchanges_at_once_find_their_own_answers() {
         }
     });
     futures_util::stream::iter(calls).buffer_unordered(64).collect::<Vec<()>>().await;
-    eventually("nothing is in flight", || async {
-        (share.tunnel.stats().active == 0).then_some(())
-    })
-    .await;
+    share.has_in_flight(0).await;
     assert_eq!(share.tunnel.stats().requests, 1000);
 }
 

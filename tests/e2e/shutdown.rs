@@ -21,10 +21,7 @@ async fn a_call_in_flight_ends_before_the_relay_does() {
     let client = visitor();
     let call = client.get(&info.url).send();
     let end = async {
-        eventually("the call is in flight", || async {
-            (share.tunnel.stats().active == 1).then_some(())
-        })
-        .await;
+        share.has_in_flight(1).await;
         let addr = relay.relay.addr();
         let down = relay.relay.shutdown();
         let release = async {
@@ -52,10 +49,7 @@ async fn what_does_not_end_within_the_grace_period_is_cut() {
     let client = visitor();
     let call = client.get(&info.url).send();
     let end = async {
-        eventually("the call is in flight", || async {
-            (share.tunnel.stats().active == 1).then_some(())
-        })
-        .await;
+        share.has_in_flight(1).await;
         relay.relay.shutdown().await
     };
     let (answer, cut) = soon("the relay ends", async { tokio::join!(call, end) }).await;
@@ -73,4 +67,28 @@ async fn agents_come_back_by_themselves_after_a_restart() {
     assert_eq!(after.url, before.url);
     assert_eq!(visitor().get(&after.url).send().await.unwrap().status(), 200);
     drop(relay);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_relay_that_waits_for_its_database_stops_when_told_to() {
+    use harness::process::{Program, built, command};
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut serve = command(built("mcpm-relay"));
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "none"]);
+    serve.args(["--database", "postgres://nobody@127.0.0.1:1/none", "--data-dir"]).arg(dir.path());
+    let mut relay = Program::start(serve);
+    harness::eventually("it says that it waits", || async {
+        let said = relay.stderr();
+        // Why, too: a pool that ran out of time helps nobody.
+        (said.contains("database does not answer yet") && said.contains("onnection refused"))
+            .then_some(())
+    })
+    .await;
+    relay.signal("TERM");
+    let told = std::time::Instant::now();
+    let ended = relay.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(told.elapsed() < std::time::Duration::from_secs(10), "{:?}", told.elapsed());
 }

@@ -6,19 +6,14 @@
 pub mod balancer;
 pub mod home;
 pub mod process;
+mod service;
+pub mod terminal;
 
-use std::convert::Infallible;
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use mcpm::credentials::ProofSource;
 use mcpm::tunnel::{
     Backend, ProxySettings, ShareInfo, ShareRequest, TlsOptions, Tunnel, TunnelConfig, TunnelError,
@@ -30,7 +25,8 @@ use mcpm_shared::identity::AgentKey;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
-use tokio::net::TcpListener;
+
+pub use self::service::{Answer, Service, echoes_over_socket, full};
 
 /// How long a test waits for what must happen. Generous: no test waits for it unless it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -243,6 +239,14 @@ impl TestShare {
             _ => unreachable!("waited for"),
         }
     }
+
+    /// Waits until so many requests are at the agent.
+    pub async fn has_in_flight(&self, count: usize) {
+        eventually(&format!("{count} requests are in flight"), || async {
+            (self.tunnel.stats().active == count).then_some(())
+        })
+        .await;
+    }
 }
 
 /// Makes a policy that the token `secret` opens.
@@ -251,91 +255,6 @@ pub fn token_policy(secret: &str) -> AccessPolicy {
     let digest = Token::new(secret).digest();
     let grant = TokenGrant { id: "t1".to_owned(), label: None, digest, expires_at: None };
     AccessPolicy { tokens: vec![grant], ..AccessPolicy::default() }
-}
-
-/// What a [`Service`] answers with.
-pub type Answer = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// Makes a body of known bytes.
-#[must_use]
-pub fn full(bytes: impl Into<Bytes>) -> Answer {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
-}
-
-/// A real HTTP service on a real socket, whose behaviour a test writes.
-#[derive(Debug)]
-pub struct Service {
-    addr: SocketAddr,
-    scope: Scope,
-}
-
-impl Service {
-    /// Starts a service that answers with what `handler` returns.
-    pub async fn start<H, F>(handler: H) -> Self
-    where
-        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-        F: Future<Output = Response<Answer>> + Send + 'static,
-    {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (scope, handler) = (Scope::new(), Arc::new(handler));
-        let tasks = scope.clone();
-        scope.spawn_until_cancelled(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let handler = Arc::clone(&handler);
-                let service = hyper::service::service_fn(move |request| {
-                    let answer = handler(request);
-                    async move { Ok::<_, Infallible>(answer.await) }
-                });
-                tasks.spawn_until_cancelled(async move {
-                    let _ended = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .with_upgrades()
-                        .await;
-                });
-            }
-        });
-        Self { addr, scope }
-    }
-
-    /// Starts a service that says what it was asked: method, target, headers and body, as JSON.
-    pub async fn echo() -> Self {
-        Self::start(|request| async move {
-            let (parts, body) = request.into_parts();
-            let headers: Vec<(String, String)> = parts
-                .headers
-                .iter()
-                .map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
-                .collect();
-            let body = body.collect().await.unwrap().to_bytes();
-            let said = serde_json::json!({
-                "method": parts.method.as_str(),
-                "target": parts.uri.to_string(),
-                "headers": headers,
-                "body": String::from_utf8_lossy(&body),
-            });
-            Response::new(full(said.to_string()))
-        })
-        .await
-    }
-
-    /// Returns the backend of a share in front of this service.
-    #[must_use]
-    pub fn backend(&self) -> Backend {
-        Backend::Http(self.addr.port().to_string().parse().unwrap())
-    }
-
-    /// Returns the service's own URL.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.scope.cancel();
-    }
 }
 
 /// Returns an HTTP client that trusts `fingerprint`-less test relays and follows no redirects.

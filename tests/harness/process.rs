@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
@@ -146,6 +146,32 @@ impl Program {
         self.stdin = None;
     }
 
+    /// Opens a session of MCP as `client`, lists the tools, hangs up and waits for the end. Returns both answers.
+    ///
+    /// # Panics
+    /// When an answer or the end does not come.
+    pub async fn visited(mut self, client: &str) -> ([Value; 2], Ended) {
+        let client = json!({ "name": client, "version": "1" });
+        let opening =
+            json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client });
+        let opened = self.asked(1, "initialize", opening).await;
+        let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        self.say(&initialized.to_string()).await;
+        let listed = self.asked(2, "tools/list", json!({})).await;
+        self.hang_up();
+        ([opened, listed], self.ended().await)
+    }
+
+    async fn asked(&mut self, id: u64, method: &str, params: Value) -> Value {
+        let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        self.say(&request.to_string()).await;
+        self.line("an answer", |line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            (message["id"] == id && message.get("method").is_none()).then_some(message)
+        })
+        .await
+    }
+
     /// Sends a signal by its short name, such as `TERM`.
     ///
     /// # Panics
@@ -215,6 +241,26 @@ pub fn built(program: &str) -> PathBuf {
 #[must_use]
 pub fn peers_folder() -> PathBuf {
     target_folder("../..").join("peers")
+}
+
+/// A program of other people: the system's, or that which `cargo xtask peers` has unpacked; `None` where there is neither.
+#[must_use]
+pub fn peer(program: &str) -> Option<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Servers are not on everybody's path.
+    let system = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    let found = std::env::split_paths(&path).chain(system).map(|folder| folder.join(program));
+    if let Some(found) = found.into_iter().find(|path| path.is_file()) {
+        return Some(command(found));
+    }
+    let folder = peers_folder().join(program);
+    let places = ["usr/sbin", "usr/bin"].map(|place| folder.join(place).join(program));
+    let mut command = command(places.into_iter().find(|path| path.is_file())?);
+    // What it needs and the system lacks was unpacked beside it.
+    let libraries = std::fs::read_dir(folder.join("usr/lib")).into_iter().flatten().flatten();
+    let libraries = libraries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).ok()?);
+    Some(command)
 }
 
 /// A folder relative to the one that holds test programs (`target/debug/deps`).

@@ -104,12 +104,7 @@ async fn an_agent_that_claims_at_another_node_wins_over_the_old_one() {
 #[tokio::test]
 async fn a_call_in_flight_at_a_node_that_dies_fails_and_is_not_sent_again() {
     let mut nodes = Nodes::start(3).await;
-    let (calls, mut called) = tokio::sync::watch::channel(0);
-    let service = Service::start(move |_| {
-        calls.send_modify(|calls| *calls += 1);
-        std::future::pending()
-    })
-    .await;
+    let (service, mut called) = Service::silent().await;
     let agent = TestAgent::new();
     let (_share, _) = nodes.share(&agent, 1, "dying", &service).await;
     let call = visitor().post(nodes.url(0, "dying")).body("once").send();

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
-use harness::{Service, TestAgent, eventually, next_piece, request, soon, visitor};
+use futures_util::StreamExt as _;
+use harness::{Service, TestAgent, echoes_over_socket, next_piece, request, soon, visitor};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
@@ -116,12 +116,7 @@ impl Drop for Told {
 #[tokio::test]
 async fn a_visitor_who_leaves_before_the_answer_is_noticed_over_a_hop() {
     let nodes = Nodes::start(2).await;
-    let (calls, mut called) = watch::channel(0);
-    let service = Service::start(move |_| {
-        calls.send_modify(|calls| *calls += 1);
-        std::future::pending()
-    })
-    .await;
+    let (service, mut called) = Service::silent().await;
     let agent = TestAgent::new();
     let (share, _) = nodes.share(&agent, 1, "patient", &service).await;
     let call = visitor().get(nodes.url(0, "patient")).send();
@@ -129,42 +124,18 @@ async fn a_visitor_who_leaves_before_the_answer_is_noticed_over_a_hop() {
         _ = call => panic!("there is no answer"),
         arrived = called.wait_for(|calls| *calls == 1) => drop(arrived.unwrap()),
     }
-    eventually("the agent is at rest", || async {
-        (share.tunnel.stats().active == 0).then_some(())
-    })
-    .await;
+    share.has_in_flight(0).await;
 }
 
 #[tokio::test]
 async fn a_websocket_passes_a_hop() {
     let nodes = Nodes::start(2).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let scope = mcpm_shared::scope::Scope::new();
-    scope.spawn_until_cancelled(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
-        while let Some(Ok(message)) = socket.next().await {
-            socket.send(message).await.unwrap();
-        }
-    });
-    let agent = TestAgent::new();
-    let backend = mcpm::tunnel::Backend::Http(port.to_string().parse().unwrap());
+    let (service, agent) = (Service::socket().await, TestAgent::new());
     nodes.balancer.set([nodes.all[1].relay.addr()]);
     let asked = request("ws", ShareMode::Http, AccessPolicy::public());
-    let share = agent.open_at(&nodes.balancer.url(""), asked, backend);
+    let share = agent.open_at(&nodes.balancer.url(""), asked, service.backend());
     share.up().await;
-    let addr = nodes.all[0].relay.addr();
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let url = format!("ws://localhost:{}/s/ws/socket", addr.port());
-    let (mut socket, _) =
-        soon("upgrade", tokio_tungstenite::client_async(url, stream)).await.unwrap();
-    for text in ["hello", "again"] {
-        socket.send(text.into()).await.unwrap();
-        let back = soon("the echo comes", socket.next()).await.unwrap().unwrap();
-        assert_eq!(back.into_text().unwrap(), text);
-    }
-    scope.cancel();
+    echoes_over_socket(nodes.all[0].relay.addr(), "ws", &["hello", "again"]).await;
 }
 
 #[tokio::test]

@@ -88,3 +88,17 @@ async fn a_call_in_flight_over_a_hop_outlives_an_orderly_stop() {
     assert_eq!(answer.unwrap().text().await.unwrap(), "done");
     assert_eq!(*called.borrow(), 1);
 }
+
+#[tokio::test]
+async fn a_node_that_stopped_is_gone_at_once_and_stays_away() {
+    let mut nodes = Nodes::start(3).await;
+    for left in [2, 1] {
+        let old = nodes.all.pop().unwrap();
+        nodes.balance();
+        old.relay.shutdown().await;
+        let known = nodes.ports.store.beat_node("nobody", 0, false, 0).await.unwrap().nodes;
+        let mut known: Vec<_> = known.iter().map(|node| node.id.as_str()).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["node0", "node1"][..left], "the one that stopped did not enter again");
+    }
+}

@@ -227,28 +227,10 @@ fn sorted(mut server: Value) -> Value {
 
 /// One client's visit.
 async fn serve(command: Command) {
-    let mut program = Program::start(command);
-    let client = json!({ "name": "turns", "version": "1" });
-    let opening =
-        json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client });
-    for request in [
-        json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": opening }),
-        json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }),
-        json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" }),
-    ] {
-        program.say(&request.to_string()).await;
-        if let Some(id) = request.get("id") {
-            let answer = program
-                .line("an answer", |line| {
-                    let message: Value = serde_json::from_str(line).ok()?;
-                    (message["id"] == *id).then_some(message)
-                })
-                .await;
-            assert!(answer.get("result").is_some(), "{answer}");
-        }
+    let (answers, _) = Program::start(command).visited("turns").await;
+    for answer in answers {
+        assert!(answer.get("result").is_some(), "{answer}");
     }
-    program.hang_up();
-    program.ended().await;
 }
 
 /// A program of the Python `mcpm`'s own folder, on this home.
