@@ -1,8 +1,11 @@
-//! Start-up and memory of commands that only look: `--version`, `--help`, `ls`.
+//! Start-up and memory of commands that only look (`--version`, `--help`, `ls`), the start of a gateway to its first
+//! answer, and the sizes of the programs.
 //!
-//! Run by `cargo xtask bench cli`. Each command is started in turn with `true`, which does nothing: what it takes beyond
-//! that is its own. How long `run` takes to its first answer is a figure of `cargo xtask bench gateway`.
+//! Run by `cargo xtask bench cli`. Each command that only looks is started in turn with `true`, which does nothing: what
+//! it takes beyond that is its own.
 #![expect(clippy::print_stdout, reason = "a program whose result is text")]
+
+mod start;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,6 +24,8 @@ const COMMANDS: [&[&str]; 5] =
     [&["--version"], &["--help"], &["ls"], &["ls", "--json"], &["profile", "ls"]];
 const MOST_MS: f64 = 10.0;
 const MOST_MEGABYTES: f64 = 12.0;
+/// The programs, and how many megabytes each may have as a file.
+const PROGRAMS: [(&str, f64); 2] = [("mcpm", 25.0), ("mcpm-relay", 20.0)];
 /// How many servers the home has.
 const SERVERS: usize = 20;
 /// How long a command may take to come to its first word.
@@ -29,7 +34,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    mcpm_bench::run(async { bench(std::env::args().skip(1)) })
+    let mut args = std::env::args().skip(1).peekable();
+    // A gateway's server is this program too.
+    let part = args.next_if(|arg| arg == "server");
+    mcpm_bench::run(async {
+        match part {
+            Some(_) => mcpm_bench::server::serve(args),
+            None => bench(args),
+        }
+    })
 }
 
 fn bench(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
@@ -41,12 +54,31 @@ fn bench(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
             _ => bail!("unknown argument {arg}; there are --bins, --quick"),
         }
     }
-    let (mcpm, home) = (bins.join("mcpm"), home()?);
+    let mcpm = bins.join("mcpm");
+    commands(&mcpm, rounds)?;
+    start::bench(&mcpm, rounds / 5)?;
+    sizes(&bins)
+}
+
+fn sizes(bins: &Path) -> anyhow::Result<()> {
+    println!("\n| program | MB | must be | |\n|---|---|---|---|");
+    for (name, most) in PROGRAMS {
+        let program = bins.join(name);
+        let file = std::fs::metadata(&program).with_context(|| format!("look at {program:?}"))?;
+        let megabytes = count(usize::try_from(file.len())?) / 1e6;
+        let (is, met) = (shown(megabytes), verdict(megabytes <= most));
+        println!("| `{name}` | {is} | ≤ {most} | {met} |");
+    }
+    Ok(())
+}
+
+fn commands(mcpm: &Path, rounds: usize) -> anyhow::Result<()> {
+    let home = home()?;
     let mut times = vec![Vec::new(); COMMANDS.len() + 1];
     for _ in 0..rounds {
         times[0].push(time(Command::new("true"))?);
         for (index, args) in COMMANDS.iter().enumerate() {
-            times[index + 1].push(time(command(&mcpm, home.path(), args))?);
+            times[index + 1].push(time(command(mcpm, home.path(), args))?);
         }
     }
     times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
@@ -57,7 +89,7 @@ fn bench(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     for (args, times) in COMMANDS.iter().zip(&times[1..]) {
         let own = percentile(times, 50) - nothing;
         let p95 = percentile(times, 95) - nothing;
-        let megabytes = peak(&mcpm, home.path(), args)?;
+        let megabytes = peak(mcpm, home.path(), args)?;
         println!(
             "| `mcpm {}` | {} | {} | ≤ {MOST_MS} | {} | {} | ≤ {MOST_MEGABYTES} | {} |",
             args.join(" "),
@@ -93,9 +125,14 @@ fn home() -> anyhow::Result<tempfile::TempDir> {
             (name, entry)
         })
         .collect();
-    std::fs::write(home.path().join("servers.json"), Value::from(servers).to_string())?;
-    std::fs::write(home.path().join("profiles_metadata.json"), json!({ "work": {} }).to_string())?;
+    configure(home.path(), servers)?;
     Ok(home)
+}
+
+/// Writes the files of servers that are all in one profile.
+fn configure(home: &Path, servers: Map<String, Value>) -> std::io::Result<()> {
+    std::fs::write(home.join("servers.json"), Value::from(servers).to_string())?;
+    std::fs::write(home.join("profiles_metadata.json"), json!({ "work": {} }).to_string())
 }
 
 fn command(mcpm: &Path, home: &Path, args: &[&str]) -> Command {

@@ -185,7 +185,8 @@ impl Place {
     }
 
     async fn share(self, options: &Options) -> anyhow::Result<Running> {
-        let (relay, addr) = relay::start(&options.bins).await?;
+        let relay = relay::start(&options.bins, &relay::BARE.map(Into::into)).await?;
+        let (relay, addr) = (relay.process, relay.addr);
         let mut command = self.mcpm(options);
         command.args(["share", "echo1", "--no-auth", "--subdomain", "bench", "--json"]);
         command.args(["--address", &format!("http://{addr}")]);

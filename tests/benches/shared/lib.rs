@@ -1,10 +1,13 @@
 //! What the benches have in common: processes, latencies, tables, and a run that ends cleanly.
 
+pub mod churn;
 pub mod http1;
 pub mod outcome;
 pub mod process;
 pub mod relay;
+pub mod server;
 pub mod table;
+pub mod tls;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -134,6 +134,13 @@ impl Process {
         self.child.id().map_or_else(Weight::default, Weight::of)
     }
 
+    /// How many files and connections the process has open; 0 when it has ended.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let folder = self.child.id().map(|id| format!("/proc/{id}/fd"));
+        folder.and_then(|folder| std::fs::read_dir(folder).ok()).map_or(0, Iterator::count)
+    }
+
     /// Asks it to end, so that it ends its own children, and waits; kills it when it takes too long.
     pub async fn stop(self) {
         if let Some(group) = self.id() {

@@ -45,9 +45,7 @@ impl<C: Column> Table<C> {
     #[must_use]
     pub fn median(&self, name: &str, figure: C) -> Option<f64> {
         let (_, row) = self.rows.iter().find(|(known, _)| *known == name)?;
-        let mut values = row.get(&figure)?.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        row.get(&figure).map(|values| median(values.clone()))
     }
 
     /// The medians, a row a contender.
@@ -70,13 +68,39 @@ impl<C: Column> Table<C> {
     }
 }
 
+/// The one in the middle of several repetitions; not a number where there is none.
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// As many digits as mean something.
 #[must_use]
 pub fn shown(value: f64) -> String {
-    match value {
-        v if v >= 1000.0 => format!("{:.0}", (v / 10.0).round() * 10.0),
-        v if v >= 10.0 => format!("{v:.0}"),
-        v if v >= 1.0 => format!("{v:.1}"),
-        v => format!("{v:.3}"),
+    match value.abs() {
+        size if size >= 1000.0 => format!("{:.0}", (value / 10.0).round() * 10.0),
+        size if size >= 10.0 => format!("{value:.0}"),
+        size if size >= 1.0 => format!("{value:.1}"),
+        size if size > 0.0 => format!("{value:.3}"),
+        size if size.is_nan() => "–".to_owned(),
+        _ => "0".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_as_many_digits_as_mean_something() {
+        let all = [12_345.0, 99.6, 9.96, 0.9996, -395.3, 0.0];
+        assert_eq!(all.map(shown), ["12350", "100", "10.0", "1.000", "-395", "0"]);
+    }
+
+    #[test]
+    fn the_median_is_the_one_in_the_middle() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
+        assert!(median(Vec::new()).is_nan());
     }
 }

@@ -2,16 +2,19 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mcpm_bench::http1::{self, head, listen};
 use mcpm_bench::process::Process;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::certs::{self, Certs};
 
 /// Bytes of the answer to `/`.
 pub(crate) const SMALL: usize = 1024;
+/// How often something happens.
+const EVERY: Duration = Duration::from_millis(250);
 
 /// The backend, in a process of its own so that its work is not counted as the generator's.
 pub(crate) struct Backend {
@@ -35,7 +38,8 @@ pub(crate) async fn start(certs: &Certs) -> anyhow::Result<Backend> {
     Ok(Backend { port, tls_port, _process: process })
 }
 
-/// Answers `/` with 1 KB and `/bulk/N` with N bytes, until killed.
+/// Answers `/` with 1 KB, `/bulk/N` with N bytes and `/events` with events without an end, until
+/// killed.
 pub(crate) async fn serve(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut file = || args.next().context("backend wants a certificate and its key");
     let tls = certs::acceptor(Path::new(&file()?), Path::new(&file()?))?;
@@ -59,6 +63,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io
     let mut buffer = Vec::with_capacity(8 * 1024);
     while let Some(head) = head(&mut stream, &mut buffer).await? {
         match bulk_size(&head) {
+            None if head.starts_with("GET /events ") => return events(stream).await,
             None => stream.write_all(small.as_bytes()).await?,
             Some(size) => {
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
@@ -77,6 +82,23 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io
         }
     }
     stream.shutdown().await
+}
+
+/// Tells of something again and again until nobody listens.
+async fn events<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await?;
+    let mut tick = tokio::time::interval(EVERY);
+    let mut nothing = [0; 1];
+    loop {
+        tokio::select! {
+            _ = tick.tick() => stream.write_all(b"c\r\ndata: tick\n\n\r\n").await?,
+            // Whoever listens says nothing more: this is the end.
+            _ = stream.read(&mut nothing) => return Ok(()),
+        }
+        stream.flush().await?;
+    }
 }
 
 fn bulk_size(head: &str) -> Option<usize> {

@@ -5,18 +5,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use mcpm_bench::tls;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The password of the leaf's PKCS #12 file, which must have one.
@@ -25,8 +20,7 @@ pub(crate) const PASSWORD: &str = "bench";
 /// Certificates as files, and the visitors' trust in them.
 pub(crate) struct Certs {
     folder: TempDir,
-    /// Speaks TLS 1.3 as a visitor with as little work as possible: each connection is a full
-    /// handshake, but what the server proves is not looked at.
+    /// Speaks TLS as a visitor.
     pub(crate) visitor: TlsConnector,
 }
 
@@ -47,7 +41,7 @@ impl Certs {
         let names = ["localhost", "bench.localhost", "127.0.0.1"].map(str::to_owned);
         let key = KeyPair::generate()?;
         let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
-        let certs = Self { visitor: visitor()?, folder };
+        let certs = Self { visitor: tls::visitor()?, folder };
         std::fs::write(certs.authority(), root.pem())?;
         std::fs::write(certs.leaf(), leaf.pem())?;
         std::fs::write(certs.key(), key.serialize_pem())?;
@@ -87,60 +81,6 @@ impl Certs {
             .context("run openssl")?;
         ensure!(made.success(), "openssl ended with {made}");
         Ok(file)
-    }
-}
-
-fn visitor() -> anyhow::Result<TlsConnector> {
-    let mut provider = ring::default_provider();
-    // The cheapest one here; servers go by what the visitor prefers.
-    provider.cipher_suites = vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256];
-    let algorithms = provider.signature_verification_algorithms;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Blind(algorithms)))
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// Takes every certificate: whose cost is not to be measured does not check them.
-#[derive(Debug)]
-struct Blind(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }
 

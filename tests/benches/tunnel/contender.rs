@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use mcpm_bench::process::{Process, Weight, local};
 use tempfile::TempDir;
 
-pub(crate) use self::ours::{Security, Way, http_share, relay};
+pub(crate) use self::ours::{Security, Way, http_share, relay, relay_with};
 pub(crate) use self::peers::{Rathole, Transport};
 use crate::backend::Backend;
 use crate::certs::Certs;

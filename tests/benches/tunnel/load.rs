@@ -110,7 +110,11 @@ impl Target {
         Self { addr, host: host.to_owned(), tls: None, small: Arc::new(Ask::get("/")) }
     }
 
-    async fn connect(&self) -> anyhow::Result<Stream> {
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Stream> {
         let addr = self.addr;
         let stream = TcpStream::connect(addr).await.with_context(|| format!("reach {addr}"))?;
         stream.set_nodelay(true)?;
@@ -121,15 +125,23 @@ impl Target {
     }
 
     fn request(&self, bulk: Option<usize>, close: bool) -> String {
-        let close = if close { "connection: close\r\n" } else { "" };
         let bulk = bulk.map(|bytes| Ask::get(&format!("/bulk/{bytes}")));
-        let Ask { line, headers, body } = bulk.as_ref().unwrap_or(&self.small);
+        self.text(bulk.as_ref().unwrap_or(&self.small), close)
+    }
+
+    /// Writes a request out, perhaps as the last of its connection.
+    pub(crate) fn text(&self, ask: &Ask, close: bool) -> String {
+        let close = if close { "connection: close\r\n" } else { "" };
+        let Ask { line, headers, body } = ask;
         format!("{line} HTTP/1.1\r\nhost: {}\r\n{headers}{close}\r\n{body}", self.host)
     }
 }
 
 /// Reads one answer and returns the length of its body.
-async fn answer(stream: &mut Stream, buffer: &mut [u8]) -> anyhow::Result<usize> {
+///
+/// # Errors
+/// When it is not a good one with a length.
+pub(crate) async fn answer(stream: &mut Stream, buffer: &mut [u8]) -> anyhow::Result<usize> {
     let mut filled = 0;
     let (head_len, body_len) = loop {
         let read = stream.read(&mut buffer[filled..]).await.context("read an answer")?;

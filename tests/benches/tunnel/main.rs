@@ -12,12 +12,12 @@ mod load;
 mod measure;
 mod report;
 mod rows;
-mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use mcpm_bench::server;
 use mcpm_bench::table::Table;
 
 use crate::backend::Backend;
@@ -39,6 +39,8 @@ struct Options {
     only: Option<String>,
     /// What is measured.
     rows: Vec<Row>,
+    /// How long a soak takes, when it is said.
+    minutes: Option<f64>,
 }
 
 /// What all rows use.
@@ -72,7 +74,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
         nginx: PathBuf::from("nginx"),
         quick: false,
         only: None,
-        rows: Row::all(),
+        rows: Row::usual(),
+        minutes: None,
     };
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
@@ -82,14 +85,20 @@ fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--nginx" => options.nginx = value()?.into(),
             "--only" => options.only = Some(value()?),
             "--rows" => options.rows = Row::parse(&value()?)?,
+            "--minutes" => options.minutes = Some(minutes(&value()?)?),
             "--quick" => options.quick = true,
             _ => bail!(
                 "unknown argument {arg}; there are --bins, --rathole, --nginx, --only, --rows, \
-                 --quick"
+                 --minutes, --quick"
             ),
         }
     }
     Ok(options)
+}
+
+fn minutes(text: &str) -> anyhow::Result<f64> {
+    let minutes = text.parse().ok().filter(|minutes| (0.1..=10_000.0).contains(minutes));
+    minutes.with_context(|| format!("--minutes wants a number from 0.1 to 10000, not {text}"))
 }
 
 async fn bench(options: &Options) -> anyhow::Result<()> {
@@ -128,6 +137,10 @@ async fn beside(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Vec<Finding>> 
             Row::Connect => rows::connect::measure(bench, plan).await.context("connect")?,
             Row::Rtt => rows::distance::measure(bench, plan).await.context("rtt")?,
             Row::IdleServices => rows::idle::measure(bench, plan).await.context("idle-services")?,
+            Row::Handshakes => {
+                rows::handshakes::measure(bench, plan).await.context("handshakes")?
+            }
+            Row::Soak => rows::soak::measure(bench, plan).await.context("soak")?,
         });
     }
     Ok(findings)

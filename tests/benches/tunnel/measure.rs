@@ -19,12 +19,18 @@ pub(crate) struct Plan {
     pub(crate) starts: usize,
     /// How many agents are connected to one relay.
     pub(crate) agents: usize,
+    /// How many services a client of rathole connects at once.
+    pub(crate) services: usize,
+    /// How long a soak takes.
+    pub(crate) minutes: f64,
 }
 
 /// What `docs/performance.md` is made from.
-pub(crate) const FULL: Plan = Plan { repetitions: 3, seconds: 4, starts: 21, agents: 10_000 };
+pub(crate) const FULL: Plan =
+    Plan { repetitions: 3, seconds: 4, starts: 21, agents: 10_000, services: 500, minutes: 5.0 };
 /// A look while working on something.
-pub(crate) const QUICK: Plan = Plan { repetitions: 1, seconds: 1, starts: 5, agents: 1000 };
+pub(crate) const QUICK: Plan =
+    Plan { repetitions: 1, seconds: 1, starts: 5, agents: 1000, services: 100, minutes: 0.5 };
 
 /// Bytes of one bulk answer: long enough that opening it does not count.
 const BULK: usize = 64 * 1024 * 1024;

@@ -131,6 +131,7 @@ fn bounded(must: Must) -> String {
     match must {
         Must::AtMost(limit) => format!("≤ {}", shown(limit)),
         Must::AtLeast(limit) => format!("≥ {}", shown(limit)),
+        Must::Open => "–".to_owned(),
     }
 }
 
@@ -138,7 +139,26 @@ fn verdict(is: f64, must: Must) -> String {
     let (met, limit) = match must {
         Must::AtMost(limit) => (is <= limit, limit),
         Must::AtLeast(limit) => (is >= limit, limit),
+        Must::Open => return String::new(),
     };
     let word = if met { "reached" } else { "**missed**" };
-    format!("{word}, {:.2} ×", is / limit)
+    // There is no multiple of nothing.
+    if limit == 0.0 { word.to_owned() } else { format!("{word}, {:.2} ×", is / limit) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_tells_what_was_promised_and_how_far_it_is() {
+        assert_eq!(verdict(5.0, Must::AtMost(10.0)), "reached, 0.50 ×");
+        assert_eq!(verdict(5.0, Must::AtLeast(10.0)), "**missed**, 0.50 ×");
+        assert_eq!(verdict(0.0, Must::AtMost(0.0)), "reached");
+        assert_eq!(verdict(1.0, Must::AtMost(0.0)), "**missed**");
+        assert_eq!(
+            (bounded(Must::Open), verdict(5.0, Must::Open)),
+            ("–".to_owned(), String::new())
+        );
+    }
 }

@@ -2,9 +2,16 @@
 
 pub(crate) mod connect;
 pub(crate) mod distance;
+pub(crate) mod handshakes;
 pub(crate) mod idle;
+pub(crate) mod soak;
+
+use std::time::Duration;
 
 use anyhow::Context as _;
+
+/// How long all rest until what was begun is done.
+const SHORT_REST: Duration = Duration::from_secs(3);
 
 /// One part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,22 +28,29 @@ pub(crate) enum Row {
     Rtt,
     /// What shares cost that nobody visits.
     IdleServices,
+    /// How many agents a second one relay takes in.
+    Handshakes,
+    /// Whether memory stays flat under mixed load.
+    Soak,
 }
 
 impl Row {
     /// All rows, by the names of the command line.
-    pub(crate) const ALL: [(Self, &'static str); 6] = [
+    pub(crate) const ALL: [(Self, &'static str); 8] = [
         (Self::Tunnel, "tunnel"),
         (Self::InProcess, "in-process"),
         (Self::Tls, "tls"),
         (Self::Connect, "connect"),
         (Self::Rtt, "rtt"),
         (Self::IdleServices, "idle-services"),
+        (Self::Handshakes, "handshakes"),
+        (Self::Soak, "soak"),
     ];
 
-    /// Returns all rows.
-    pub(crate) fn all() -> Vec<Self> {
-        Self::ALL.into_iter().map(|(row, _)| row).collect()
+    /// Returns the rows of a run that names none: all but the soak, which is as long as the rest
+    /// together.
+    pub(crate) fn usual() -> Vec<Self> {
+        Self::ALL.into_iter().map(|(row, _)| row).filter(|row| *row != Self::Soak).collect()
     }
 
     /// Reads names of rows with commas between them.
@@ -70,4 +84,22 @@ pub(crate) struct Finding {
 pub(crate) enum Must {
     AtMost(f64),
     AtLeast(f64),
+    /// Nothing is promised.
+    Open,
+}
+
+/// Lets all rest for a while.
+async fn rest(time: Duration) {
+    let mut tick = tokio::time::interval(time);
+    tick.tick().await;
+    tick.tick().await;
+}
+
+/// Raises the limit of open descriptors as far as it goes, for this program and those that it
+/// starts, and returns it.
+fn room() -> anyhow::Result<usize> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    Ok(limit.maximum.map_or(Ok(usize::MAX), usize::try_from)?)
 }

@@ -29,7 +29,12 @@ pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
                 ("--supergateway", supergateway),
             ]
         }
-        _ => vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))],
+        _ => {
+            // For itself: what it needs of mcpm must not change the programs that are measured.
+            let build = ["build", "--release", "-p", "mcpm-bench", "--bin", "bench-agents"];
+            step::run(tree, "bench-agents", tree.cargo(&build))?;
+            vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))]
+        }
     };
     let run = ["run", "--quiet", "--release", "-p", "mcpm-bench", "--bin", bench, "--"];
     let mut bench = tree.cargo(&run);

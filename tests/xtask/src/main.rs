@@ -9,9 +9,11 @@ mod checks;
 mod conformance;
 mod fuzz;
 mod images;
+mod order;
 mod peers;
 mod step;
 mod tree;
+mod unpacked;
 
 use std::process::ExitCode;
 
@@ -25,10 +27,14 @@ usage: cargo xtask CHORE
   peers [--fresh]        install the npm and PyPI packages that the peer suites use
   conformance [--quick] [--through direct|stdio|http|relay] [--suite NAME] [--legacy-only|--modern-only] [--bins DIR]
                          run the MCP conformance suite against an upstream, alone and behind mcpm
-  bench [tunnel|gateway|cli] [--quick] [--only NAME]
-                         measure the tunnel (or the gateway) beside its peers, or the start of commands that only look
-                         (release build)
+  bench [tunnel] [--quick] [--only NAME] [--rows ROW,...] [--minutes N]
+                         measure the tunnel beside its peers (release build); rows are tunnel, in-process, tls, connect,
+                         rtt, idle-services, handshakes and, only when it is named, soak (of N minutes, 5)
+  bench gateway [--quick] [--only NAME]
+                         measure the gateway beside its peers
+  bench cli [--quick]    measure the start of commands and of a gateway, and the sizes of the programs
   images [--bins DIR]    build the images of deploy/docker from built programs, and run them, where there is Docker
+  order                  record which functions the programs run when they start, for the linker (release build, valgrind)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
 
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
         ["conformance", rest @ ..] => conformance::run(&tree, rest),
         ["bench", rest @ ..] => bench::run(&tree, rest),
         ["images", rest @ ..] => images::run(&tree, rest),
+        ["order"] => order::run(&tree),
         ["fuzz", rest @ ..] => fuzz::run(&tree, rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
+use crate::unpacked;
 
-/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`, `mcpm`.
+/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`, `mcpm`, `helm`.
 pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Failed> {
     let folder = tree.peers();
     fs::create_dir_all(&folder)
@@ -20,7 +21,7 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
         debian(tree, &["pebble"]);
     }
     let mut ready = Vec::new();
-    for kind in [NODE, PYTHON, MCPM] {
+    for kind in [NODE, PYTHON, MCPM, HELM] {
         match kind.ensure(tree, fresh) {
             Ok(()) => ready.push(kind.name),
             Err(Failed(why)) => {
@@ -30,6 +31,7 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
         }
     }
     postgres(tree);
+    unpacked::ensure(tree);
     Ok(ready)
 }
 
@@ -119,6 +121,10 @@ const PYTHON: Kind = Kind {
 /// It wants an older SDK and an older `FastMCP` than the other Python peers, so it has a folder of its own.
 const MCPM: Kind =
     Kind { name: "mcpm", language: "Python mcpm", manifest: "tests/peers/mcpm.txt", ..PYTHON };
+
+/// Helm's library, which renders the chart in `deploy/`.
+const HELM: Kind =
+    Kind { name: "helm", language: "Helm", manifest: "tests/peers/helm.txt", ..PYTHON };
 
 /// One ecosystem that peers come from.
 struct Kind {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use mcpm_bench::process::Process;
+use mcpm_bench::relay::{self, Relay};
 use serde_json::json;
 
 use crate::Options;
@@ -41,19 +42,26 @@ impl Way<'_> {
     }
 }
 
-/// Starts a relay on any port of 127.0.0.1 with further arguments, and tells where it listens.
+/// Starts a relay that keeps nothing, with further arguments, and tells where it listens.
 pub(crate) async fn relay(
     options: &Options,
     folder: &Path,
     security: Security<'_>,
     further: &[&str],
 ) -> anyhow::Result<(Process, SocketAddr)> {
-    // No limits: they would be measured instead of the path.
-    let always = "serve --domain localhost --listen 127.0.0.1:0 --admin-listen none --auth open \
-                  --database memory: --http-mode --requests-per-second 0 \
-                  --handshakes-per-minute 0 --log warn";
-    let mut args: Vec<OsString> = always.split_whitespace().map(Into::into).collect();
-    args.extend(further.iter().map(Into::into));
+    let further = [&relay::BARE, further].concat();
+    let Relay { process, addr, .. } = relay_with(options, folder, security, &further).await?;
+    Ok((process, addr))
+}
+
+/// Starts a relay that is told what it keeps, and whether it shows its metrics.
+pub(crate) async fn relay_with(
+    options: &Options,
+    folder: &Path,
+    security: Security<'_>,
+    args: &[&str],
+) -> anyhow::Result<Relay> {
+    let mut args: Vec<OsString> = args.iter().map(Into::into).collect();
     match security {
         Security::None => {}
         Security::Files(certs) => {
@@ -65,13 +73,7 @@ pub(crate) async fn relay(
             args.push(folder.join("relay").into());
         }
     }
-    let mut relay = Process::start("mcpm-relay", &options.bins.join("mcpm-relay"), &args)?;
-    let addr = relay.line(|line| {
-        let rest = line.split_once("listening on http")?.1.split_once("://")?.1;
-        rest.split_whitespace().next()?.parse().ok()
-    });
-    let addr = addr.await?;
-    Ok((relay, addr))
+    relay::start(&options.bins, &args).await
 }
 
 /// Starts an agent that shares the backend as `bench`, and returns at once.

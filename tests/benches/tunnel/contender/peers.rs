@@ -4,9 +4,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use mcpm_bench::process::{Process, free_port, local};
+use tokio::process::Command;
 
 use crate::Options;
 use crate::certs::{Certs, PASSWORD};
+
+/// How much rathole says. It waits while nobody reads that, so it must be little.
+const QUIET: &str = "warn";
 
 /// How the two halves of rathole talk.
 pub(crate) enum Transport {
@@ -95,13 +99,18 @@ impl Rathole {
 
     /// Starts the half that visitors see.
     pub(crate) fn server(&self, options: &Options) -> anyhow::Result<Process> {
+        self.logging_server(options, QUIET)
+    }
+
+    /// Starts it with a log of this level, which must be read.
+    pub(crate) fn logging_server(&self, options: &Options, log: &str) -> anyhow::Result<Process> {
         let text = format!(
             "[server]\nbind_addr = \"{}\"\ndefault_token = \"bench\"\n{}{}",
             self.control,
             self.transport.table("server"),
             self.services("server", |visitors| format!("bind_addr = \"{visitors}\"")),
         );
-        self.start(options, "server", &text)
+        self.start(options, "server", &text, log)
     }
 
     /// Starts the half beside the backend, which finds the other one at `control`.
@@ -112,14 +121,21 @@ impl Rathole {
             self.transport.table("client"),
             self.services("client", |_| format!("local_addr = \"{backend}\"")),
         );
-        self.start(options, "client", &text)
+        self.start(options, "client", &text, QUIET)
     }
 
-    fn start(&self, options: &Options, side: &str, text: &str) -> anyhow::Result<Process> {
+    fn start(
+        &self,
+        options: &Options,
+        side: &str,
+        text: &str,
+        log: &str,
+    ) -> anyhow::Result<Process> {
         let file = self.folder.join(format!("{side}.toml"));
         std::fs::write(&file, text)?;
-        let flag = format!("--{side}");
-        Process::start("rathole", &options.rathole, &[flag.as_ref(), file.as_os_str()])
+        let mut rathole = Command::new(&options.rathole);
+        rathole.arg(format!("--{side}")).arg(&file).env("RUST_LOG", log);
+        Process::spawn("rathole", rathole)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mcpm_bench::process::Process;
-use mcpm_bench::table::shown;
+use mcpm_bench::table::{median, shown};
 
 use super::{Finding, Must};
 use crate::Bench;
@@ -82,9 +82,4 @@ async fn start(
     let elapsed = started.elapsed();
     process.stop().await;
     Ok(elapsed.as_secs_f64() * 1e3)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

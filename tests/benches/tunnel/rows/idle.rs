@@ -15,7 +15,7 @@ use mcpm_bench::table::shown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{Finding, Must};
+use super::{Finding, Must, SHORT_REST, rest, room};
 use crate::Bench;
 use crate::contender::{Rathole, Security, Transport, Way, relay};
 use crate::measure::Plan;
@@ -24,13 +24,12 @@ use crate::measure::Plan;
 const SHARES: usize = 500;
 /// How long all rest before they are weighed: agents past their first ping.
 const REST: Duration = Duration::from_secs(12);
-const SHORT_REST: Duration = Duration::from_secs(3);
 /// How many connections of one address the forwarder makes; the relay takes 4096.
 const PER_ADDRESS: u32 = 4000;
 
 /// Measures a relay with many agents, without and with TLS, and shares of one agent.
 pub(crate) async fn measure(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Vec<Finding>> {
-    let agents = plan.agents.min(room()?);
+    let agents = plan.agents.min(fitting(room()?)?);
     let mut findings = Vec::new();
     let (theirs_server, theirs_client) = rathole(bench).await?;
     let beside = |theirs: Option<f64>| match theirs {
@@ -46,30 +45,36 @@ pub(crate) async fn measure(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Ve
             must: Must::AtMost(most),
             beside: format!("{}; in the agents' process: {}", beside(theirs_server), shown(agent)),
         });
+        // The same the other way round, as operators ask.
+        let a_gigabyte = |kilobytes: f64| 1e6 / kilobytes;
+        let theirs = theirs_server.map(|theirs| shown(a_gigabyte(theirs)));
+        findings.push(Finding {
+            what: format!("idle tunnels{tls} in a GB of the relay"),
+            is: a_gigabyte(relay),
+            must: Must::AtLeast(a_gigabyte(most)),
+            beside: theirs.map_or_else(String::new, |it| format!("rathole WebSocket: {it}")),
+        });
     }
-    let (_, agent) = tunnels(bench, SHARES, Security::None).await?;
+    let (relay, agent) = shares(bench).await?;
     findings.push(Finding {
         what: format!("{SHARES} shares of one process, KB each at the agent"),
         is: agent,
         must: Must::AtMost(2.0),
-        beside: format!("{}; a session each", beside(theirs_client)),
+        beside: format!("{}; one session", beside(theirs_client)),
     });
     findings.push(Finding {
         what: format!("{SHARES} shares of one session, KB each at the relay"),
-        is: session(bench).await?,
+        is: relay,
         must: Must::AtMost(2.0),
         beside: beside(theirs_server),
     });
     Ok(findings)
 }
 
-/// Returns how many agents the limit of open descriptors leaves room for. The forwarder has two for each that
-/// does not come directly.
-fn room() -> anyhow::Result<usize> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-    let limit = limit.maximum.map_or(Ok(usize::MAX), usize::try_from)?.saturating_sub(1000);
+/// Returns how many agents so many open descriptors leave room for. The forwarder has two for each
+/// that does not come directly.
+fn fitting(descriptors: usize) -> anyhow::Result<usize> {
+    let limit = descriptors.saturating_sub(1000);
     Ok(limit.min(limit / 2 + usize::try_from(PER_ADDRESS)?))
 }
 
@@ -102,26 +107,29 @@ async fn tunnels(
     Ok((at_relay, at_agents))
 }
 
-/// Returns by how many kilobytes a share a relay grows that one session has many of.
-async fn session(bench: &Bench<'_>) -> anyhow::Result<f64> {
+/// Returns by how many kilobytes a share a relay and an agent grow whose session has many of them.
+async fn shares(bench: &Bench<'_>) -> anyhow::Result<(f64, f64)> {
     let folder = tempfile::tempdir()?;
     let security = Security::None;
     let (relay, addr) = idle_relay(bench, folder.path(), security).await?;
     let args = |shares: usize| {
         let address = Way { addr, security }.address();
-        ["session", &shares.to_string(), &address].map(OsString::from)
+        ["shares", &shares.to_string(), &address].map(OsString::from)
     };
     // What the session itself costs is not the shares'.
     let (one, _) = up(bench, &args(1), 1).await?;
+    rest(REST).await;
+    let agent_before = one.weigh_alone().megabytes;
     one.stop().await;
-    let before = relay.weigh_alone().megabytes;
+    let relay_before = relay.weigh_alone().megabytes;
     let (agent, _) = up(bench, &args(SHARES), SHARES).await?;
-    rest(SHORT_REST).await;
-    let grown = (relay.weigh_alone().megabytes - before) * 1e3 / count(SHARES);
+    rest(REST).await;
+    let at_agent = (agent.weigh_alone().megabytes - agent_before) * 1e3 / count(SHARES - 1);
+    let at_relay = (relay.weigh_alone().megabytes - relay_before) * 1e3 / count(SHARES);
     for process in [agent, relay] {
         process.stop().await;
     }
-    Ok(grown)
+    Ok((at_relay, at_agent))
 }
 
 /// Returns by how many kilobytes a service rathole's two halves grow.
@@ -150,9 +158,7 @@ async fn idle_relay(
     folder: &std::path::Path,
     security: Security<'_>,
 ) -> anyhow::Result<(Process, SocketAddr)> {
-    let limits = "--max-sessions 100000 --max-shares-per-owner 1000 \
-                  --claims-per-minute-per-key 0 --claims-per-minute-per-address 0";
-    let limits: Vec<&str> = limits.split_whitespace().collect();
+    let limits = ["--max-sessions", "100000", "--max-shares-per-owner", "1000"];
     relay(bench.options, folder, security, &limits).await
 }
 
@@ -177,12 +183,6 @@ async fn up(
         up = agents.line(told).await?;
     }
     Ok((agents, first))
-}
-
-async fn rest(time: Duration) {
-    let mut tick = tokio::time::interval(time);
-    tick.tick().await;
-    tick.tick().await;
 }
 
 /// Starts this program again as forwarder in front of a relay.

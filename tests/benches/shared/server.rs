@@ -1,6 +1,6 @@
-//! The MCP server of the share that is answered in process: it tells once what it offers, and is
-//! asked no more.
+//! A small MCP server over stdio: it tells what it offers, and little else.
 
+use std::fs::File;
 use std::io::{BufRead as _, Write as _};
 
 use anyhow::Context as _;
@@ -10,16 +10,22 @@ use serde_json::{Value, json};
 const DESCRIPTION: usize = 329;
 
 /// Serves over stdin and stdout until the input ends. Every request is noted as a line in the file
-/// named by `args`.
-pub(crate) fn serve(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let notes = args.next().context("server wants a file for its notes")?;
-    let mut notes = std::fs::OpenOptions::new().create(true).append(true).open(notes)?;
+/// that `args` may name.
+///
+/// # Errors
+/// When what comes is no JSON, or the notes cannot be written.
+#[expect(clippy::print_stdout, reason = "what it says is its result")]
+pub fn serve(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let open = |path| File::options().create(true).append(true).open(path);
+    let mut notes = args.next().map(open).transpose().context("open the file for notes")?;
     for line in std::io::stdin().lock().lines() {
         let request: Value = serde_json::from_str(&line?)?;
         let (Some(id), Some(method)) = (request.get("id"), request["method"].as_str()) else {
             continue;
         };
-        notes.write_all(format!("{method}\n").as_bytes())?;
+        if let Some(notes) = &mut notes {
+            notes.write_all(format!("{method}\n").as_bytes())?;
+        }
         let answer = match result(method) {
             Some(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
             None => {
