@@ -17,8 +17,11 @@ pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
         ["tunnel", rest @ ..] => ("tunnel-bench", rest),
         rest => ("tunnel-bench", rest),
     };
-    let build = ["build", "--release", "-p", "mcpm", "-p", "mcpm-relay", "--bins"];
-    step::run(tree, "release bins", tree.cargo(&build))?;
+    // One by one, as they are shipped: together the agent would get the features of a whole relay.
+    for package in ["mcpm", "mcpm-relay"] {
+        let build = ["build", "--release", "-p", package, "--bin", package];
+        step::run(tree, &format!("release {package}"), tree.cargo(&build))?;
+    }
     let peers = match bench {
         "cli-bench" => Vec::new(),
         "gateway-bench" => {
