@@ -92,6 +92,9 @@ pub struct GatewayOptions {
     pub idle: Duration,
     /// How long a server may take to answer its first request.
     pub start_timeout: Duration,
+    /// How long a list of several servers waits for one of which nothing is known. What comes later
+    /// clients are told of.
+    pub first_list: Duration,
     /// Longest message of a server, in bytes.
     pub max_line: usize,
     /// Longest body of a request, in bytes.
@@ -125,6 +128,7 @@ impl Default for GatewayOptions {
             idle: Duration::from_secs(600),
             // `npx` and `uvx` download packages on a first start.
             start_timeout: Duration::from_secs(30),
+            first_list: Duration::from_secs(10),
             max_line: MAX_LINE,
             max_body: MAX_LINE,
             idle_servers: Some(Duration::from_secs(600)),
@@ -288,6 +292,7 @@ fn hub_options(options: &GatewayOptions) -> HubOptions {
         idle: options.idle_servers,
         max_conns: options.max_sessions,
         start_timeout: options.start_timeout,
+        first_list: options.first_list,
         max_line: options.max_line,
         catalog: options.catalog.clone(),
         usage: options.usage.clone(),

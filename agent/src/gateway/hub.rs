@@ -83,6 +83,7 @@ pub(super) struct HubOptions {
     /// How many conversations with one server there may be.
     pub(super) max_conns: usize,
     pub(super) start_timeout: Duration,
+    pub(super) first_list: Duration,
     pub(super) max_line: usize,
     pub(super) catalog: Option<Catalog>,
     pub(super) usage: Option<(Recorder, About)>,

@@ -96,15 +96,15 @@ fn note(
         }
         return;
     }
-    let (changed, unconfirmed) = replace(hub, member, conn.facts().era, list, (items, asked));
-    if changed && (tell || unconfirmed) {
+    let (changed, owed) = replace(hub, member, conn.facts().era, list, (items, asked));
+    if changed && (tell || owed) {
         hub.tell_changed(member, list);
     }
 }
 
 /// Keeps a list as the server has it now, unless a later question was answered before this one;
-/// tells whether clients see another one than before, and whether a client got that without the
-/// server having confirmed it.
+/// tells whether clients see another one than before, and whether a client got that without having
+/// heard the server.
 pub(super) fn replace(
     hub: &Arc<Hub>,
     member: &Arc<Member>,
@@ -112,23 +112,23 @@ pub(super) fn replace(
     list: List,
     (items, asked): (&Items, u64),
 ) -> (bool, bool) {
-    let (before, unconfirmed) = {
+    let (before, shown, owed) = {
         let mut known = member.known();
-        let said = known.said_mut(era);
-        if !said.is_news(list, asked) {
+        if !known.said_mut(era).is_news(list, asked) {
             return (false, false);
         }
-        let before = said.lists[list.at()].replace(items.clone());
-        (before, std::mem::take(&mut said.unconfirmed[list.at()]))
+        let shown = known.list(era, list).map(|(_, items)| items);
+        let before = known.said_mut(era).lists[list.at()].replace(items.clone());
+        (before, shown, std::mem::take(&mut known.owed[list.at()]))
     };
     if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, items))
         || same_list(before.as_deref().map(Vec::as_slice), Some(items.as_slice()))
     {
-        return (false, unconfirmed);
+        return (false, owed);
     }
     hub.note(member, items, list);
     hub.save(member);
-    (differ(hub, member, list, before.as_ref(), items), unconfirmed)
+    (differ(hub, member, list, shown.as_ref(), items), owed)
 }
 
 /// Tells whether clients see a difference between two states of a list.

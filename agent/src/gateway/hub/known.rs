@@ -24,6 +24,9 @@ pub(super) struct Known {
     speaks: [Option<bool>; 2],
     /// Its last list was late: what is known is served at once until it answers again.
     pub(super) slow: bool,
+    /// Which lists clients got with what was known of the server, or without it: they are told when
+    /// it says something else.
+    pub(super) owed: [bool; 4],
     /// Tells conversations of the modern era that what clients want to hear of has changed.
     pub(super) resubscribe: Arc<tokio::sync::Notify>,
 }
@@ -37,8 +40,6 @@ pub(super) struct Said {
     /// To which client it said so.
     told: Option<Told>,
     pub(super) lists: [Option<Items>; 4],
-    /// Which lists a client got that the server has not confirmed in this run.
-    pub(super) unconfirmed: [bool; 4],
     /// How often each list was asked for, and which of these questions what is known answers.
     turns: [(u64, u64); 4],
 }
@@ -164,8 +165,13 @@ impl Known {
 
     /// Returns a list as one of its conversations knows it.
     pub(super) fn any_list(&self, list: List) -> Option<Items> {
-        let mut said = self.said.iter();
-        said.find_map(|said| said.lists[list.at()].clone())
+        self.list(Era::Legacy, list).map(|(_, items)| items)
+    }
+
+    /// Returns a list as it is known in this era, or else in the other one, and in which.
+    pub(super) fn list(&self, era: Era, list: List) -> Option<(Era, Items)> {
+        let eras = [era, other(era)];
+        eras.into_iter().find_map(|era| Some((era, self.said(era).lists[list.at()].clone()?)))
     }
 
     /// Tells whether the server offers a list, as far as is known.

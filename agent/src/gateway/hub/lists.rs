@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::drive::Drive;
 use super::fetch::{PAGE, fetch};
 use super::kinds::List;
-use super::known::{self, Items};
+use super::known::{self, Items, Known};
 use super::member::{Member, Unavailable};
 use super::merged::Last;
 use super::session::{Session, raw};
@@ -23,8 +23,6 @@ use crate::mcp::{bridge, lists};
 
 /// How long a list waits for a server of which something is known already.
 const REFRESH: Duration = Duration::from_secs(2);
-/// How long a list of several servers waits for one of which nothing is known.
-const FIRST: Duration = Duration::from_secs(10);
 
 /// One server's part of a list.
 #[derive(Debug)]
@@ -143,24 +141,25 @@ pub(super) async fn items(
     }
     let slot = member.slot(session.slot_key(member));
     let living = slot.current();
-    let (known, slow) = {
-        let known = member.known();
-        let era = living.as_ref().map(|conn| conn.facts().era).or_else(|| known.hop(session.era));
-        let listed = era.and_then(|era| Some((era, known.said(era).lists[list.at()].clone()?)));
-        (listed, known.slow)
-    };
-    let part = |(era, items): (Era, Items)| Part { member: member.clone(), era, items };
-    if slow || (known.is_some() && living.is_none()) {
-        unconfirmed(member, known.as_ref(), list);
-        if slow {
-            retry(session, member, list);
+    let lives = living.is_some();
+    let patience = {
+        let mut known = member.known();
+        let its = living.as_ref().map(|conn| conn.facts().era).or_else(|| known.hop(session.era));
+        let listed = its.is_some_and(|era| known.said(era).lists[list.at()].is_some());
+        if known.slow || (listed && !lives) {
+            let slow = known.slow;
+            let part = stand_in(&mut known, session, member, list);
+            drop(known);
+            if slow {
+                retry(session, member, list);
+            }
+            return part;
         }
-        return known.map(part);
-    }
-    let patience = match (&known, session.view.members.len()) {
-        (Some(_), _) => REFRESH,
-        (None, 1) => session.hub.options.start_timeout + PAGE,
-        (None, _) => FIRST,
+        match (known.list(session.era, list), session.view.members.len()) {
+            (Some(_), _) => REFRESH,
+            (None, 1) => session.hub.options.start_timeout + PAGE,
+            (None, _) => session.hub.options.first_list,
+        }
     };
     let fresh = async {
         let conn = match living {
@@ -172,29 +171,43 @@ pub(super) async fn items(
         };
         // What offers nothing was not known before it was started.
         if !known::offers(conn.facts(), list) {
-            return None;
+            return Some(None);
         }
         let era = conn.facts().era;
-        let fetched = fetch(&session.hub, member, conn, list, false);
-        Some((era, fetched.get().await?))
+        let items = fetch(&session.hub, member, conn, list, false).get().await?;
+        Some(Some(Part { member: member.clone(), era, items }))
     };
     match tokio::time::timeout(patience, fresh).await {
-        Ok(Some(fresh)) => Some(part(fresh)),
-        Ok(None) => known.map(part),
+        Ok(Some(part)) => part,
+        Ok(None) => stand_in(&mut member.known(), session, member, list),
         Err(_) => {
             tracing::warn!(server = %member.name, list = list.method(), "a list is late");
-            member.known().slow = true;
-            unconfirmed(member, known.as_ref(), list);
-            known.map(part)
+            let part = {
+                let mut known = member.known();
+                known.slow = true;
+                stand_in(&mut known, session, member, list)
+            };
+            // Its start goes on, and may have ended before it was known that something is owed.
+            if !lives {
+                retry(session, member, list);
+            }
+            part
         }
     }
 }
 
-/// Notes that a client got a list which the server has not confirmed in this run.
-fn unconfirmed(member: &Member, known: Option<&(Era, Items)>, list: List) {
-    if let Some((era, _)) = known {
-        member.known().said_mut(*era).unconfirmed[list.at()] = true;
-    }
+/// Returns what is known, also in the other era, for a client that does not wait for the server. It
+/// is told when the server says something else.
+fn stand_in(
+    known: &mut Known,
+    session: &Session,
+    member: &Arc<Member>,
+    list: List,
+) -> Option<Part> {
+    known.owed[list.at()] = true;
+    let era = known.hop(session.era).unwrap_or(session.era);
+    let (era, items) = known.list(era, list)?;
+    Some(Part { member: member.clone(), era, items })
 }
 
 /// Has another look at a server that was late, for the next time; clients are told of what comes.
@@ -203,7 +216,7 @@ fn retry(session: &Arc<Session>, member: &Arc<Member>, list: List) {
     let (hub, member, opening) =
         (session.hub.clone(), member.clone(), session.opening(&slot.key()));
     hub.scope().clone().spawn_until_cancelled(async move {
-        // A start that succeeds looks at what is unconfirmed by itself.
+        // A start that succeeds looks at what is owed by itself.
         let before = slot.current();
         if let Some(conn) = before {
             drop(fetch(&hub, &member, conn, list, true));

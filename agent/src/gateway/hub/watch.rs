@@ -13,7 +13,7 @@ use super::route::task_of;
 use super::session::Session;
 use super::turn::{Turn, set_off};
 use super::{GATHER, Hub};
-use super::{fetch, lists};
+use super::{fetch, known, lists};
 use crate::gateway::upstream::Conn;
 use crate::mcp::bridge::{self, Level};
 use crate::mcp::era::Era;
@@ -70,7 +70,7 @@ pub(super) fn run(
 fn begin(hub: &Arc<Hub>, slot: &Arc<Slot>, member: &Arc<Member>, conn: &Arc<Conn>) {
     set_level(hub, member, slot, conn);
     for list in List::ALL {
-        if member.known().said(conn.facts().era).unconfirmed[list.at()] {
+        if member.known().owed[list.at()] && known::offers(conn.facts(), list) {
             drop(fetch::fetch(hub, member, conn.clone(), list, true));
         }
     }

@@ -49,6 +49,56 @@ async fn the_list_of_running_servers_is_made_once_until_one_of_them_says_another
     }
 }
 
+/// A server that starts when `gate` is there.
+fn waiting(name: &str, gate: &std::path::Path) -> Server {
+    let gate = gate.display();
+    server(name, &format!("until [ -e '{gate}' ]; do sleep 0.02; done\n{LEGACY}"))
+}
+
+#[tokio::test]
+async fn who_did_not_wait_for_a_server_is_told_when_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("open");
+    let options =
+        GatewayOptions { first_list: Duration::from_millis(300), ..GatewayOptions::default() };
+    let mut client = Client::of(&[server("a", LEGACY), waiting("late", &gate)], options);
+    client.open().await;
+    let list = client.ask("tools/list", json!({})).await;
+    assert_eq!(names(&list), ["a_one", "a_ask", "a_die"]);
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(client.hear().await["method"], "notifications/tools/list_changed");
+    let list = client.ask("tools/list", json!({})).await;
+    let all = ["a_one", "a_ask", "a_die", "late_one", "late_ask", "late_die"];
+    assert_eq!(names(&list), all);
+    client.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_late_is_listed_as_clients_of_the_other_era_know_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("open");
+    std::fs::write(&gate, "").unwrap();
+    let options = || GatewayOptions {
+        catalog: Some(crate::catalog::Catalog::open(&crate::fs::Paths::new(dir.path()))),
+        first_list: Duration::from_secs(20),
+        ..GatewayOptions::default()
+    };
+    let servers = [server("a", LEGACY), waiting("late", &gate)];
+    let mut client = Client::of(&servers, options());
+    client.open().await;
+    let list = client.ask("tools/list", json!({})).await;
+    let all = ["a_one", "a_ask", "a_die", "late_one", "late_ask", "late_die"];
+    assert_eq!(names(&list), all);
+    client.end().await;
+    std::fs::remove_file(&gate).unwrap();
+    let mut client = Client::of(&servers, options());
+    client.say(&modern("1", "tools/list", json!({}))).await;
+    let list = client.hear().await;
+    assert_eq!(list["result"]["resultType"], "complete");
+    assert_eq!(names(&list), all);
+    client.end().await;
+}
+
 #[tokio::test]
 async fn who_asks_for_a_list_that_a_server_is_asked_for_shares_the_next_answer() {
     let dir = tempfile::tempdir().unwrap();
