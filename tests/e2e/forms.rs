@@ -239,7 +239,7 @@ async fn ctrl_c_and_escape_leave_every_file_and_the_terminal_as_they_were() {
         ),
         (
             &["install", "time", "--offline"],
-            &[("How shall it be installed?", "\r"), ("Install it as", "y"), ("TIMEZONE", "")],
+            &[("How shall it be installed?", "\r"), ("Install it as", "y"), ("TIMEZONE: ", "")],
         ),
         (&["uninstall", "alpha"], &[("Remove server", "")]),
         (&["migrate"], &[("Move all this now?", "")]),

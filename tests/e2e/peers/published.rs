@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::clients::{Call, Seen};
 use super::sdks::{node, node_ready, published_npm, python, python_ready};
-use super::stage::Stage;
+use super::stage::{Stage, until};
+use super::visit;
 
 /// The profile that has all of them.
 pub(super) const PROFILE: &str = "work";
@@ -88,6 +89,28 @@ impl Published {
         Some(Self { stage, servers, web: Service::echo().await })
     }
 
+    /// Makes the world and lets `mcpm` learn the lists of all servers, which it returns as well.
+    ///
+    /// Nobody waits long for a server of which nothing is known; on a busy machine seven that start at once may take
+    /// longer, and what they list is then told later.
+    pub(super) async fn known() -> Option<(Self, Tools)> {
+        let world = Self::new().await?;
+        let tools = world.tools().await;
+        let mut program = Program::start(world.stage.command("mcpm", &["profile", "run", PROFILE]));
+        ask(&mut program, 1, "initialize", visit::initialize()["params"].take()).await;
+        program.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        let mut id = 1;
+        until("the lists of all servers are known", async || {
+            id += 1;
+            let listed = names(&ask(&mut program, id, "tools/list", json!({})).await);
+            tools.always.is_subset(&listed).then_some(())
+        })
+        .await;
+        program.hang_up();
+        assert_eq!(program.ended().await.code, Some(0), "{}", program.transcript());
+        Some((world, tools))
+    }
+
     /// Calls of tools by their names in the profile: one of each server, two of `memory`. `who` marks what is written.
     pub(super) fn calls(&self, who: &str) -> Vec<Vec<Call>> {
         let file = self.stage.path("files/hello.txt");
@@ -163,10 +186,14 @@ impl Published {
         ask(&mut program, 1, "initialize", params).await;
         let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         program.say(&ready.to_string()).await;
-        let list = ask(&mut program, 2, "tools/list", json!({})).await;
-        let names = list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str());
-        names.map(|name| name.unwrap().to_owned()).collect()
+        names(&ask(&mut program, 2, "tools/list", json!({})).await)
     }
+}
+
+/// The names in a list of tools.
+fn names(list: &Value) -> BTreeSet<String> {
+    let names = list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str());
+    names.map(|name| name.unwrap().to_owned()).collect()
 }
 
 /// Sends a request and waits for its result; what the server says or asks meanwhile is passed over.

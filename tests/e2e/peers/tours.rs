@@ -4,7 +4,7 @@ use harness::process::Program;
 use serde_json::{Value, json};
 
 use super::clients::{Call, Client, Door, mcp_remote};
-use super::published::{PROFILE, Published};
+use super::published::{PROFILE, Published, Tools};
 use super::sdks::{Sdk, node, node_ready, published_npm, script};
 use super::stage::{Stage, until};
 use super::visit::initialize;
@@ -16,8 +16,7 @@ const SOME: usize = 2;
 const EVERY: usize = 7;
 
 /// Lets every client that fits list all tools of the profile, and call the tools of so many servers.
-async fn all_use_the_profile(published: &Published, door: &Door, servers: usize) {
-    let tools = published.tools().await;
+async fn all_use_the_profile((published, tools): &(Published, Tools), door: &Door, servers: usize) {
     let clients = Client::ALL.into_iter().filter(|client| client.fits(door));
     for (turn, client) in clients.enumerate() {
         // One call is one process there.
@@ -49,27 +48,30 @@ async fn all_use_memory(published: &Published, door: &Door, clients: &[Client]) 
 
 #[tokio::test]
 async fn every_client_uses_seven_published_servers_as_one_over_stdio() {
-    let Some(published) = Published::new().await else { return };
+    let Some(world) = Published::known().await else { return };
+    let (published, _) = &world;
     let door = Door::Stdio(published.stage.mcpm_line(&["profile", "run", PROFILE]));
-    all_use_the_profile(&published, &door, SOME).await;
+    all_use_the_profile(&world, &door, SOME).await;
     published.stage.nothing_is_left().await;
 }
 
 #[tokio::test]
 async fn every_client_uses_seven_published_servers_as_one_over_http() {
-    let Some(published) = Published::new().await else { return };
+    let Some(world) = Published::known().await else { return };
+    let (published, _) = &world;
     let serving = published.stage.serve(&["profile", "run", PROFILE]).await;
-    all_use_the_profile(&published, &serving.door(), EVERY).await;
+    all_use_the_profile(&world, &serving.door(), EVERY).await;
     serving.stop().await;
     published.stage.nothing_is_left().await;
 }
 
 #[tokio::test]
 async fn every_client_uses_seven_published_servers_as_one_through_a_relay() {
-    let Some(published) = Published::new().await else { return };
+    let Some(world) = Published::known().await else { return };
+    let (published, _) = &world;
     let relay = published.stage.relay(&[]).await;
     let share = published.stage.profile_share(&relay, &[PROFILE]).await;
-    all_use_the_profile(&published, &share.door(), SOME).await;
+    all_use_the_profile(&world, &share.door(), SOME).await;
     share.stop().await;
     relay.stop().await;
     published.stage.nothing_is_left().await;
