@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
 /// Commands of mcpm that run servers, as words on a command line.
 const RUNNING: [&[&str]; 6] = [
@@ -93,78 +94,26 @@ fn command(words: &[String], names: &[String]) -> Option<String> {
     Some(lead.iter().copied().chain(name.copied()).collect::<Vec<_>>().join(" "))
 }
 
-/// Reads `/proc` (`proc(5)`). What ends meanwhile is left out.
-#[cfg(target_os = "linux")]
+/// Reads the table of the system; `None` where it has none that can be read.
 fn table() -> Option<Vec<Row>> {
-    /// Ticks of `/proc/PID/stat` in a second; Linux shows a hundred to programs on every machine.
-    const TICKS: u64 = 100;
-    let read = |pid: u32| -> Option<Row> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name of the program stands in parentheses and may hold anything.
-        let (_, rest) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes =
-            resident.and_then(|text| text.split_ascii_whitespace().next()?.parse().ok());
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-        Some(Row {
-            pid,
-            parent: fields.get(1)?.parse().ok()?,
-            memory_bytes: kilobytes.unwrap_or(0_u64) * 1024,
-            cpu_ms: (number(11)? + number(12)?) * 1000 / TICKS,
-            words: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
-        })
-    };
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    Some(pids.filter_map(read).collect())
-}
-
-/// Asks `ps`, which POSIX systems have.
-#[cfg(all(unix, not(target_os = "linux")))]
-fn table() -> Option<Vec<Row>> {
-    let told = std::process::Command::new("ps")
-        .env("LC_ALL", "C")
-        .args(["-axo", "pid=,ppid=,rss=,time=,command="])
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&told.stdout);
-    told.status.success().then(|| text.lines().filter_map(of_ps).collect())
-}
-
-#[cfg(not(unix))]
-fn table() -> Option<Vec<Row>> {
-    None
-}
-
-/// Reads a line of `ps -o pid=,ppid=,rss=,time=,command=`.
-#[cfg(any(test, all(unix, not(target_os = "linux"))))]
-fn of_ps(line: &str) -> Option<Row> {
-    let mut fields = line.split_ascii_whitespace();
-    Some(Row {
-        pid: fields.next()?.parse().ok()?,
-        parent: fields.next()?.parse().ok()?,
-        memory_bytes: fields.next()?.parse::<u64>().ok()? * 1024,
-        cpu_ms: of_clock(fields.next()?)?,
-        words: fields.map(str::to_owned).collect(),
-    })
-}
-
-/// Reads `[[DAYS-]HOURS:]MINUTES:SECONDS[.HUNDREDTHS]`.
-#[cfg(any(test, all(unix, not(target_os = "linux"))))]
-fn of_clock(text: &str) -> Option<u64> {
-    let (days, clock) = text.split_once('-').unwrap_or(("0", text));
-    let (clock, part) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut secs = 0_u64;
-    for field in clock.split(':') {
-        secs = secs * 60 + field.parse::<u64>().ok()?;
+    if !sysinfo::IS_SUPPORTED_SYSTEM {
+        return None;
     }
-    secs += days.parse::<u64>().ok()? * 86_400;
-    let hundredths: u64 = format!("{part:0<2}").get(..2)?.parse().ok()?;
-    Some(secs * 1000 + hundredths * 10)
+    let wanted = ProcessRefreshKind::nothing()
+        .with_memory()
+        .with_cpu()
+        .with_cmd(UpdateKind::Always)
+        .without_tasks();
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::All, true, wanted);
+    let rows = system.processes().values().map(|process| Row {
+        pid: process.pid().as_u32(),
+        parent: process.parent().map_or(0, sysinfo::Pid::as_u32),
+        memory_bytes: process.memory(),
+        cpu_ms: process.accumulated_cpu_time(),
+        words: process.cmd().iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+    });
+    Some(rows.collect())
 }
 
 #[cfg(test)]
@@ -203,17 +152,6 @@ mod tests {
         assert_eq!(told(&table, 9, &[])[0].processes, 2);
     }
 
-    #[test]
-    fn lines_of_ps_are_read() {
-        let row = of_ps("  501     1  20480   1-02:03:04 /opt/bin/mcpm run time").unwrap();
-        assert_eq!((row.pid, row.parent, row.memory_bytes), (501, 1, 20_971_520));
-        assert_eq!(row.cpu_ms, 93_784_000);
-        assert_eq!(command(&row.words, &[]).unwrap(), "run time");
-        assert_eq!(of_clock("0:00.07"), Some(70));
-        assert!(of_ps("USER PID").is_none());
-    }
-
-    #[cfg(target_os = "linux")]
     #[test]
     fn this_process_is_in_the_table_of_the_system() {
         let table = table().unwrap();
