@@ -83,7 +83,7 @@ pub struct Side {
 /// To whom a server said something of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// The `clientInfo` of the client, as it was sent.
+    /// A digest of what the client said of itself.
     pub client: String,
     /// Whether the server was found to say something else to other clients.
     pub alone: bool,

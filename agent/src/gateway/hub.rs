@@ -349,8 +349,10 @@ impl Hub {
         for session in sessions.iter().filter(|s| s.is_served_by(key, member) && sees(s)) {
             let mut uris = session.outlet.uris();
             uris.extend(session.subscribed().iter().cloned());
-            let alone = session.view.single().is_some();
-            wanted.extend(uris.into_iter().filter(|uri| alone || route::owns(self, member, uri)));
+            // As the client sees the servers, and so as it was asked when the client came.
+            let its =
+                |uri: &String| listen::owner(session, uri).is_some_and(|o| o.index == member.index);
+            wanted.extend(uris.into_iter().filter(its));
         }
         wanted
     }

@@ -192,7 +192,7 @@ async fn drain(conn: &Arc<Conn>, list: List, before: Option<Items>) -> Option<It
         }
         let answer = answer(conn, list.method(), params).await?;
         let Ok(Incoming::One(message)) = Incoming::parse(&answer) else { return None };
-        let result = message.result()?;
+        let result = result_of(&message, list.method())?;
         if cursor.is_none()
             && let Some(before) = before.as_ref().filter(|b| lists::holds(result, list.key(), b))
         {
@@ -225,17 +225,25 @@ pub(super) async fn ask(
 ) -> Option<Box<RawValue>> {
     let answer = answer(conn, method, params).await?;
     let Ok(Incoming::One(answer)) = Incoming::parse(&answer) else { return None };
-    answer.result().map(ToOwned::to_owned)
+    result_of(&answer, method).map(ToOwned::to_owned)
 }
 
-/// Makes a request of our own and returns its answer; `None` when there is none that is a result.
+/// Returns the result of an answer to a request of ours.
+fn result_of<'a>(answer: &Message<'a>, method: &str) -> Option<&'a RawValue> {
+    if let Some(error) = answer.error() {
+        tracing::debug!(method, error = error.get(), "a server refused a request of ours");
+    }
+    answer.result()
+}
+
+/// Makes a request of our own and returns its answer; `None` when there is none in time.
 async fn answer(conn: &Arc<Conn>, method: &str, params: object::Object) -> Option<Bytes> {
     let params = params.to_raw();
     let text = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{params}}}"#);
     let text = stamped(conn, text);
     let request = Message::parse(&text).ok()?;
     let (_claim, mut packets) = conn.inquire(&request).await.ok()?;
-    let answer: Bytes = tokio::time::timeout(PAGE, async {
+    tokio::time::timeout(PAGE, async {
         loop {
             let packet = packets.recv().await?;
             if packet.last {
@@ -244,13 +252,7 @@ async fn answer(conn: &Arc<Conn>, method: &str, params: object::Object) -> Optio
         }
     })
     .await
-    .ok()??;
-    let Ok(Incoming::One(read)) = Incoming::parse(&answer) else { return None };
-    if let Some(error) = read.error() {
-        tracing::debug!(method, error = error.get(), "a server refused a request of ours");
-    }
-    let answered = read.result().is_some();
-    answered.then_some(answer)
+    .ok()?
 }
 
 /// Marks a request of ours with what the era of the server wants.

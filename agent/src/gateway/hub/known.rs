@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use super::kinds::List;
 use super::session::raw;
@@ -145,9 +146,12 @@ impl Known {
             self.speaks[at(tried)] = Some(false);
         }
         let said = self.said_mut(era);
-        let (asked, client) = (opening.version.clone(), opening.client_info.clone());
+        let (asked, client) = (opening.version.clone(), digest(&opening.client_info));
         let another = said.told.as_ref().is_some_and(|told| told.client != client);
+        let itself = |facts: &Facts| facts.server_info.as_ref().map(|info| info.get().to_owned());
         let alone = match &said.facts {
+            // Another version of the server says other things to everybody.
+            Some(before) if itself(before) != itself(&facts) => false,
             Some(before) if another && said.asked.as_ref() == Some(&asked) => {
                 before.opened != facts.opened
             }
@@ -204,9 +208,15 @@ impl Said {
         let facts = self.facts.as_ref()?;
         let asked = self.asked.as_deref().unwrap_or_default();
         let enough = facts.version.as_str() >= version || asked >= version;
-        let others = self.told.as_ref().is_some_and(|told| told.alone && told.client != client);
+        let its = |told: &Told| told.client == digest(client);
+        let others = self.told.as_ref().is_some_and(|told| told.alone && !its(told));
         (enough && !others).then(|| facts.clone())
     }
+}
+
+/// Returns what tells a client from others: what it says of itself may be as long as a message.
+fn digest(client_info: &str) -> String {
+    Sha256::digest(client_info).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Tells whether a server offers a list.
@@ -284,6 +294,14 @@ mod tests {
             known.opened(Era::Legacy, &opening(client), said(r#"{"instructions":"hi"}"#));
         }
         assert_eq!(instructions(&known, "bob").as_deref(), Some("hi"));
+        // A new version of a server says something else to everybody.
+        for (client, server) in [
+            ("ann", r#"{"instructions":"old","serverInfo":{"name":"s","version":"1"}}"#),
+            ("bob", r#"{"instructions":"new","serverInfo":{"name":"s","version":"2"}}"#),
+        ] {
+            known.opened(Era::Legacy, &opening(client), said(server));
+        }
+        assert_eq!(instructions(&known, "ann").as_deref(), Some("new"));
     }
 
     #[test]

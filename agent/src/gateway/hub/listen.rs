@@ -27,7 +27,7 @@ const MAX_URIS: usize = 1024;
 
 /// Returns the server that a subscription is for: who is known to own the resource, else the only
 /// one that has resources.
-fn owner(session: &Session, uri: &str) -> Option<Arc<Member>> {
+pub(super) fn owner(session: &Session, uri: &str) -> Option<Arc<Member>> {
     if let Some(only) = session.view.single() {
         return Some(only.clone());
     }
@@ -233,7 +233,11 @@ impl Hub {
                 for (method, uri) in asks {
                     let mut params = Object::new();
                     params.set_str("uri", &uri);
-                    drop(super::fetch::ask(&conn, method, params).await);
+                    let refused = super::fetch::ask(&conn, method, params).await.is_none();
+                    if refused && method == SUBSCRIBE {
+                        // It may do so the next time.
+                        conn.subscribed().remove(&uri);
+                    }
                 }
             }
         });

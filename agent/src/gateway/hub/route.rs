@@ -148,12 +148,6 @@ pub(super) fn owners(session: &Session, uri: &str) -> Vec<Arc<Member>> {
     owners.into_iter().filter_map(|index| session.view.has(index).cloned()).collect()
 }
 
-/// Tells whether a server is the one that is asked first for a resource.
-pub(super) fn owns(hub: &super::Hub, member: &Member, uri: &str) -> bool {
-    let owner = hub.uris().owner(uri).first().copied();
-    owner.is_none_or(|owner| owner == member.index)
-}
-
 async fn by_reference(session: &Arc<Session>, request: &Message<'_>) -> Result<Route, Astray> {
     let missing = || Astray::Unknown("the reference has neither name nor URI".to_owned());
     let params = request.params().and_then(Object::of).ok_or_else(missing)?;

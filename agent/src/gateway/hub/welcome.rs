@@ -111,8 +111,8 @@ async fn facts_of_one(
         let known = member.known();
         known.hop(session.era).and_then(|era| match session.era {
             Era::Legacy => {
-                let Client { version, info, .. } = &session.client;
-                known.said(era).facts_for(version, info)
+                let whom = session.opening(&slot.key()).client_info;
+                known.said(era).facts_for(&session.client.version, &whom)
             }
             Era::Modern => known.said(era).facts.clone(),
         })

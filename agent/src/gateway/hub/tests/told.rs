@@ -156,6 +156,39 @@ async fn the_subscription_of_a_modern_client_starts_a_legacy_server_and_is_made_
 }
 
 #[tokio::test]
+async fn a_subscription_lasts_in_a_profile_without_the_server_that_would_be_asked_first() {
+    let [first, second, third] = ["a", "b", "c"].map(|name| Scribe::new(name, "shared", ""));
+    let servers = [first.server.clone(), second.server.clone(), third.server.clone()];
+    let profile = [("p".to_owned(), vec!["b".to_owned(), "c".to_owned()])];
+    let options = GatewayOptions::default();
+    let gateway = Gateway::aggregate("m", &servers, &profile, options, Scope::new()).unwrap();
+    let hub = &gateway.0.hub;
+    let view = hub.view(Some("p")).unwrap();
+    let open = Message::parse(
+        r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"capabilities":{}}}"#,
+    )
+    .unwrap();
+    let (one, _) = hub.open(&open, &Principal::Anonymous, &view).await.unwrap();
+    let (other, _) = hub.open(&open, &Principal::Anonymous, &view).await.unwrap();
+    // Nobody lists these, so that nobody knows whose they are.
+    for (session, uri) in [(&one, "new://x"), (&other, "new://y")] {
+        let subscribed = request(session, "resources/subscribe", json!({ "uri": uri })).await;
+        assert!(subscribed["result"].is_object(), "{subscribed}");
+    }
+    // What is wanted is looked at when a client goes.
+    drop(other);
+    let heard = async {
+        while second.heard("resources/unsubscribe") == 0 {
+            request(&one, "tools/call", json!({"name":"b_one"})).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("an end");
+    assert_eq!(second.heard(r#""uri":"new://x""#), 1, "subscribed, and not given up");
+    assert_eq!(first.heard("resources/subscribe"), 0);
+    gateway.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_precedes_the_answer_to_a_subscription_is_passed_on_in_order() {
     let cases = r#"*resources/subscribe*) echo '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"error","data":"first"}}'; echo '{"jsonrpc":"2.0","id":'$(id "$line")',"result":{}}';;"#;
     let scribe = Scribe::new("a", "session", cases);
