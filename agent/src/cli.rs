@@ -41,6 +41,7 @@ mod secret;
 mod servers;
 mod share;
 mod shares;
+mod shown;
 mod snippets;
 mod table;
 mod time;
@@ -56,8 +57,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::FalseyValueParser;
-use clap::{CommandFactory as _, Parser};
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser as _};
+use clap::{Args as _, CommandFactory as _, Parser};
 use mcpm_shared::telemetry::{self, LogFormat};
 
 use self::error::CliError;
@@ -87,7 +88,8 @@ struct Global {
         global = true,
         env = "MCPM_CONFIG_DIR",
         value_name = "DIR",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = OsStringValueParser::new().try_map(folder)
     )]
     config_dir: Option<PathBuf>,
     /// What to log to stderr, as tracing directives [default: warn]
@@ -99,6 +101,14 @@ struct Global {
     /// Never ask anything
     #[arg(long, global = true, env = "MCPM_NON_INTERACTIVE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     non_interactive: bool,
+}
+
+/// Takes the name of a folder. An empty one is likelier a variable that is not set than a wish.
+fn folder(name: OsString) -> Result<PathBuf, &'static str> {
+    match name.is_empty() {
+        true => Err("it is empty; name a folder, or leave out the option and MCPM_CONFIG_DIR"),
+        false => Ok(name.into()),
+    }
 }
 
 /// The switch of commands that can speak to machines.
@@ -214,10 +224,11 @@ impl Context {
 /// Runs one command line and returns its exit code: 0 done, 1 the user can mend it, 2 usage,
 /// 70 our fault, 128 + N for `run` ended by signal N.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
-            if let Some(error) = older(&error) {
+            if let Some(error) = older(&error, &args) {
                 Ui::new(false, false).error(&error);
                 return ExitCode::from(error.exit());
             }
@@ -230,7 +241,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _gone = Cli::command().print_help();
         return ExitCode::SUCCESS;
     };
-    let ui = Ui::new(command.json(), !cli.global.non_interactive && !env::is_ci());
+    let ui = Ui::new(command.json(), !env::is_ci());
+    let ui = if cli.global.non_interactive { ui.never_asking() } else { ui };
     match dispatch(command, cli.global, ui) {
         Ok(code) => code,
         Err(error) => {
@@ -240,16 +252,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Returns what to say of a command that only mcpm 1 had.
-fn older(error: &clap::Error) -> Option<CliError> {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    if error.kind() != ErrorKind::InvalidSubcommand {
+/// Returns what to say of a command that only mcpm 1 had. A word below a command of ours is none of
+/// them.
+fn older(error: &clap::Error, args: &[OsString]) -> Option<CliError> {
+    if error.kind() != clap::error::ErrorKind::InvalidSubcommand {
         return None;
     }
-    match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(word)) => older::replaced(word),
-        _ => None,
-    }
+    let any = Global::augment_args(clap::Command::new("mcpm")).allow_external_subcommands(true);
+    older::replaced(any.try_get_matches_from(args).ok()?.subcommand_name()?)
 }
 
 fn dispatch(command: Command, global: Global, ui: Ui) -> Result<ExitCode, CliError> {
@@ -369,6 +379,22 @@ mod tests {
         insta::assert_snapshot!(name, help);
         for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
             snapshot(child, &format!("{name}-{}", child.get_name()));
+        }
+    }
+
+    #[test]
+    fn a_word_of_mcpm_1_is_explained_only_where_a_command_stands() {
+        let said = |words: &[&str]| {
+            let args: Vec<OsString> =
+                ["mcpm"].iter().chain(words).map(|word| OsString::from(*word)).collect();
+            let error = Cli::try_parse_from(&args).unwrap_err();
+            older(&error, &args).map(|error| error.to_string())
+        };
+        for words in [&["list"] as &[_], &["--config-dir", "x", "list"], &["list", "--all"]] {
+            assert!(said(words).unwrap().contains("mcpm list"), "{words:?}");
+        }
+        for words in [&["profile", "list"] as &[_], &["profile", "remove", "work"], &["lst"]] {
+            assert_eq!(said(words), None, "{words:?}");
         }
     }
 

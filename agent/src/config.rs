@@ -15,7 +15,7 @@ pub mod v1;
 pub use self::change::ServerChange;
 pub use self::global::{GlobalConfigManager, Listed};
 pub use self::profile::{Profile, ProfileConfigManager, ServersChange};
-pub use self::settings::{DEFAULT_PROFILE, SETTINGS, Setting, Settings};
+pub use self::settings::{DEFAULT_PROFILE, Kind, SETTINGS, Setting, Settings};
 pub use self::sources::Sources;
 
 use crate::fs::FsError;

@@ -13,7 +13,7 @@ pub use self::proof::{ProofSource, TokenCommand};
 pub use self::relays::{Change, RelayChange, RelayCredential, RelayStore, Trust};
 pub use self::shares::{
     Inherited, ListedShare, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken, Version,
-    find, inherited, list, retarget,
+    find, inherited, list, lock_out, retarget,
 };
 
 use std::path::PathBuf;

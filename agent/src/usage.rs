@@ -31,7 +31,7 @@ mod reader;
 mod schema;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::path::PathBuf;

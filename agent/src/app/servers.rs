@@ -135,13 +135,22 @@ pub fn change(paths: &Paths, name: &str, change: &ServerChange) -> Result<bool, 
     if let Some(new) = &change.name {
         config::check_name("server", new)?;
     }
-    let mut sources = Sources::open(paths)?;
+    // Read before anything is written: a file that we must not replace should change nothing.
+    Sources::open(paths)?;
     let changed = GlobalConfigManager::open(paths)?.edit_server(name, change)?;
     if let Some(new) = change.name.as_deref().filter(|new| *new != name) {
-        sources.rename(name, new)?;
-        Store::open(paths).rename(name, new)?;
+        bring_along(paths, name, new)?;
     }
     Ok(changed)
+}
+
+/// Lets what a server has beside its entry follow it to its new name; what did so already stays.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn bring_along(paths: &Paths, old: &str, new: &str) -> Result<(), ConfigError> {
+    Store::open(paths).rename(old, new)?;
+    Sources::open(paths)?.rename(old, new)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::error::CliError;
 use super::table::{Column, table};
 use super::{Context, ForceArg, JsonArg, editor};
-use crate::config::{SETTINGS, Settings};
+use crate::config::{SETTINGS, Setting, Settings};
 use crate::fs;
 
 /// Keep settings; alone it lists them
@@ -145,7 +145,7 @@ fn set(set: Set, context: &Context) -> Result<(), CliError> {
         Some(value) => value,
         None if ui.may_ask() => {
             let known = SETTINGS.iter().find(|setting| setting.key == key);
-            let values = known.map_or(&[] as &[&str], |setting| setting.values);
+            let values = known.map_or(&[] as &[&str], Setting::values);
             match values {
                 [] => ui.ask("Value", None)?,
                 values => values[ui.choose("Which value?", values)?].to_owned(),
@@ -178,7 +178,7 @@ fn list(context: &Context) -> Result<(), CliError> {
     let settings = Settings::open(&context.paths()?)?.list();
     let ui = context.ui;
     if ui.is_json() {
-        let value = |(setting, value): &(crate::config::Setting, Option<String>)| json!({ "key": setting.key, "value": value, "about": setting.about, "values": setting.values });
+        let value = |(setting, value): &(Setting, Option<String>)| json!({ "key": setting.key, "value": value, "about": setting.about, "values": setting.values() });
         ui.json(&settings.iter().map(value).collect::<Value>());
         return Ok(());
     }

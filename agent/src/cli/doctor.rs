@@ -132,6 +132,8 @@ fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitC
         about(&paths).into_iter().for_each(|line| ui.result(line));
     }
     let relay = if offline { None } else { Some(relay.check(&paths)?) };
+    // That it cannot be read is a finding of its own.
+    let global = if verbose { GlobalConfigManager::open(&paths).ok() } else { None };
     let what = Examination { servers, patience: Duration::from_secs(timeout), places, relay };
     let mut worst = Health::Ok;
     let mut all: Vec<Value> = Vec::new();
@@ -143,7 +145,7 @@ fn run_at(args: Args, context: &Context, places: Option<Places>) -> Result<ExitC
                 if ui.is_json() {
                     all.push(to_json(&finding));
                 } else {
-                    let more = if verbose { more(&finding, &paths) } else { Vec::new() };
+                    let more = if verbose { more(&finding, global.as_ref()) } else { Vec::new() };
                     lines(&finding, &more).into_iter().for_each(|line| ui.result(line));
                 }
             }
@@ -176,11 +178,10 @@ fn about(paths: &Paths) -> [String; 2] {
 }
 
 /// Returns what else is known: for a server, how it is started.
-fn more(finding: &Finding, paths: &Paths) -> Vec<String> {
+fn more(finding: &Finding, global: Option<&GlobalConfigManager>) -> Vec<String> {
     let mut more = Vec::new();
     if finding.area == Area::Server
-        && let Ok(server) =
-            GlobalConfigManager::open(paths).and_then(|g| g.server(&finding.subject))
+        && let Some(Ok(server)) = global.map(|global| global.server(&finding.subject))
     {
         let line = ls::line(&server, 0, true);
         more.extend(line.lines().skip(1).map(|line| line.trim().to_owned()));

@@ -4,13 +4,13 @@ use serde_json::json;
 
 use super::error::CliError;
 use super::fields::{self, Fields};
-use super::follow::{Change, Followed, follow, keep_shares};
+use super::follow::{Change, Followed, follow, keep_shares, lags};
 use super::secret::SecretOptions;
 use super::{Context, ForceArg, JsonArg, editor, env, new, secret};
 use crate::app::install::belongings::orphaned;
-use crate::app::servers::{change, check_url};
+use crate::app::servers::{bring_along, change, check_url};
 use crate::clients::Target;
-use crate::config::{ConfigError, GlobalConfigManager, ServerChange, check_name};
+use crate::config::{ConfigError, GlobalConfigManager, ServerChange, Sources, check_name};
 use crate::credentials::ShareTarget;
 use crate::fs::Paths;
 use crate::model::{Server, Transport, Vars};
@@ -60,7 +60,8 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return new::run(new::Args::asking(args.force, args.json), context);
     };
     let paths = context.paths()?;
-    let server = GlobalConfigManager::open(&paths)?.server(name)?;
+    let server = find(name, args.name.as_deref(), &paths)?;
+    let is_resumed = server.name != *name;
     let ui = context.ui;
     let mut wanted = given(&args)?;
     // Who forces does not want to be asked.
@@ -80,7 +81,11 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if !args.secrets.is_empty() {
         keep_secrets(&args.secrets, &server, &mut wanted, &paths, context)?;
     }
-    let changed = change(&paths, name, &wanted)?;
+    let mut changed = change(&paths, &server.name, &wanted)?;
+    if is_resumed {
+        bring_along(&paths, name, &server.name)?;
+        changed = true;
+    }
     // What the entry referred to before and nobody does now.
     secret::forget(&orphaned(&server, &GlobalConfigManager::open(&paths)?), context);
     let now = wanted.name.as_deref().unwrap_or(name);
@@ -108,6 +113,18 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         }));
     }
     Ok(())
+}
+
+/// Returns the server. One that has its new name while others know it by the old one is what an
+/// interruption left; then the same command brings them along.
+fn find(name: &str, new: Option<&str>, paths: &Paths) -> Result<Server, CliError> {
+    let global = GlobalConfigManager::open(paths)?;
+    let Some(new) = new.filter(|new| !global.has(name) && global.has(new)) else {
+        return Ok(global.server(name)?);
+    };
+    let has_source = Sources::open(paths)?.get(name).is_some();
+    let lags = has_source || lags(&Target::Server(name.to_owned()), paths, &env::places()?)?;
+    Ok(global.server(if lags { new } else { name })?)
 }
 
 /// Asks for secrets, and lets the entry refer to them.
@@ -224,6 +241,7 @@ fn check(text: &str, context: &Context) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::cli::testing::Home;
+    use crate::credentials::{ShareFile, ShareRecord};
 
     #[test]
     fn options_change_what_they_name_and_merge_variables() {
@@ -239,6 +257,27 @@ mod tests {
         assert_eq!(home.read("servers.json"), expected);
         home.run(&["edit", "a", "--name", "b", "--remove-env", "none"]).unwrap();
         assert_eq!(home.read("servers.json"), expected.replace("\"a\"", "\"b\""));
+    }
+
+    #[test]
+    fn a_rename_goes_on_when_it_is_said_again_after_its_last_steps_failed() {
+        let home = Home::new();
+        home.write("servers.json", r#"{"time": {"command": "x"}}"#);
+        home.write("shares", "no folder");
+        let rename = ["edit", "time", "--name", "clock"];
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
+        assert!(home.read("servers.json").contains("clock"));
+        std::fs::remove_file(home.paths.shares()).unwrap();
+        let name = "time-x".parse().unwrap();
+        let file = ShareFile::new(&home.paths, &name, "local");
+        let record = ShareRecord::new(name, "local", ShareTarget::Server("time".to_owned()));
+        file.edit(|_| Ok((record, ()))).unwrap();
+        home.write("sources.json", r#"{"time": {"type": "npx"}}"#);
+        home.run(&rename).unwrap();
+        assert_eq!(file.read().unwrap().unwrap().target.name(), "clock");
+        assert!(home.read("sources.json").contains("clock"));
+        // Now that nothing is left to do, there is no such server.
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::error::CliError;
 use super::{Context, env, fields};
-use crate::fs;
+use crate::fs::{self, FsError};
 
 /// Lets a person edit a file; `check` says why a text cannot be it.
 pub(super) fn edit(
@@ -34,7 +34,7 @@ fn edit_with(
     let ui = context.ui;
     let before = fs::read(path)?;
     let copy = copy_of(path);
-    keep_last(&copy, before.as_deref(), context);
+    let last = keep_last(&copy, before.as_deref(), context)?;
     fs::write_private(&copy, before.as_deref().unwrap_or("{}\n").as_bytes())?;
     loop {
         let opened = open(editor, &copy);
@@ -56,6 +56,7 @@ fn edit_with(
             Ok(()) => {
                 replace(path, before.as_deref(), &after, &copy)?;
                 remove(&copy);
+                remove(&last);
                 ui.note(format!("Wrote {}.", path.display()));
                 return Ok(());
             }
@@ -72,17 +73,22 @@ fn edit_with(
 }
 
 /// Puts aside what was written the last time, and not taken: the copy is about to be made anew.
-fn keep_last(copy: &Path, before: Option<&str>, context: &Context) {
-    let last = fs::read(copy).ok().flatten();
-    if last.is_none_or(|last| before == Some(last.as_str())) {
-        return;
-    }
+/// Returns where that is.
+fn keep_last(copy: &Path, before: Option<&str>, context: &Context) -> Result<PathBuf, CliError> {
     let mut aside = copy.as_os_str().to_owned();
     aside.push(".last");
-    if std::fs::rename(copy, &aside).is_ok() {
-        let aside = Path::new(&aside).display();
-        context.ui.note(format!("What you wrote the last time, and was not taken, is in {aside}."));
+    let aside = PathBuf::from(aside);
+    let last = fs::read(copy)?;
+    if last.is_none_or(|last| before == Some(last.as_str())) {
+        return Ok(aside);
     }
+    let failed = |source| FsError::Write { path: aside.clone(), source };
+    std::fs::rename(copy, &aside).map_err(failed)?;
+    let place = aside.display();
+    context.ui.note(format!(
+        "What you wrote the last time, and was not taken, is in {place} until something is taken."
+    ));
+    Ok(aside)
 }
 
 /// Returns where the editor works: beside the file, under a name by which it knows the language.
@@ -169,6 +175,21 @@ mod tests {
         edit_with("true", &path, valid, &home.context()).unwrap();
         assert_eq!(home.read("edited-servers.json.last"), "{,");
         assert!(!copy_of(&path).exists());
+        // It may have secrets; once something was taken nobody needs it.
+        let line = editor(&home, "printf '{\"a\":1}' > \"$1\"");
+        edit_with(&line, &path, valid, &home.context()).unwrap();
+        assert_eq!(home.read("servers.json"), "{\"a\":1}");
+        assert!(!home.paths.dir().join("edited-servers.json.last").exists());
+    }
+
+    #[test]
+    fn what_was_not_taken_is_not_lost_where_it_cannot_be_put_aside() {
+        let home = Home::new();
+        home.write("servers.json", "{}");
+        home.write("edited-servers.json", "{,");
+        std::fs::create_dir(home.paths.dir().join("edited-servers.json.last")).unwrap();
+        assert!(edit_with("true", &home.paths.servers(), valid, &home.context()).is_err());
+        assert_eq!(home.read("edited-servers.json"), "{,");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::app::background;
 use crate::app::clients::follow::{Named, mend, naming};
 use crate::cli::error::CliError;
 use crate::clients::{Places, Target};
-use crate::credentials::{ShareTarget, retarget};
+use crate::credentials::{self, ShareTarget, lock_out, retarget};
 use crate::fs::Paths;
 
 /// What became of the clients that start a thing.
@@ -66,6 +66,19 @@ pub(super) fn follow(
     Ok(followed)
 }
 
+/// Tells whether shares or clients of ours know a thing by the name it had: then it is being renamed,
+/// and something interrupted that.
+pub(super) fn lags(before: &Target, paths: &Paths, places: &Places) -> Result<bool, CliError> {
+    let target = match before {
+        Target::Server(name) => ShareTarget::Server(name.clone()),
+        Target::Profile(name) => ShareTarget::Profile(name.clone()),
+    };
+    let shares = credentials::list(paths)?;
+    let mut records = shares.iter().filter_map(|share| share.record.as_ref().ok());
+    let is_shared = records.any(|record| record.target == target);
+    Ok(is_shared || naming(before, paths, places).iter().any(|named| named.ours))
+}
+
 /// Lets the shares of a thing that got another name keep their URLs and tokens, and tells of it.
 pub(super) fn keep_shares(
     before: &ShareTarget,
@@ -78,12 +91,35 @@ pub(super) fn keep_shares(
     if !kept.is_empty() {
         ui.note(format!("Shares that keep their URL and tokens: {}.", kept.join(", ")));
     }
-    let running = background::look(paths)?.running;
-    let mut targets = running.iter().filter_map(|seen| Some(&seen.record.as_ref().ok()?.target));
-    if targets.any(|target| target == before) {
+    if is_shared(before, paths)? {
         ui.note(format!("{before} is shared right now, and is listed so until that share ends."));
     }
     Ok(kept)
+}
+
+/// Lets nobody visit the shares of a thing that is gone, and tells of it.
+pub(super) fn end_shares(
+    gone: &ShareTarget,
+    paths: &Paths,
+    context: &Context,
+) -> Result<Vec<String>, CliError> {
+    let locked = lock_out(paths, gone)?;
+    let ui = context.ui;
+    if !locked.is_empty() {
+        ui.note(format!("The tokens of its shares are revoked: {}.", locked.join(", ")));
+    }
+    if is_shared(gone, paths)? {
+        let name = gone.name();
+        ui.note(format!("It is shared right now; end that with `mcpm unshare {name}`."));
+    }
+    Ok(locked)
+}
+
+/// Tells whether a share of a thing runs.
+fn is_shared(target: &ShareTarget, paths: &Paths) -> Result<bool, CliError> {
+    let running = background::look(paths)?.running;
+    let mut targets = running.iter().filter_map(|seen| Some(&seen.record.as_ref().ok()?.target));
+    Ok(targets.any(|shared| shared == target))
 }
 
 fn agree(change: Change<'_>, named: &[&Named], context: &Context) -> Result<bool, CliError> {

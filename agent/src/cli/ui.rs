@@ -18,12 +18,24 @@ use super::pick::{self, Pick};
 pub(super) struct Ui {
     json: bool,
     interactive: bool,
+    /// Nobody is to be asked, because the user said so.
+    silent: bool,
 }
 
 impl Ui {
     /// Makes one that speaks JSON or text, and that may ask when `interactive` and a person is there.
     pub(super) fn new(json: bool, interactive: bool) -> Self {
-        Self { json, interactive }
+        Self { json, interactive, silent: false }
+    }
+
+    /// Returns one that asks nobody anything, because the user said so.
+    pub(super) fn never_asking(self) -> Self {
+        Self { interactive: false, silent: true, ..self }
+    }
+
+    /// Tells whether the user said that nobody is to be asked, and so that it goes on without.
+    pub(super) fn must_not_ask(self) -> bool {
+        self.silent
     }
 
     /// Tells whether machines read stdout.
@@ -38,16 +50,10 @@ impl Ui {
 
     /// Tells whether there is somebody to ask, at a terminal that can show a form.
     pub(super) fn may_ask(self) -> bool {
-        self.has_person() && !env::is_dumb()
-    }
-
-    /// Tells whether there is somebody to ask, but a terminal that cannot show a form.
-    pub(super) fn cannot_draw(self) -> bool {
-        self.has_person() && env::is_dumb()
-    }
-
-    fn has_person(self) -> bool {
-        self.interactive && io::stdin().is_terminal() && io::stderr().is_terminal()
+        self.interactive
+            && io::stdin().is_terminal()
+            && io::stderr().is_terminal()
+            && !env::is_dumb()
     }
 
     /// Tells whether a line on stderr may be redrawn.

@@ -3,16 +3,17 @@
 use serde_json::json;
 
 use super::error::CliError;
-use super::follow::{Change, follow, starting};
+use super::follow::{Change, end_shares, follow, starting};
 use super::{Context, JsonArg, env, secret};
 use crate::app::install::uninstall;
 use crate::clients::{Places, Target};
 use crate::config::GlobalConfigManager;
+use crate::credentials::ShareTarget;
 
 /// Remove an installed server
 ///
 /// It leaves its profiles with it; its login, its bundle and what only it has in the keyring are
-/// forgotten. Clients that start it are named, and changed if you agree, or with --force.
+/// forgotten, and the tokens of its shares revoked. Clients that start it are named, and changed if you agree, or with --force.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The server, as `mcpm ls` shows it
@@ -41,9 +42,8 @@ fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliErro
     let name = &args.name;
     let target = Target::Server(name.clone());
     let global = GlobalConfigManager::open(&paths)?;
-    if global.has(name) && !args.force && ui.cannot_draw() {
-        // Somebody is there who expects to be asked.
-        return Err(CliError::usage("this terminal cannot ask whether to remove the server")
+    if global.has(name) && !args.force && !ui.may_ask() && !ui.must_not_ask() {
+        return Err(CliError::usage("there is nobody to ask whether to remove the server")
             .with_hint("Say so with --force"));
     }
     if global.has(name) && !args.force && ui.may_ask() {
@@ -60,6 +60,11 @@ fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliErro
             return Ok(());
         }
     }
+    // First, since a failure in the midst should leave nothing that opens.
+    let shares = match global.has(name) {
+        true => end_shares(&ShareTarget::Server(name.clone()), &paths, context)?,
+        false => Vec::new(),
+    };
     let removed = uninstall(&paths, name)?;
     ui.note(format!("Server `{name}` is removed."));
     if !removed.profiles.is_empty() {
@@ -81,6 +86,7 @@ fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliErro
             "profiles": removed.profiles,
             "login": removed.login,
             "secrets": secrets,
+            "shares": shares,
             "clients": clients.left,
             "clients_changed": clients.changed,
         }));
@@ -92,6 +98,7 @@ fn run_at(args: &Args, context: &Context, places: &Places) -> Result<(), CliErro
 mod tests {
     use super::*;
     use crate::cli::testing::Home;
+    use crate::cli::ui::Ui;
     use crate::clients::Os;
 
     /// A home with one server, and two clients that start a server of this name: one the server of
@@ -127,7 +134,8 @@ mod tests {
     fn uninstall_with(force: bool) -> (Home, Places) {
         let (home, places) = desk();
         let args = Args { name: "time".to_owned(), force, json: JsonArg::default() };
-        run_at(&args, &home.context(), &places).unwrap();
+        let context = Context { ui: Ui::new(true, true).never_asking(), ..home.context() };
+        run_at(&args, &context, &places).unwrap();
         assert_eq!(home.read("servers.json"), "{}");
         (home, places)
     }
@@ -142,6 +150,14 @@ mod tests {
         // What may be a server of another home is told of, and left alone.
         let target = Target::Server("time".to_owned());
         assert_eq!(starting(&target, &home.paths, &places), ["kiro"]);
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_nothing_goes_unless_that_was_said() {
+        let (home, places) = desk();
+        let args = Args { name: "time".to_owned(), force: false, json: JsonArg::default() };
+        assert_eq!(run_at(&args, &home.context(), &places).unwrap_err().exit(), 2);
+        assert!(home.read("servers.json").contains("time"));
     }
 
     #[test]

@@ -159,15 +159,16 @@ impl ProfileConfigManager {
         if old == new {
             return Ok(());
         }
-        if !self.is_half_renamed(old, new) {
+        let is_resumed = self.is_half_renamed(old, new);
+        if !is_resumed {
             if self.profile(new).is_ok() {
                 return Err(ConfigError::Exists { what: "profile", name: new.to_owned() });
             }
             self.announce(old, new)?;
         }
         if let Err(error) = self.move_tags(old, new) {
-            // Nothing has moved, so nobody should see the copy.
-            if self.metadata.get(new).is_some() {
+            // Nothing has moved, so nobody should see the copy; of an earlier call that is not known.
+            if !is_resumed && self.metadata.get(new).is_some() {
                 self.metadata.set(new, None)?;
             }
             return Err(error);
@@ -374,6 +375,20 @@ mod tests {
         assert!(profiles.rename_profile("w", "work").is_err());
         let metadata = std::fs::read_to_string(paths.profiles_metadata()).unwrap();
         assert_eq!(metadata, METADATA);
+    }
+
+    #[test]
+    fn a_rename_that_fails_when_it_goes_on_loses_nothing_and_goes_on_later() {
+        let (_dir, paths, mut profiles) = home();
+        profiles.announce("w", "work").unwrap();
+        profiles.move_tags("w", "work").unwrap();
+        let moved = std::fs::read_to_string(paths.servers()).unwrap();
+        std::fs::write(paths.servers(), "{,").unwrap();
+        assert!(profiles.rename_profile("w", "work").is_err());
+        std::fs::write(paths.servers(), moved).unwrap();
+        ProfileConfigManager::open(&paths).unwrap().rename_profile("w", "work").unwrap();
+        let metadata = std::fs::read_to_string(paths.profiles_metadata()).unwrap();
+        assert_eq!(metadata, METADATA.replace("\"w\"", "\"work\""));
     }
 
     #[test]

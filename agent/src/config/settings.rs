@@ -14,8 +14,19 @@ pub struct Setting {
     pub key: &'static str,
     /// What it is for, in a few words.
     pub about: &'static str,
-    /// The values it may have; with none it is the address of a site, but for [`DEFAULT_PROFILE`].
-    pub values: &'static [&'static str],
+    /// What values it may have.
+    pub kind: Kind,
+}
+
+/// What values a setting may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// These.
+    OneOf(&'static [&'static str]),
+    /// The address of a site.
+    Address,
+    /// The name of a profile.
+    Profile,
 }
 
 /// The setting that names a profile.
@@ -26,47 +37,68 @@ pub const SETTINGS: [Setting; 4] = [
     Setting {
         key: "node_executable",
         about: "the program that starts servers from npm packages",
-        values: &["npx", "bunx", "pnpm dlx", "yarn dlx"],
+        kind: Kind::OneOf(&["npx", "bunx", "pnpm dlx", "yarn dlx"]),
     },
-    Setting { key: "registry_url", about: "the catalogue to use in place of mcpm.sh", values: &[] },
+    Setting {
+        key: "registry_url",
+        about: "the catalogue to use in place of mcpm.sh",
+        kind: Kind::Address,
+    },
     Setting {
         key: "official_registry_url",
         about: "the registry to use in place of the official one",
-        values: &[],
+        kind: Kind::Address,
     },
     Setting {
         key: DEFAULT_PROFILE,
         about: "the profile that `mcpm router share` shares where none is named",
-        values: &[],
+        kind: Kind::Profile,
     },
 ];
 
 impl Setting {
-    /// Returns the form that a value is kept in, if it may be one.
-    fn accept(&self, value: &str) -> Option<String> {
-        if self.key == DEFAULT_PROFILE {
-            return check_name("profile", value).is_ok().then(|| value.to_owned());
+    /// Returns the form that a value is kept in.
+    fn accept(&self, value: &str) -> Result<String, ConfigError> {
+        let accepted = match self.kind {
+            Kind::OneOf(values) => values.contains(&value).then_some(value),
+            Kind::Address => Some(value.trim()).filter(|value| is_site(value)),
+            Kind::Profile => return check_name("profile", value).map(|()| value.to_owned()),
+        };
+        accepted.map(str::to_owned).ok_or_else(|| ConfigError::BadSetting {
+            key: self.key,
+            // What stands before the sign may be a password.
+            value: value.rsplit('@').next().unwrap_or_default().to_owned(),
+            values: self.values(),
+        })
+    }
+
+    /// Returns the values that it may have, where they can be counted.
+    #[must_use]
+    pub const fn values(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::OneOf(values) => values,
+            Kind::Address | Kind::Profile => &[],
         }
-        if !self.values.is_empty() {
-            return self.values.contains(&value).then(|| value.to_owned());
-        }
-        let value = value.trim();
-        let url = Url::parse(value).ok()?;
-        let is_site = matches!(url.scheme(), "http" | "https") && url.host().is_some();
-        // Whoever may read the settings could read a password in them.
-        let is_bare = url.username().is_empty() && url.password().is_none();
-        (is_site && is_bare).then(|| value.to_owned())
     }
 
     /// Says which values it may have.
     #[must_use]
     pub fn choices(&self) -> String {
-        match self.values {
-            [] if self.key == DEFAULT_PROFILE => "the name of a profile".to_owned(),
-            [] => "an http or https address".to_owned(),
-            values => values.join(", "),
+        match self.kind {
+            Kind::OneOf(values) => values.join(", "),
+            Kind::Address => "an http or https address".to_owned(),
+            Kind::Profile => "the name of a profile".to_owned(),
         }
     }
+}
+
+/// Tells whether a text is the address of a site, without a password: whoever may read the settings
+/// could read it.
+fn is_site(value: &str) -> bool {
+    Url::parse(value).is_ok_and(|url| {
+        let is_site = matches!(url.scheme(), "http" | "https") && url.host().is_some();
+        is_site && url.username().is_empty() && url.password().is_none()
+    })
 }
 
 /// Reads and edits the settings.
@@ -110,17 +142,7 @@ impl Settings {
     /// When there is no such setting, it must not have this value, or the file cannot be written.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let setting = setting(key)?;
-        let Some(accepted) = setting.accept(value) else {
-            if setting.key == DEFAULT_PROFILE {
-                return check_name("profile", value);
-            }
-            return Err(ConfigError::BadSetting {
-                key: setting.key,
-                // What stands before the sign may be a password.
-                value: value.rsplit('@').next().unwrap_or_default().to_owned(),
-                values: setting.values,
-            });
-        };
+        let accepted = setting.accept(value)?;
         Ok(self.document.set(setting.key, Some(&accepted.into()))?)
     }
 

@@ -23,7 +23,8 @@ const TAGS: &str = "profile_tags";
 pub struct V1 {
     profiles: IndexMap<String, Vec<Value>>,
     stashed: Vec<(String, String, Value)>,
-    active: Option<Active>,
+    /// The profile that `mcpm router share` shall share where none is named.
+    default: Option<String>,
     notes: Vec<String>,
 }
 
@@ -35,13 +36,17 @@ enum Active {
 }
 
 impl Active {
-    fn note(&self) -> String {
+    /// Says what became of it; `default` is the profile of that setting.
+    fn note(&self, default: Option<&str>) -> String {
         match self {
             Self::Client(id) => format!(
                 "`@{id}` was the active target; commands name it now, as in `mcpm client edit {id}`"
             ),
-            Self::Profile(name) => format!(
+            Self::Profile(name) if default == Some(name) => format!(
                 "`%{name}` was the active target; `mcpm router share` shares it where no profile is named, and other commands name it, as in `mcpm profile run {name}`"
+            ),
+            Self::Profile(name) => format!(
+                "`%{name}` was the active target; commands name it now, as in `mcpm profile run {name}`"
             ),
         }
     }
@@ -93,10 +98,16 @@ impl V1 {
                 )),
             }
         }
+        let default = match (settings.get(DEFAULT_PROFILE)?, &active) {
+            (None, Some(Active::Profile(name))) => Some(name.clone()),
+            (set, _) => set,
+        };
+        let default = default
+            .filter(|name| profiles.contains_key(name) && check_name("profile", name).is_ok());
         if let Some(active) = &active {
-            notes.push(active.note());
+            notes.push(active.note(default.as_deref()));
         }
-        Ok(Some(Self { profiles, stashed: stashed(&settings), active, notes }))
+        Ok(Some(Self { profiles, stashed: stashed(&settings), default, notes }))
     }
 
     /// Moves everything; the files of mcpm 1 end up in `backup`. Stashed servers come back without a
@@ -131,10 +142,8 @@ impl V1 {
             ));
         }
         let mut settings = Settings::open(paths)?;
-        if let Some(Active::Profile(name)) = &self.active
+        if let Some(name) = &self.default
             && settings.get(DEFAULT_PROFILE)?.is_none()
-            && self.profiles.contains_key(name)
-            && check_name("profile", name).is_ok()
         {
             settings.set(DEFAULT_PROFILE, name)?;
         }
@@ -405,6 +414,7 @@ mod tests {
             (r#"{"active_client": "cursor"}"#, "mcpm client edit cursor", None),
             (r#"{"active_target": null, "active_client": "5ire"}"#, "mcpm client edit 5ire", None),
             (r#"{"active_target": "%work", "default_profile": "mine"}"#, "work", Some("mine")),
+            (r#"{"active_target": "%gone"}"#, "mcpm profile run gone", None),
         ] {
             let (_dir, paths) = home();
             std::fs::write(paths.settings(), config).unwrap();
@@ -413,6 +423,8 @@ mod tests {
             let settings = Settings::open(&paths).unwrap();
             assert_eq!(settings.get(DEFAULT_PROFILE).unwrap().as_deref(), default, "{config}");
             assert!(settings.raw("active_target").is_none(), "{config}");
+            let is_shared = done.notes.iter().any(|note| note.contains("router share"));
+            assert_eq!(is_shared, default == Some("work"), "{config}: {done:?}");
         }
     }
 

@@ -6,11 +6,13 @@
 mod record;
 mod stored;
 
+use std::borrow::Cow;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use mcpm_shared::name::Name;
+use percent_encoding::percent_decode_str;
 
 pub use self::record::{NewToken, ShareRecord, ShareTarget, ShareToken};
 use self::stored::Stored;
@@ -34,10 +36,26 @@ impl ShareFile {
         Self { path: paths.shares().join(format!("{name}@{}.json", file_part(relay))) }
     }
 
-    /// Returns the name that tells this share from all others: `NAME@RELAY`.
+    /// Returns the name that tells this share from all others: `NAME@RELAY`, where a relay that is
+    /// spoken to without TLS stands with `http://`.
     #[must_use]
     pub fn full_name(&self) -> String {
-        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        let stem = self.stem();
+        match stem.split_once('@') {
+            Some((name, part)) => format!("{name}@{}", relay_of(part)),
+            None => stem.into_owned(),
+        }
+    }
+
+    fn stem(&self) -> Cow<'_, str> {
+        self.path.file_stem().unwrap_or_default().to_string_lossy()
+    }
+
+    /// Tells whether this is its full name, in which `http://` may be missing.
+    #[must_use]
+    pub fn is_fully_named(&self, name: &str) -> bool {
+        let ours = self.full_name();
+        ours == name || ours.replacen("@http://", "@", 1) == name || self.stem() == name
     }
 
     /// Reads the record; `None` when the share was never made.
@@ -95,7 +113,7 @@ impl ShareFile {
 
     /// Tells whether the share has this name, which the file's name tells without a look inside.
     fn is_named(&self, name: &str) -> bool {
-        self.full_name().split_once('@').is_some_and(|(ours, _)| ours == name)
+        self.stem().split_once('@').is_some_and(|(ours, _)| ours == name)
     }
 }
 
@@ -124,6 +142,15 @@ fn file_part(origin: &str) -> String {
         }
     }
     part
+}
+
+/// Reads what [`file_part`] wrote; an `https://` is left out.
+fn relay_of(part: &str) -> String {
+    let (scheme, rest) = match part.strip_prefix("http+") {
+        Some(rest) => ("http://", rest),
+        None => ("", part),
+    };
+    format!("{scheme}{}", percent_decode_str(rest).decode_utf8_lossy())
 }
 
 /// One share of the list: what its file holds, or why that cannot be read.
@@ -180,8 +207,7 @@ pub fn find(
     mut unreadable: impl FnMut(&ShareFile, CredentialError),
 ) -> Result<(ShareFile, ShareRecord), CredentialError> {
     let files = files(&paths.shares())?;
-    let tests: [fn(&ShareFile, &str) -> bool; 2] =
-        [|file, asked| file.full_name() == asked, ShareFile::is_named];
+    let tests: [fn(&ShareFile, &str) -> bool; 2] = [ShareFile::is_fully_named, ShareFile::is_named];
     for test in tests {
         let named = files.iter().filter(|file| test(file, asked)).cloned().collect();
         if let Some(file) = only(named, asked, |file| file)? {
@@ -236,26 +262,58 @@ pub fn retarget(
     before: &ShareTarget,
     now: &ShareTarget,
 ) -> Result<Vec<String>, CredentialError> {
-    let is_of = |record: &ShareRecord| record.target == *before;
-    let shares = list(paths)?.into_iter();
-    let shares: Vec<_> = shares.filter(|share| share.record.as_ref().is_ok_and(is_of)).collect();
+    let shares = of(paths, before)?;
     if shares.is_empty() {
         return Ok(Vec::new());
     }
     let own = Name::derived(&before.base(), &agent_key(paths)?.thumbprint());
-    let mut moved = Vec::new();
+    change_all(shares, before, |record| {
+        record.inherited |= record.name == own;
+        record.target = now.clone();
+    })
+}
+
+/// Takes every token and the link from all shares of a thing that is gone, so that nobody who has
+/// them gets to what bears its name later. They keep their names. Returns the full names of those
+/// that somebody could visit.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn lock_out(paths: &Paths, gone: &ShareTarget) -> Result<Vec<String>, CredentialError> {
+    let is_open = |record: &ShareRecord| !record.tokens.is_empty() || record.link.is_some();
+    let mut shares = of(paths, gone)?;
+    shares.retain(|share| share.record.as_ref().is_ok_and(is_open));
+    change_all(shares, gone, |record| {
+        record.tokens.clear();
+        record.link = None;
+    })
+}
+
+/// Returns all shares of a thing. Files that cannot be read are in nobody's way.
+fn of(paths: &Paths, target: &ShareTarget) -> Result<Vec<ListedShare>, CredentialError> {
+    let mut shares = list(paths)?;
+    shares.retain(|share| share.record.as_ref().is_ok_and(|record| record.target == *target));
+    Ok(shares)
+}
+
+/// Changes the records of these shares, as far as they are still shares of `target`: somebody may
+/// have been quicker. Returns their full names.
+fn change_all(
+    shares: Vec<ListedShare>,
+    target: &ShareTarget,
+    mut change: impl FnMut(&mut ShareRecord),
+) -> Result<Vec<String>, CredentialError> {
+    let mut changed = Vec::new();
     for ListedShare { file, .. } in shares {
         file.update(|record| {
-            // Somebody may have been quicker.
-            if is_of(record) {
-                record.inherited |= record.name == own;
-                record.target = now.clone();
+            if record.target == *target {
+                change(record);
             }
             Ok(())
         })?;
-        moved.push(file.full_name());
+        changed.push(file.full_name());
     }
-    Ok(moved)
+    Ok(changed)
 }
 
 /// Returns the only one of `found`, or none when there is none.
@@ -320,8 +378,10 @@ mod tests {
         assert_eq!(find("notes").unwrap().1.name.as_str(), "notes-abc");
         assert_eq!(find("notes-abc").unwrap().1.name.as_str(), "notes-abc");
         let error = find("time").unwrap_err().to_string();
-        assert!(error.contains("time-abc@a.example, time-abc@http+127.0.0.1%3a80"), "{error}");
-        assert!(find("time-abc@http+127.0.0.1%3a80").is_ok());
+        assert!(error.contains("time-abc@a.example, time-abc@http://127.0.0.1:80"), "{error}");
+        for relay in ["http://127.0.0.1:80", "127.0.0.1:80", "http+127.0.0.1%3a80"] {
+            assert_eq!(find(&format!("time-abc@{relay}")).unwrap().1.relay, "http://127.0.0.1:80");
+        }
         assert!(matches!(find("none"), Err(CredentialError::UnknownShare(_))));
     }
 
@@ -355,6 +415,25 @@ mod tests {
         assert_eq!(inherited(&watch, relay).unwrap().as_str(), own);
         let notes = find(&paths, "notes", |_, error| panic!("{error}")).unwrap().1;
         assert_eq!((notes.target.name(), notes.inherited), ("notes", false));
+    }
+
+    #[test]
+    fn what_is_gone_takes_the_tokens_of_its_shares_along_and_leaves_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let mut time = record("time-abc", "https://a.example", "time");
+        time.add_token(NewToken::default(), 1);
+        time.link = Some(mcpm_shared::token::Token::generate());
+        let mut notes = record("notes-abc", "https://a.example", "notes");
+        notes.add_token(NewToken::default(), 1);
+        let files = [keep(&paths, &time), keep(&paths, &notes)];
+        keep(&paths, &record("closed", "https://a.example", "time"));
+        assert_eq!(lock_out(&paths, &time.target).unwrap(), ["time-abc@a.example"]);
+        let [left, other] = files.map(|file| file.read().unwrap().unwrap());
+        assert!(left.tokens.is_empty() && left.link.is_none());
+        assert_eq!((left.name, left.target), (time.name, time.target.clone()));
+        assert_eq!(other.tokens.len(), 1);
+        assert!(lock_out(&paths, &time.target).unwrap().is_empty());
     }
 
     #[test]

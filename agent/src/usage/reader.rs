@@ -258,6 +258,16 @@ impl Reader {
         query.fetch_one(&mut self.connection).await.map_err(failed(&self.path))
     }
 
+    /// Tells whether something was recorded before the last so many days. Only then does it mean
+    /// anything that a report of these days does not tell of a server.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn goes_back(&mut self, days: u32) -> Result<bool, UsageError> {
+        let query = sqlx::query_scalar(sql::GOES_BACK).bind(days);
+        query.fetch_one(&mut self.connection).await.map_err(failed(&self.path))
+    }
+
     /// Makes a report, once.
     ///
     /// # Errors

@@ -51,6 +51,18 @@ async fn database(path: &Path, statements: &[&'static str]) -> SqliteConnection 
     connection
 }
 
+/// Writes what a session of so many days ago would have left.
+pub(crate) async fn recorded_ago(paths: &Paths, days: u32) {
+    let mut connection = database(&paths.monitor_db(), &[schema::TABLE]).await;
+    let query = sqlx::query(
+        "INSERT INTO monitor_events (event_type, server_id, session_id, timestamp, metadata)
+        VALUES ('SESSION_START', 'other', 's' || ?1,
+        strftime('%Y-%m-%dT%H:%M:%f', 'now', 'localtime', '-' || ?1 || ' days'), '{}')",
+    );
+    query.bind(days).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
 fn about(server: Option<&str>, profile: Option<&str>) -> About {
     About {
         server: server.map(str::to_owned),

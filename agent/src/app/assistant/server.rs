@@ -90,9 +90,9 @@ struct Query {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Name {
+struct Which {
     /// The name of the server.
-    name: String,
+    server: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -155,9 +155,9 @@ impl Assistant {
     )]
     async fn show_details(
         &self,
-        Parameters(Name { name }): Parameters<Name>,
+        Parameters(Which { server }): Parameters<Which>,
     ) -> Result<Json<Details>, Refusal> {
-        self.desk.details(&name).await.map(Json)
+        self.desk.details(&server).await.map(Json)
     }
 
     #[tool(
@@ -205,9 +205,9 @@ impl Assistant {
     )]
     async fn server_status(
         &self,
-        Parameters(Name { name }): Parameters<Name>,
+        Parameters(Which { server }): Parameters<Which>,
     ) -> Result<Json<Check>, Refusal> {
-        self.desk.check(&name).await.map(Json)
+        self.desk.check(&server).await.map(Json)
     }
 
     #[tool(

@@ -121,7 +121,7 @@ async fn with_a_profile_no_other_one_is_seen_or_changed() {
     let other = json!({"server": "crm", "profile": "home"});
     let refused = ask(dir.path(), work, "enable_server", other).await;
     assert!(text(&refused).contains("only profile `work`"), "{refused}");
-    let refused = ask(dir.path(), work, "server_status", json!({"name": "crm"})).await;
+    let refused = ask(dir.path(), work, "server_status", json!({"server": "crm"})).await;
     assert!(refused["isError"] == true && text(&refused).contains("enable_server"), "{refused}");
     let refused = ask(dir.path(), work, "usage", json!({"server": "crm"})).await;
     assert_eq!(refused["isError"], true);
@@ -135,7 +135,7 @@ async fn with_a_profile_no_other_one_is_seen_or_changed() {
 #[tokio::test]
 async fn what_a_server_wrote_does_not_reach_the_assistant() {
     let dir = tempfile::tempdir().unwrap();
-    let status = ask(dir.path(), None, "server_status", json!({"name": "loud"})).await;
+    let status = ask(dir.path(), None, "server_status", json!({"server": "loud"})).await;
     let status = &status["structuredContent"];
     assert_eq!(status["works"], false);
     assert!(status["problem"].as_str().unwrap().contains("stopped"), "{status}");
@@ -148,11 +148,11 @@ async fn the_catalogue_is_searched_and_shown_with_what_it_asks_for() {
     let found = ask(dir.path(), None, "search_catalogue", query).await;
     let servers = found["structuredContent"]["servers"].as_array().unwrap();
     assert!(servers.iter().any(|server| server["name"] == "time"), "{found}");
-    let shown = ask(dir.path(), None, "show_details", json!({"name": "tavily"})).await;
+    let shown = ask(dir.path(), None, "show_details", json!({"server": "tavily"})).await;
     let arguments = &shown["structuredContent"]["installations"][0]["arguments"];
     assert_eq!((&arguments[0]["required"], &arguments[0]["secret"]), (&json!(true), &json!(true)));
     assert_eq!(shown["structuredContent"]["install"], "mcpm install tavily");
-    let none = ask(dir.path(), None, "show_details", json!({"name": "no-such-server"})).await;
+    let none = ask(dir.path(), None, "show_details", json!({"server": "no-such-server"})).await;
     assert_eq!(none["isError"], true);
     let empty = ask(dir.path(), None, "search_catalogue", json!({"query": " "})).await;
     assert_eq!(empty["isError"], true);

@@ -12,9 +12,10 @@ use super::super::clients::list;
 use super::super::install::belongings::folders_of;
 use crate::clients::{Places, Target};
 use crate::config::{ConfigError, GlobalConfigManager, Sources};
-use crate::credentials;
+use crate::credentials::{self, ShareTarget};
 use crate::fs::{self, FsError, Paths};
 use crate::logs;
+use crate::running;
 use crate::usage::{Filter, Reader};
 
 /// How many days without a call make a server one that nobody uses.
@@ -27,6 +28,8 @@ pub struct Unused {
     /// Servers that are in no profile, that no client starts and no share has, and that were not
     /// called in the last [`DAYS`] days.
     pub servers: Vec<String>,
+    /// Whether calls were counted for so long. Where they were not, no server is known to be unused.
+    pub counted: bool,
     /// What servers that are gone left behind.
     pub leftovers: Vec<Leftover>,
 }
@@ -56,25 +59,28 @@ pub enum Leftover {
 /// Looks for what can go.
 ///
 /// # Errors
-/// When a file of ours that tells what is used cannot be read: then nothing is unused.
+/// When a file that tells what is used, ours or a client's, cannot be read: then nothing is unused.
 pub async fn look(paths: &Paths, places: &Places) -> Result<Unused, CleanupError> {
     let global = GlobalConfigManager::open(paths)?;
     let called = called(paths).await?;
-    let started: Vec<Target> = list(places)?
-        .into_iter()
-        .flat_map(|status| status.entries.unwrap_or_default())
-        .filter_map(|entry| entry.target)
-        .collect();
+    let mut started: Vec<Target> = Vec::new();
+    for status in list(places)? {
+        started.extend(status.entries?.into_iter().filter_map(|entry| entry.target));
+    }
     let shared = shared(paths)?;
+    let leftovers = leftovers(&global, &shared, paths)?;
+    let Some(called) = called else {
+        return Ok(Unused { leftovers, ..Unused::default() });
+    };
     let is_used = |name: &str| {
         called.contains(name)
-            || shared.contains(name)
+            || shared.iter().any(|target| target.name() == name)
             || started.contains(&Target::Server(name.to_owned()))
             || !global.profiles_of(name).is_empty()
     };
     let names = global.list_servers().into_iter().map(|listed| listed.name);
     let servers = names.filter(|name| !is_used(name)).collect();
-    Ok(Unused { servers, leftovers: leftovers(&global, paths)? })
+    Ok(Unused { servers, counted: true, leftovers })
 }
 
 /// Removes what servers that are gone left behind.
@@ -127,21 +133,40 @@ impl crate::hint::Hint for CleanupError {
     }
 }
 
-async fn called(paths: &Paths) -> Result<BTreeSet<String>, CleanupError> {
-    let Some(reader) = Reader::open(paths).await? else { return Ok(BTreeSet::new()) };
+/// Returns the servers that were called in the last [`DAYS`] days; none when calls were not counted
+/// for as long.
+async fn called(paths: &Paths) -> Result<Option<BTreeSet<String>>, CleanupError> {
+    let Some(mut reader) = Reader::open(paths).await? else { return Ok(None) };
+    if !reader.goes_back(DAYS).await? {
+        return Ok(None);
+    }
     let report = reader.report(&Filter { days: DAYS, server: None, profile: None }).await?;
-    Ok(report.servers.into_iter().map(|row| row.server).collect())
+    Ok(Some(report.servers.into_iter().map(|row| row.server).collect()))
 }
 
-/// Returns the names of servers, and of whatever else, that shares are of.
-fn shared(paths: &Paths) -> Result<BTreeSet<String>, CleanupError> {
-    let kept = credentials::list(paths)?.into_iter().filter_map(|share| share.record.ok());
-    let running = background::look(paths)?.running.into_iter().filter_map(|seen| seen.record.ok());
-    let kept = kept.map(|record| record.target.name().to_owned());
-    Ok(kept.chain(running.map(|share| share.target.name().to_owned())).collect())
+/// Returns what shares are of: those that were ever made, those that run, and those that ended badly
+/// and nobody asked about yet.
+fn shared(paths: &Paths) -> Result<Vec<ShareTarget>, CleanupError> {
+    let mut targets = Vec::new();
+    for share in credentials::list(paths)? {
+        targets.push(share.record?.target);
+    }
+    for seen in running::list(paths)? {
+        match seen.record {
+            Ok(share) => targets.push(share.target),
+            Err(error) if seen.alive => return Err(error.into()),
+            // It runs no more, and cannot say what it was of.
+            Err(_) => {}
+        }
+    }
+    Ok(targets)
 }
 
-fn leftovers(global: &GlobalConfigManager, paths: &Paths) -> Result<Vec<Leftover>, CleanupError> {
+fn leftovers(
+    global: &GlobalConfigManager,
+    shared: &[ShareTarget],
+    paths: &Paths,
+) -> Result<Vec<Leftover>, CleanupError> {
     let mut found = Vec::new();
     let sources = Sources::open(paths)?;
     let gone = sources.names().filter(|name| !global.has(name));
@@ -150,10 +175,7 @@ fn leftovers(global: &GlobalConfigManager, paths: &Paths) -> Result<Vec<Leftover
     let mut logs = BTreeSet::new();
     let names = global.list_servers();
     logs.extend(names.iter().map(|listed| logs::path(paths, &listed.name)));
-    let shares = credentials::list(paths)?.into_iter().filter_map(|share| share.record.ok());
-    logs.extend(shares.map(|record| background::log(paths, &record.target)));
-    let running = background::look(paths)?.running.into_iter().filter_map(|seen| seen.record.ok());
-    logs.extend(running.map(|share| background::log(paths, &share.target)));
+    logs.extend(shared.iter().map(|target| background::log(paths, target)));
     // `NAME.log` and `NAME.log.1`; what else is there is nobody's that we know.
     let log_of = |path: &Path| {
         let log = if path.extension() == Some(OsStr::new("1")) {
@@ -201,7 +223,9 @@ mod tests {
 
     use super::*;
     use crate::clients::Os;
-    use crate::credentials::{ShareFile, ShareRecord, ShareTarget};
+    use crate::credentials::{ShareFile, ShareRecord};
+    use crate::running::RunId;
+    use crate::usage::tests::recorded_ago;
 
     fn places(home: &Path) -> Places {
         Places {
@@ -247,6 +271,8 @@ mod tests {
         let file = ShareFile::new(&paths, &record.name, "local");
         file.edit(|_| Ok((record, ()))).unwrap();
 
+        recorded_ago(&paths, DAYS + 1).await;
+
         let places = places(dir.path());
         let found = look(&paths, &places).await.unwrap();
         assert_eq!(found.servers, ["idle"]);
@@ -273,5 +299,71 @@ mod tests {
         assert!(look(&paths, &places).await.unwrap().leftovers.is_empty());
         std::fs::write(paths.monitor_db(), "no database\n".repeat(100)).unwrap();
         assert!(look(&paths, &places).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn no_server_is_unused_before_calls_were_counted_for_as_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::write(paths.servers(), r#"{"new": {"command": "x"}}"#).unwrap();
+        let places = places(dir.path());
+        let unused = async || {
+            let found = look(&paths, &places).await.unwrap();
+            (found.servers.len(), found.counted)
+        };
+        assert_eq!(unused().await, (0, false));
+        recorded_ago(&paths, DAYS - 1).await;
+        assert_eq!(unused().await, (0, false));
+        recorded_ago(&paths, DAYS + 1).await;
+        assert_eq!(unused().await, (1, true));
+    }
+
+    /// A home with a server that nobody uses, as far as can be told.
+    async fn idle() -> (tempfile::TempDir, Paths, Places) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path().join("ours"));
+        std::fs::create_dir_all(paths.live_shares()).unwrap();
+        std::fs::create_dir_all(paths.logs()).unwrap();
+        std::fs::write(paths.servers(), r#"{"idle": {"command": "x"}}"#).unwrap();
+        recorded_ago(&paths, DAYS + 1).await;
+        let places = places(dir.path());
+        assert_eq!(look(&paths, &places).await.unwrap().servers, ["idle"]);
+        (dir, paths, places)
+    }
+
+    #[tokio::test]
+    async fn a_client_or_a_share_that_cannot_be_read_may_use_everything() {
+        let (dir, paths, places) = idle().await;
+        let cursor = dir.path().join(".cursor/mcp.json");
+        std::fs::create_dir(dir.path().join(".cursor")).unwrap();
+        let share = paths.shares().join("idle-x@local.json");
+        for file in [cursor, share] {
+            std::fs::write(&file, "{,").unwrap();
+            assert!(look(&paths, &places).await.is_err(), "{}", file.display());
+            std::fs::remove_file(file).unwrap();
+        }
+        let run = paths.live_shares().join(RunId::generate().to_string());
+        std::fs::write(run.with_extension("json"), "{,").unwrap();
+        let lock = std::fs::File::create(run.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        assert!(look(&paths, &places).await.is_err(), "a share that runs");
+        lock.unlock().unwrap();
+        assert_eq!(look(&paths, &places).await.unwrap().servers, ["idle"]);
+    }
+
+    #[tokio::test]
+    async fn looking_leaves_the_last_words_and_the_log_of_a_share_that_ended_badly() {
+        let (_dir, paths, places) = idle().await;
+        let target = ShareTarget::Server("gone".to_owned());
+        std::fs::write(background::log(&paths, &target), "").unwrap();
+        let words = json!({
+            "process": {"pid": 7, "started": null}, "since": 1, "mode": "background",
+            "target": target, "relay": "local", "visitors": "token",
+            "state": {"is": "ended", "code": "c", "message": "m", "exit": 1},
+        });
+        let file = paths.live_shares().join(format!("{}.json", RunId::generate()));
+        std::fs::write(&file, words.to_string()).unwrap();
+        assert!(look(&paths, &places).await.unwrap().leftovers.is_empty());
+        assert_eq!(background::look(&paths).unwrap().ended.len(), 1);
     }
 }

@@ -53,7 +53,13 @@ pub(super) async fn look(servers: &[&Server]) -> Vec<Finding> {
 
 fn finding(runtime: &Runtime, version: Option<String>, needed_by: &[&str]) -> Finding {
     match version {
-        Some(version) => Finding::ok(Area::Runtime, runtime.name, version),
+        Some(version) => {
+            let finding = Finding::ok(Area::Runtime, runtime.name, version);
+            match needed_by {
+                [] => finding,
+                servers => finding.more(format!("needed by {}", servers.join(", "))),
+            }
+        }
         None if needed_by.is_empty() => {
             Finding::ok(Area::Runtime, runtime.name, "not installed, and not needed")
         }
@@ -100,7 +106,8 @@ mod tests {
         assert_eq!(missing.health, Health::Broken);
         assert!(missing.detail.ends_with("needed by a") && missing.hint.is_some());
         assert_eq!(finding(node, None, &[]).health, Health::Ok);
-        assert_eq!(finding(node, Some("v24".to_owned()), &["a"]).detail, "v24");
+        let found = finding(node, Some("v24".to_owned()), &["a"]);
+        assert_eq!((found.detail.as_str(), found.more), ("v24", vec!["needed by a".to_owned()]));
         let own = Server::stdio("c", "/opt/x/npx", ["x"]);
         assert!(needed_by(node, &[&own]).is_empty());
     }

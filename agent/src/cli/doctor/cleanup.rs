@@ -60,8 +60,10 @@ pub(super) fn run(consent: Consent, places: &Places, context: &Context) -> Resul
 fn show(found: &Unused, paths: &Paths, context: &Context) {
     let ui = context.ui;
     if ui.is_json() {
-        let Unused { servers, leftovers, .. } = found;
-        ui.json(&json!({ "event": "unused", "servers": servers, "leftovers": leftovers }));
+        let Unused { servers, counted, leftovers, .. } = found;
+        ui.json(&json!({
+            "event": "unused", "servers": servers, "counted": counted, "leftovers": leftovers,
+        }));
         return;
     }
     for name in &found.servers {
@@ -84,6 +86,11 @@ fn show(found: &Unused, paths: &Paths, context: &Context) {
     if found.servers.is_empty() && found.leftovers.is_empty() {
         ui.note("There is nothing that nobody uses.");
     }
+    if !found.counted {
+        ui.note(format!(
+            "Calls were not counted for {DAYS} days yet, so no server is taken for unused."
+        ));
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +112,11 @@ mod tests {
             project: home.paths.dir().join("project"),
             path: Vec::new(),
         };
+        block_on(Threads::One, async {
+            crate::usage::tests::recorded_ago(&home.paths, DAYS + 1).await;
+            Ok(())
+        })
+        .unwrap();
         run(Consent::None, &places, &home.context()).unwrap();
         assert_eq!(run(Consent::Ask, &places, &home.context()).unwrap_err().exit(), 2);
         assert!(home.read("servers.json").contains("\"a\""));

@@ -27,7 +27,7 @@ fn a_server_of_the_built_in_list_is_found_shown_installed_and_removed_offline() 
     home.run(&["install", "time", OFFLINE, "--alias", "clock"]).unwrap();
     home.run(&["install", "time", OFFLINE, "--force"]).unwrap();
     assert!(!home.read("servers.json").contains("Berlin"));
-    home.run(&["uninstall", "time"]).unwrap();
+    home.run(&["uninstall", "time", "--force"]).unwrap();
     assert_eq!(code(&home.run(&["uninstall", "time"]).unwrap_err()), "unknown_server");
     home.run(&["uninstall", "clock", "-f"]).unwrap();
 }

@@ -3,13 +3,15 @@
 use serde_json::json;
 
 use crate::cli::error::CliError;
-use crate::cli::follow::{Change, Followed, follow, keep_shares, starting};
+use crate::cli::follow::{Change, Followed, end_shares, follow, keep_shares, lags, starting};
 use crate::cli::{Context, ForceArg, JsonArg, env, fields};
 use crate::clients::Target;
 use crate::config::{
-    self, DEFAULT_PROFILE, GlobalConfigManager, ProfileConfigManager, ServersChange, Settings,
+    self, DEFAULT_PROFILE, GlobalConfigManager, Profile, ProfileConfigManager, ServersChange,
+    Settings,
 };
 use crate::credentials::ShareTarget;
+use crate::fs::Paths;
 
 /// Make an empty profile
 #[derive(Debug, clap::Args)]
@@ -88,7 +90,9 @@ pub(super) fn create(args: &Create, context: &Context) -> Result<(), CliError> {
 pub(super) fn edit(args: &Edit, context: &Context) -> Result<(), CliError> {
     let paths = context.paths()?;
     let mut profiles = ProfileConfigManager::open(&paths)?;
-    let before = profiles.profile(&args.profile)?;
+    // Read before anything is written: a file that we must not replace should change nothing.
+    let mut settings = Settings::open(&paths)?;
+    let before = find(args, &profiles, &settings, &paths)?;
     let (mut name, mut change) = (args.name.clone(), args.servers.change());
     if name.is_none() && change.is_none() {
         let ui = context.ui;
@@ -99,7 +103,7 @@ pub(super) fn edit(args: &Edit, context: &Context) -> Result<(), CliError> {
         name = Some(ui.ask("Name", Some(&before.name))?);
         change = ask(&before.servers, &GlobalConfigManager::open(&paths)?, context)?;
     }
-    let new = name.filter(|name| *name != before.name);
+    let new = name.filter(|name| *name != args.profile);
     if let Some(new) = &new {
         config::check_name("profile", new)?;
     }
@@ -120,18 +124,42 @@ pub(super) fn edit(args: &Edit, context: &Context) -> Result<(), CliError> {
     let mut clients = Followed::default();
     let mut shares = Vec::new();
     if let Some(new) = new {
-        let [old, now] = [&before.name, &new].map(|name| ShareTarget::Profile(name.clone()));
-        shares = keep_shares(&old, &now, &paths, context)?;
-        let mut settings = Settings::open(&paths)?;
-        if settings.get(DEFAULT_PROFILE)?.as_ref() == Some(&before.name) {
+        let old = &args.profile;
+        let [was, now] = [old, &new].map(|name| ShareTarget::Profile(name.clone()));
+        shares = keep_shares(&was, &now, &paths, context)?;
+        if settings.get(DEFAULT_PROFILE)?.as_ref() == Some(old) {
             settings.set(DEFAULT_PROFILE, &new)?;
         }
-        let (old, new) = (Target::Profile(before.name), Target::Profile(new));
+        let (old, new) = (Target::Profile(old.clone()), Target::Profile(new));
         let change = Change { before: &old, now: Some(&new) };
         clients = follow(change, args.force.force, &paths, &env::places()?, context)?;
     }
     tell_clients("changed", &now, &clients, &shares, context);
     Ok(())
+}
+
+/// Returns the profile. One that has its new name while others know it by the old one is what an
+/// interruption left; then the same command brings them along.
+fn find(
+    args: &Edit,
+    profiles: &ProfileConfigManager,
+    settings: &Settings,
+    paths: &Paths,
+) -> Result<Profile, CliError> {
+    let old = &args.profile;
+    let (unknown, new) = match (profiles.profile(old), &args.name) {
+        (Err(error), Some(new)) => (error, new),
+        (found, _) => return Ok(found?),
+    };
+    let is_default = settings.get(DEFAULT_PROFILE)?.as_ref() == Some(old);
+    match profiles.profile(new) {
+        Ok(renamed)
+            if is_default || lags(&Target::Profile(old.clone()), paths, &env::places()?)? =>
+        {
+            Ok(renamed)
+        }
+        _ => Err(unknown.into()),
+    }
 }
 
 fn tell_clients(
@@ -184,6 +212,7 @@ pub(super) fn rm(args: &Rm, context: &Context) -> Result<(), CliError> {
     let ui = context.ui;
     let (paths, places) = (context.paths()?, env::places()?);
     let mut profiles = ProfileConfigManager::open(&paths)?;
+    let mut settings = Settings::open(&paths)?;
     let name = &args.profile;
     let profile = profiles.profile(name)?;
     let target = Target::Profile(name.clone());
@@ -205,15 +234,16 @@ pub(super) fn rm(args: &Rm, context: &Context) -> Result<(), CliError> {
             return tell("unchanged", name, "Nothing has changed.".to_owned(), context);
         }
     }
+    // First, since a failure in the midst should leave nothing that opens.
+    let shares = end_shares(&ShareTarget::Profile(name.clone()), &paths, context)?;
     profiles.remove_profile(name)?;
     ui.note(format!("Profile `{name}` is forgotten."));
     let change = Change { before: &target, now: None };
     let clients = follow(change, args.force, &paths, &places, context)?;
-    let mut settings = Settings::open(&paths)?;
     if settings.get(DEFAULT_PROFILE)?.as_ref() == Some(name) {
         settings.unset(DEFAULT_PROFILE)?;
     }
-    tell_clients("removed", name, &clients, &[], context);
+    tell_clients("removed", name, &clients, &shares, context);
     Ok(())
 }
 
@@ -228,8 +258,9 @@ fn tell(event: &str, profile: &str, text: String, context: &Context) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::cli::testing::Home;
-    use crate::config::ProfileConfigManager;
+    use crate::credentials::{ShareFile, ShareRecord};
 
     fn servers(home: &Home, profile: &str) -> Vec<String> {
         ProfileConfigManager::open(&home.paths).unwrap().profile(profile).unwrap().servers
@@ -277,6 +308,31 @@ mod tests {
         assert_eq!(exit(&["profile", "edit", "work"]), 2);
         assert_eq!(exit(&["profile", "rm", "work"]), 2);
         assert_eq!(exit(&["profile", "rm", "none", "--force"]), 1);
+    }
+
+    #[test]
+    fn a_rename_goes_on_when_it_is_said_again_after_its_last_steps_failed() {
+        let home = home();
+        let rename = ["profile", "edit", "work", "--name", "job"];
+        let default = || Settings::open(&home.paths).unwrap().get(DEFAULT_PROFILE).unwrap();
+        // What cannot be read is found before anything is written.
+        home.write("config.json", "{,");
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
+        assert_eq!(servers(&home, "work"), [""; 0]);
+        home.write("config.json", r#"{"default_profile": "work"}"#);
+        home.write("shares", "no folder");
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
+        assert_eq!(servers(&home, "job"), [""; 0]);
+        std::fs::remove_file(home.paths.shares()).unwrap();
+        let name = "work-x".parse().unwrap();
+        let file = ShareFile::new(&home.paths, &name, "local");
+        let record = ShareRecord::new(name, "local", ShareTarget::Profile("work".to_owned()));
+        file.edit(|_| Ok((record, ()))).unwrap();
+        home.run(&rename).unwrap();
+        assert_eq!(file.read().unwrap().unwrap().target.name(), "job");
+        assert_eq!(default().as_deref(), Some("job"));
+        // Now that nothing is left to do, there is no such profile.
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
     }
 
     /// Defect 28 of the Python `mcpm`: `profile rm` ignored `MCPM_FORCE`, and without a terminal it

@@ -12,6 +12,13 @@ pub(super) const KNOWS_PROFILE: &str = "
         AND CASE WHEN json_valid(metadata) THEN json_extract(metadata, '$.profile_name') END = ?1
     )";
 
+/// Tells whether something was recorded before the last ?1 days.
+pub(super) const GOES_BACK: &str = "
+    SELECT EXISTS (
+        SELECT 1 FROM monitor_events
+        WHERE timestamp < strftime('%Y-%m-%dT%H:%M:%f', 'now', 'localtime', '-' || ?1 || ' days')
+    )";
+
 /// Makes the work tables.
 pub(super) const WORK_TABLES: &[&str] = &[
     "CREATE TEMP TABLE session (
