@@ -9,6 +9,8 @@ mod place;
 mod process;
 mod record;
 
-pub use self::place::{Registration, RunId, Seen, ask_to_stop, clean, is_alive, list, read};
+pub use self::place::{
+    Registration, RunId, Seen, ask_to_stop, clean, is_alive, is_asked_to_stop, list, read,
+};
 pub use self::process::Process;
 pub use self::record::{Ending, Mode, RunningShare, State, Visitors};

@@ -192,29 +192,10 @@ impl Tunnels {
         self.0.roster.news()
     }
 
-    /// Tells whether nothing is served any more, by whatever fault.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.0.scope.is_cancelled()
-    }
-
-    /// Gives all shares up and waits until they have ended, a few seconds at most.
-    pub async fn shutdown(self) {
-        let roster = &self.0.roster;
-        let mut news = roster.news();
-        roster.all().iter().for_each(|share| share.give_up());
-        roster.wake();
-        let all_ended = async { while !roster.is_empty() && news.changed().await.is_ok() {} };
-        self.0.goodbye(all_ended).await;
+    /// Ends the task that keeps the session, as a fault of it would.
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
         self.0.scope.cancel();
-    }
-}
-
-impl Line {
-    /// Waits for an end that was asked for, no longer than it is worth.
-    async fn goodbye(&self, ended: impl Future<Output = ()>) {
-        let ended = self.scope.token().run_until_cancelled(ended);
-        let _in_time = tokio::time::timeout(GOODBYE, ended).await;
     }
 }
 
@@ -243,6 +224,12 @@ impl Tunnel {
         self.share.gate.stats()
     }
 
+    /// Tells whether nothing can be served any more, by a fault that the status does not tell.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.line.scope.is_cancelled()
+    }
+
     /// Replaces the visitors' policy: here at once, at the relay as soon as it hears of it.
     pub fn update_access(&self, access: AccessPolicy) {
         // What has ended lets nobody in.
@@ -262,7 +249,9 @@ impl Tunnel {
         let ended = async {
             let _over = status.wait_for(is_over).await;
         };
-        self.line.goodbye(ended).await;
+        // No longer than it is worth.
+        let ended = self.line.scope.token().run_until_cancelled(ended);
+        let _in_time = tokio::time::timeout(GOODBYE, ended).await;
     }
 }
 

@@ -12,7 +12,7 @@ pub use self::beacon::{Beacon, BeaconTask, Run};
 pub use self::launch::{LaunchError, Order, launch, leave_terminal};
 pub use self::stop::{StopError, Stopped, stop};
 use super::share::{Access, Patience, ShareSpec, Up};
-use crate::credentials::{CredentialError, ShareFile, ShareTarget};
+use crate::credentials::{CredentialError, ShareFile, ShareTarget, inherited};
 use crate::fs::{FsError, Paths};
 use crate::logs;
 use crate::running::{self, RunningShare, Seen, State, Visitors};
@@ -50,15 +50,22 @@ pub fn look(paths: &Paths) -> Result<Shares, FsError> {
     Ok(shares)
 }
 
-/// Returns the share that would lose its name to this one.
+/// Returns the share that would lose its name to this one: one of the same thing, or, where what is
+/// shared had another name when that share started, one of the same name.
 ///
 /// # Errors
-/// When the folder of running shares cannot be read.
-pub fn rival(paths: &Paths, spec: &ShareSpec) -> Result<Option<RunningShare>, FsError> {
+/// When a folder of shares cannot be read.
+pub fn rival(paths: &Paths, spec: &ShareSpec) -> Result<Option<RunningShare>, CredentialError> {
     let (relay, wanted) = (relay_of(spec), spec.name.as_ref());
+    let name = match wanted {
+        Some(name) => Some(name.clone()),
+        None => inherited(paths)?.name(&spec.target, &relay),
+    };
+    let has_name =
+        |share: &RunningShare| name.is_some() && share.relay == relay && share.name == name;
     let running = look(paths)?.running.into_iter().filter_map(|seen| seen.record.ok());
     let mut running = running.filter(|share| !matches!(share.state, State::Ended(_)));
-    Ok(running.find(|share| share.would_yield_to(&spec.target, &relay, wanted)))
+    Ok(running.find(|share| share.would_yield_to(&spec.target, &relay, wanted) || has_name(share)))
 }
 
 /// Returns how long a share may take to be up or to fail.

@@ -177,7 +177,8 @@ pub struct Up {
     pub again: bool,
 }
 
-/// One of several shares.
+/// One of several shares. How the relay is reached is a matter of all shares there: it is done as the
+/// one that is published first says, and what the others say of it beside the address is not read.
 #[derive(Debug)]
 pub struct Wish {
     /// What to share, and how.
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
     use crate::model::Server;
 
-    fn spec(source: Source, relay: &str, patience: Patience) -> ShareSpec {
+    pub(super) fn spec(source: Source, relay: &str, patience: Patience) -> ShareSpec {
         let relay = RelaySpec {
             address: relay.parse().unwrap(),
             credential: RelayCredential::default(),
@@ -265,7 +266,7 @@ mod tests {
     }
 
     /// Returns an address that nobody listens on.
-    fn nobody() -> String {
+    pub(super) fn nobody() -> String {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", free.local_addr().unwrap())
     }

@@ -159,19 +159,20 @@ pub(super) fn follow(
         return be_background(specs.swap_remove(detach.run.run_of), id, false, paths, context);
     }
     if !detach.detach {
-        // It would take the name of the other, which would then end.
-        for spec in &specs {
-            if let Some(rival) = background::rival(paths, spec)? {
-                return Err(shared_already(&rival));
-            }
+        let mut refused = refused(&specs, paths)?;
+        if specs.len() == 1
+            && let Some((_, error)) = refused.pop()
+        {
+            return Err(error);
         }
         let run = Run { id: RunId::generate(), mode: Mode::Foreground, router: false };
         let screen = Screen::of(context.ui, &specs);
-        return run_here(specs, &run, screen, paths);
+        return run_here(specs, refused, &run, screen, paths);
     }
     let [spec] = specs.as_slice() else { return start_all(&specs, paths, context) };
     let mut live = Live::new(context.ui, spec).detached();
-    let started = start(spec, &[], paths, |event| live.show(event));
+    let started = start(spec, &[], paths, &CancellationToken::new(), |event| live.show(event));
+    let started = started.and_then(|started| Ok(started.ok_or(LaunchError::Stopped)?));
     let started = started.map(|(share, up)| {
         live.show(ShareEvent::Up(Box::new(up)));
         share
@@ -181,18 +182,35 @@ pub(super) fn follow(
     Ok(())
 }
 
+/// Returns which of the shares would take the name of one that runs, which would then end.
+fn refused(specs: &[ShareSpec], paths: &Paths) -> Result<Vec<(usize, CliError)>, CliError> {
+    let mut refused = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        if let Some(rival) = background::rival(paths, spec)? {
+            refused.push((at, shared_already(&rival)));
+        }
+    }
+    Ok(refused)
+}
+
 /// Starts several shares in the background, each in a process of its own, so that each can be stopped
 /// and fails by itself.
 fn start_all(specs: &[ShareSpec], paths: &Paths, context: &Context) -> Result<(), CliError> {
     let mut panel = Panel::new(context.ui, specs).detached();
-    let mut failed = Vec::new();
+    let stop = CancellationToken::new();
+    let (mut up, mut failed, mut stopped) = (0, Vec::new(), None);
     for (at, spec) in specs.iter().enumerate() {
         let more = [OsString::from(format!("--run-of={at}"))];
-        match start(spec, &more, paths, |event| panel.show(at, event)) {
-            Ok((_, up)) => panel.show(at, ShareEvent::Up(Box::new(up))),
-            Err(error) if error.is_code("stopped") => {
-                panel.leave();
-                return Err(error);
+        match start(spec, &more, paths, &stop, |event| panel.show(at, event)) {
+            Ok(Some((_, is))) => {
+                panel.show(at, ShareEvent::Up(Box::new(is)));
+                up += 1;
+            }
+            Ok(None) => panel.over(at, &Ok(())),
+            // A person wants no more of them.
+            Err(error) if stop.is_cancelled() => {
+                stopped = Some(error);
+                break;
             }
             Err(error) => {
                 panel.over(at, &Err(error));
@@ -201,16 +219,19 @@ fn start_all(specs: &[ShareSpec], paths: &Paths, context: &Context) -> Result<()
         }
     }
     panel.leave();
-    if failed.len() < specs.len() {
+    if up > 0 {
         context.ui.note(
             "They run in the background. See them with `mcpm shares`, stop one with `mcpm unshare SHARE`, or all with `mcpm unshare --all`.",
         );
     }
-    if failed.is_empty() {
-        return Ok(());
+    match stopped {
+        Some(error) => Err(error),
+        None if failed.is_empty() => Ok(()),
+        None => {
+            let targets: Vec<_> = specs.iter().map(|spec| spec.target.clone()).collect();
+            Err(some_failed(&targets, &failed))
+        }
     }
-    let targets: Vec<_> = specs.iter().map(|spec| spec.target.clone()).collect();
-    Err(some_failed(&targets, &failed))
 }
 
 /// Says how to go on with a share in the background.
@@ -233,17 +254,19 @@ pub(super) fn be_background(
     background::leave_terminal();
     let run = Run { id: id.clone(), mode: Mode::Background, router };
     let diary = Diary { ui: context.ui.for_people(), last: String::new() };
-    run_here(vec![spec], &run, Screen::Diary(diary), paths)
+    run_here(vec![spec], Vec::new(), &run, Screen::Diary(diary), paths)
 }
 
 /// Starts this very command again in the background, with `more` options, and waits until its share
-/// is up; `show` is told of what it comes by on the way.
+/// is up; `show` is told of what it comes by on the way. `None` when it has ended before that without
+/// a fault, such as by `mcpm unshare`. A signal cancels `stop`, and the share is given up.
 pub(super) fn start(
     spec: &ShareSpec,
     more: &[OsString],
     paths: &Paths,
+    stop: &CancellationToken,
     mut show: impl FnMut(ShareEvent),
-) -> Result<(RunningShare, Up), CliError> {
+) -> Result<Option<(RunningShare, Up)>, CliError> {
     if let Some(rival) = background::rival(paths, spec)? {
         return Err(shared_already(&rival));
     }
@@ -262,9 +285,8 @@ pub(super) fn start(
     }
     let share = block_on(Threads::One, async {
         let mut signals = listen()?;
-        let stop = CancellationToken::new();
         let launched =
-            launch(paths, &order, |share| on_the_way(share).into_iter().for_each(&mut show), &stop);
+            launch(paths, &order, |share| on_the_way(share).into_iter().for_each(&mut show), stop);
         tokio::pin!(launched);
         loop {
             tokio::select! {
@@ -274,12 +296,16 @@ pub(super) fn start(
                     _ if stop.is_cancelled() => return Err(LaunchError::Stopped.into()),
                     _ => stop.cancel(),
                 },
-                result = &mut launched => break Ok(result?),
+                result = &mut launched => break match result {
+                    Err(LaunchError::Stopped) if !stop.is_cancelled() => Ok(None),
+                    result => Ok(Some(result?)),
+                },
             }
         }
     })?;
+    let Some(share) = share else { return Ok(None) };
     match background::up(paths, &share)? {
-        Some(up) => Ok((share, up)),
+        Some(up) => Ok(Some((share, up))),
         None => Err(CliError::internal("a share is up without a name")),
     }
 }

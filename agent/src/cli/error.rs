@@ -53,11 +53,6 @@ impl CliError {
         Self { exit: STOPPED, ..Self::user("stopped", "stopped") }
     }
 
-    /// Tells whether it has this code.
-    pub(super) fn is_code(&self, code: &str) -> bool {
-        self.code == code
-    }
-
     /// Tells whether a person stopped it.
     pub(super) fn is_stop(&self) -> bool {
         self.exit == STOPPED

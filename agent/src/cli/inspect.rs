@@ -29,17 +29,17 @@ pub(super) struct Options {
     #[arg(long)]
     dry_run: bool,
     /// Serve it over Streamable HTTP meanwhile, and let the Inspector connect to that
-    #[arg(long)]
+    #[arg(long, group = "face")]
     http: bool,
     /// The same over HTTP+SSE
-    #[arg(long, conflicts_with = "http")]
+    #[arg(long, group = "face")]
     sse: bool,
     /// Port to serve it on, with --http or --sse [default: 6276, or the next that is free up to
     /// 6285]
-    #[arg(long)]
+    #[arg(long, requires = "face")]
     port: Option<u16>,
     /// Address to serve it on, with --http or --sse
-    #[arg(long, default_value = "127.0.0.1")]
+    #[arg(long, default_value = "127.0.0.1", requires = "face")]
     host: String,
     #[command(flatten)]
     json: JsonArg,
@@ -224,6 +224,15 @@ mod tests {
         let exit = |args: &[&str]| home.run(args).unwrap_err().exit();
         assert_eq!(exit(&["profile", "inspect", "work", "--server", "b", "--json"]), 1);
         assert_eq!(exit(&["inspect", "--http", "--json"]), 2);
+        for ignored in [
+            &["inspect", "a", "--port", "7000", "--dry-run"][..],
+            &["profile", "inspect", "work", "--host", "::1", "--dry-run"],
+            &["run", "a", "--port", "7000"],
+            &["profile", "run", "work", "--host", "0.0.0.0"],
+            &["profile", "run", "work", "--isolation", "shared"],
+        ] {
+            assert_eq!(exit(ignored), 2, "{ignored:?}");
+        }
         assert_eq!(home.run(&["inspect", "b", "--dry-run"]).unwrap_err().exit(), 1);
         assert_eq!(home.run(&["profile", "inspect", "b", "--json"]).unwrap_err().exit(), 1);
     }

@@ -1,5 +1,6 @@
 //! The keys that a person presses. The terminal shows nothing of them by itself meanwhile, not
-//! even of those that come while nobody reads: a secret may be pasted. It is as it was afterwards.
+//! even of those that come while nobody reads: a secret may be pasted. It is as it was afterwards,
+//! unless a signal ends the process meanwhile: then it is the shell that puts it right.
 
 use std::io;
 

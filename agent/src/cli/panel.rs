@@ -1,24 +1,24 @@
 //! What several shares of one process look like: results on stdout as each comes up, and one line on
 //! stderr that tells how all of them are.
 
-use indicatif::ProgressBar;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::error::CliError;
-use super::live::{bar, capital, reconnecting, to_json};
-use super::snippets::{self, Endpoint};
-use super::time::{ago_or_in, unix_now};
+use super::shown::{
+    LiveLine, capital, page, print_snippets, reconnecting, to_json, warn_of_public,
+};
 use super::ui::Ui;
-use crate::app::share::{Access, ShareEvent, ShareSpec, Source, Up};
+use crate::app::share::{ShareEvent, ShareSpec, Source, Up};
 use crate::credentials::ShareTarget;
 
 /// Shows several shares.
 #[derive(Debug)]
 pub(super) struct Panel {
     ui: Ui,
-    bar: Option<ProgressBar>,
+    line: LiveLine,
     rows: Vec<Row>,
-    last: String,
     /// Whether what clients need was shown.
     explained: bool,
     /// Whether the shares go on in the background when this ends.
@@ -36,34 +36,26 @@ struct Row {
     active: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum State {
     Starting,
     Up,
-    Waiting,
+    /// It is not up, and tried again.
+    Waiting {
+        reason: String,
+        /// All that there is to say of it.
+        text: String,
+    },
     Over,
 }
 
 impl Panel {
     /// Prepares to show what `specs` become.
     pub(super) fn new(ui: Ui, specs: &[ShareSpec]) -> Self {
-        let rows = specs.iter().map(|spec| Row {
-            target: spec.target.clone(),
-            mcp: matches!(spec.source, Source::Mcp(_)),
-            up: None,
-            state: State::Starting,
-            requests: 0,
-            active: 0,
-        });
-        let (rows, bar) = (rows.collect(), ui.is_live().then(bar));
-        let panel = Self { ui, bar, rows, last: String::new(), explained: false, detached: false };
-        if let Some(open) = specs.iter().find(|spec| spec.access == Access::Public) {
-            let place = if open.relay.is_some() { "on the internet" } else { "on this machine" };
-            ui.warning(format!(
-                "--no-auth: everybody {place} who knows a URL can use these shares, without a token"
-            ));
-        }
-        panel
+        warn_of_public(ui, specs);
+        let mcp = |spec: &ShareSpec| matches!(spec.source, Source::Mcp(_));
+        let rows = specs.iter().map(|spec| Row::new(spec.target.clone(), mcp(spec))).collect();
+        Self { ui, line: LiveLine::new(ui), rows, explained: false, detached: false }
     }
 
     /// Shows shares that go on in the background.
@@ -82,27 +74,28 @@ impl Panel {
         }
         let what = self.rows[at].target.to_string();
         match event {
-            ShareEvent::Probing => self.state(&format!("Starting {what}")),
-            ShareEvent::Note(text) => self.apart(|ui| ui.note(format!("{what}: {text}"))),
+            ShareEvent::Probing => self.line.state(format!("Starting {what}")),
+            ShareEvent::Note(text) => self.line.apart(|ui| ui.note(format!("{what}: {text}"))),
             ShareEvent::Up(up) => self.up(at, up),
             ShareEvent::Reconnecting { reason, hint, retry_in } => {
-                self.rows[at].state = State::Waiting;
-                self.summary(Some(reconnecting(&reason, hint.as_deref(), retry_in)));
+                self.waits(at, reason, hint.as_deref(), retry_in);
             }
             ShareEvent::Activity { requests, active } => {
                 (self.rows[at].requests, self.rows[at].active) = (requests, active);
-                if self.bar.is_some() {
-                    self.summary(None);
+                if self.line.is_redrawn() {
+                    self.summary();
                 }
             }
             ShareEvent::TokensChanged { tokens } => {
                 let text = format!("Tokens changed: {tokens} now open {what}.");
-                self.apart(|ui| ui.note(text));
+                self.line.apart(|ui| ui.note(text));
             }
             ShareEvent::Expired => {
-                self.apart(|ui| ui.note(format!("{} came to its end.", capital(&what))));
+                self.line.apart(|ui| ui.note(format!("{} came to its end.", capital(&what))));
             }
-            ShareEvent::Warning(text) => self.apart(|ui| ui.warning(format!("{what}: {text}"))),
+            ShareEvent::Warning(text) => {
+                self.line.apart(|ui| ui.warning(format!("{what}: {text}")));
+            }
             // What only one share has room for.
             _ => {}
         }
@@ -123,76 +116,99 @@ impl Panel {
             }
             Err(error) => {
                 let hint = error.hint().map(|hint| format!(". {hint}")).unwrap_or_default();
-                self.apart(|ui| ui.warning(format!("{what} is not shared: {error}{hint}")));
+                self.line.apart(|ui| ui.warning(format!("{what} is not shared: {error}{hint}")));
             }
-            Ok(()) => self.apart(|ui| ui.note(format!("Stopped sharing {what}."))),
+            Ok(()) => self.line.apart(|ui| ui.note(format!("Stopped sharing {what}."))),
         }
         self.settled();
     }
 
     /// Says that a signal came.
     pub(super) fn stopping(&mut self) {
-        self.state("Stopping");
+        self.line.state("Stopping");
     }
 
-    /// Clears the live line and leaves the shares to themselves.
+    /// Clears the live line and leaves the shares to themselves, with what clients need of those
+    /// that are up.
     pub(super) fn leave(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.line.clear();
+        self.explain();
     }
 
     /// Clears the live line and says how it ended.
     pub(super) fn end(&mut self, well: bool) {
-        self.leave();
-        if well && self.ui.is_json() {
-            self.ui.json(&json!({ "event": "stopped" }));
-        } else if well {
-            self.ui.note("Stopped.");
-        }
+        self.line.end(well);
     }
 
     fn up(&mut self, at: usize, up: Box<Up>) {
         let row = &mut self.rows[at];
         row.state = State::Up;
         let fresh = row.up.as_ref().is_none_or(|before| before.url != up.url);
-        row.up = Some(up);
+        let up = &**row.up.insert(up);
         if fresh {
-            let row = &self.rows[at];
-            self.apart(|ui| page(ui, row));
+            let title = capital(&row.target.to_string());
+            self.line.apart(|ui| {
+                ui.result(title);
+                page(ui, "  ", up);
+            });
         }
         if fresh && self.explained {
-            self.apart(|ui| snippets_of(ui, std::slice::from_ref(&self.rows[at])));
+            self.line.apart(|ui| print_snippets(ui, self.rows[at].endpoint().into_iter()));
         }
         self.settled();
     }
 
-    /// Shows what clients need once it is known which shares are there, and how all of them are.
-    fn settled(&mut self) {
-        let (json, rows) = (self.ui.is_json(), &self.rows);
-        let is_settled = !rows.iter().any(|row| row.state == State::Starting);
-        if is_settled && !json && !self.explained {
-            self.explained = true;
-            self.apart(|ui| snippets_of(ui, &self.rows));
-        }
-        let all_up = self.rows.iter().all(|row| matches!(row.state, State::Up | State::Over));
-        let any_up = self.rows.iter().any(|row| row.state == State::Up);
-        if !json && !self.detached && any_up && (all_up || self.bar.is_some()) {
-            self.summary(None);
+    /// Shows that a share is not up. Where the line is not redrawn, every attempt that fails alike
+    /// would be one more.
+    fn waits(&mut self, at: usize, reason: String, hint: Option<&str>, retry_in: Duration) {
+        let row = &mut self.rows[at];
+        let known = matches!(&row.state, State::Waiting { reason: known, .. } if *known == reason);
+        let text = format!("{}: {}", row.target, reconnecting(&reason, hint, retry_in));
+        let text = capital(&text);
+        if self.line.is_redrawn() {
+            row.state = State::Waiting { reason, text };
+            self.summary();
+        } else if !known {
+            self.line.state(text.clone());
+            row.state = State::Waiting { reason, text };
         }
     }
 
-    /// Says how all shares are; why some are not up, where that is known.
-    fn summary(&mut self, why: Option<String>) {
-        let of = |state| self.rows.iter().filter(|row| row.state == state).count();
-        let (up, all) = (of(State::Up), self.rows.len());
-        if self.bar.is_none() {
-            // Lines that stay are few: not one for each share that went.
-            let text = why.unwrap_or_else(|| {
-                format!("{up} of {all} shares are connected. Press Ctrl-C to stop.")
-            });
-            return self.state(&text);
+    /// Shows what clients need once it is known which shares are there, and how all of them are.
+    fn settled(&mut self) {
+        if self.ui.is_json() {
+            return;
         }
+        if !self.rows.iter().any(|row| row.state == State::Starting) {
+            self.explain();
+        }
+        let all_up = self.rows.iter().all(|row| matches!(row.state, State::Up | State::Over));
+        let any_up = self.rows.iter().any(|row| row.state == State::Up);
+        if !self.detached && any_up && (all_up || self.line.is_redrawn()) {
+            self.summary();
+        }
+    }
+
+    /// Shows once what to paste into clients, for all shares of MCP that are up together.
+    fn explain(&mut self) {
+        if !std::mem::replace(&mut self.explained, true) {
+            self.line.apart(|ui| print_snippets(ui, self.rows.iter().filter_map(Row::endpoint)));
+        }
+    }
+
+    /// Says how all shares are, and why one is not up.
+    fn summary(&mut self) {
+        let up = self.rows.iter().filter(|row| row.state == State::Up).count();
+        let all = self.rows.len();
+        if !self.line.is_redrawn() {
+            // Lines that stay are few: not one for each share that went.
+            let text = format!("{up} of {all} shares are connected. Press Ctrl-C to stop.");
+            return self.line.state(text);
+        }
+        let why = self.rows.iter().find_map(|row| match &row.state {
+            State::Waiting { text, .. } => Some(text.clone()),
+            _ => None,
+        });
         let requests: u64 = self.rows.iter().map(|row| row.requests).sum();
         let active: usize = self.rows.iter().map(|row| row.active).sum();
         let active = if active > 0 { format!(", {active} open") } else { String::new() };
@@ -201,68 +217,71 @@ impl Panel {
             None if requests == 0 => "Press Ctrl-C to stop.".to_owned(),
             None => format!("Requests: {requests}{active}"),
         };
-        self.state(&format!("{up} of {all} connected. {then}"));
-    }
-
-    /// Puts `text` on the live line; where there is none, it is a line of its own, once.
-    fn state(&mut self, text: &str) {
-        if self.ui.is_json() || self.last == text {
-            return;
-        }
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None => self.ui.note(text),
-        }
-        text.clone_into(&mut self.last);
-    }
-
-    /// Writes while the live line is out of the way.
-    fn apart(&self, write: impl FnOnce(Ui)) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| write(self.ui)),
-            None => write(self.ui),
-        }
+        self.line.state(format!("{up} of {all} connected. {then}"));
     }
 }
 
-/// Writes what the user came for, of one share.
-fn page(ui: Ui, Row { target, up, .. }: &Row) {
-    let Some(up) = up else { return };
-    ui.result(capital(&target.to_string()));
-    ui.result(format!("  URL    {}", up.url));
-    if let Some(token) = &up.token {
-        ui.result(format!("  Token  {}", token.expose()));
+impl Row {
+    fn new(target: ShareTarget, mcp: bool) -> Self {
+        Self { target, mcp, up: None, state: State::Starting, requests: 0, active: 0 }
     }
-    if let Some(link) = &up.link {
-        ui.result(format!("  Link   {link}"));
-    }
-    if let Some(local) = up.local.as_ref().filter(|local| **local != up.url) {
-        ui.result(format!("  Local  {local}"));
-    }
-    if let Some(end) = up.expires_at {
-        ui.note(format!("  Ends {}.", ago_or_in(end, unix_now())));
+
+    /// Returns what clients need to reach it; none unless it speaks MCP and is up.
+    fn endpoint(&self) -> Option<(&str, &Up)> {
+        let up = self.up.as_deref().filter(|_| self.mcp && self.state == State::Up)?;
+        Some((self.target.name(), up))
     }
 }
 
-/// Writes what to paste into clients, for all shares of MCP together.
-fn snippets_of(ui: Ui, rows: &[Row]) {
-    let endpoints = rows.iter().filter(|row| row.mcp && row.state == State::Up);
-    let endpoints: Vec<Endpoint<'_>> = endpoints
-        .filter_map(|row| {
-            let up = row.up.as_ref()?;
-            let token = up.token.as_ref().map(|token| token.expose());
-            Some(Endpoint { name: row.target.name(), url: &up.url, token })
-        })
-        .collect();
-    if endpoints.is_empty() {
-        return;
-    }
-    ui.note("");
-    for snippets::Snippet { client, place, text } in snippets::all(&endpoints) {
-        ui.note(format!("{client} ({place}):"));
-        for line in text.lines() {
-            ui.note(format!("  {line}"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(is_redrawn: bool) -> Panel {
+        let rows = ["a", "b"].map(|name| Row::new(ShareTarget::Server(name.to_owned()), false));
+        Panel {
+            ui: Ui::new(false, false),
+            line: LiveLine::unseen(is_redrawn),
+            rows: rows.into(),
+            explained: false,
+            detached: false,
         }
     }
-    ui.note("");
+
+    fn waits(reason: &str, secs: u64) -> ShareEvent {
+        let (reason, retry_in) = (reason.to_owned(), Duration::from_secs(secs));
+        ShareEvent::Reconnecting { reason, hint: None, retry_in }
+    }
+
+    #[test]
+    fn where_no_line_is_redrawn_each_share_tells_its_trouble_once_and_by_name() {
+        let mut panel = panel(false);
+        let mut told = Vec::new();
+        for (at, reason, secs) in
+            [(0, "no route", 1), (0, "no route", 2), (1, "refused", 1), (0, "no route", 4)]
+        {
+            panel.show(at, waits(reason, secs));
+            told.push(panel.line.last().to_owned());
+        }
+        told.dedup();
+        assert_eq!(
+            told,
+            ["Server `a`: no route; trying again in 1s", "Server `b`: refused; trying again in 1s",]
+        );
+        panel.show(0, waits("refused", 1));
+        assert_eq!(panel.line.last(), "Server `a`: refused; trying again in 1s");
+    }
+
+    #[test]
+    fn why_a_share_waits_stays_on_the_line_whatever_the_others_do() {
+        let mut panel = panel(true);
+        panel.show(1, waits("too many", 20));
+        let before = panel.line.last().to_owned();
+        assert!(before.ends_with("Server `b`: too many; trying again in 20s"), "{before}");
+        panel.show(0, ShareEvent::Activity { requests: 1, active: 0 });
+        assert_eq!(panel.line.last(), before);
+        panel.over(1, &Ok(()));
+        panel.show(0, ShareEvent::Activity { requests: 2, active: 0 });
+        assert!(panel.line.last().ends_with("Requests: 2"), "{}", panel.line.last());
+    }
 }

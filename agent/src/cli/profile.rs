@@ -46,8 +46,8 @@ enum Command {
         /// Run these servers of it alone
         #[arg(long, value_name = "SERVER,…", value_delimiter = ',')]
         server: Vec<String>,
-        /// Who shares the process of a server [default: shared]
-        #[arg(long)]
+        /// Who shares the process of a server, with --http or --sse [default: shared]
+        #[arg(long, requires = "face")]
         isolation: Option<Share>,
     },
     /// Share the servers of a profile as one, through a relay
@@ -110,10 +110,6 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
             inspect::inspect(&Subject::Profile(profile, only), &options, context)
         }
         Command::Run { profile, options, server, isolation } => {
-            if isolation.is_some() && !options.is_http() {
-                return Err(CliError::usage("--isolation is about serving over HTTP")
-                    .with_hint("Add --http, or leave it out: over stdio there is one client"));
-            }
             let serving = serving(profile, &server, isolation, context)?;
             let isolation = isolation.map_or(Isolation::Shared, Into::into);
             run::serve(serving, options, isolation, context)

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::background::{RunOption, be_background, start};
 use super::error::CliError;
@@ -13,7 +14,7 @@ use super::profile::servers_of;
 use super::share::RelayOptions;
 use super::unshare::stop;
 use super::{Context, JsonArg};
-use crate::app::background;
+use crate::app::background::{self, LaunchError};
 use crate::app::serving::Serving;
 use crate::app::share::{Access, ShareEvent, ShareSpec, Source};
 use crate::config::{DEFAULT_PROFILE, ProfileConfigManager, Settings};
@@ -140,7 +141,8 @@ fn share(args: ShareArgs, context: &Context) -> Result<(), CliError> {
             ui.note(format!("{reason}; trying again"));
         }
     };
-    let (_, up) = start(&spec, &more, &paths, show)?;
+    let started = start(&spec, &more, &paths, &CancellationToken::new(), show)?;
+    let (_, up) = started.ok_or(LaunchError::Stopped)?;
     let link = background::router_link(&up, &profile)
         .ok_or_else(|| CliError::internal("the share has no link"))?;
     if ui.is_json() {

@@ -38,17 +38,17 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// Serve Streamable HTTP at /mcp instead of stdio
-    #[arg(long)]
+    #[arg(long, group = "face")]
     http: bool,
     /// The same, and tell of /sse, which HTTP also serves: for clients that know only HTTP+SSE
-    #[arg(long, conflicts_with = "http")]
+    #[arg(long, group = "face")]
     sse: bool,
-    /// Port to serve HTTP on; 0 takes any free one [default: 6276, or the next that is free up to
-    /// 6285]
-    #[arg(long)]
+    /// Port to serve HTTP on, with --http or --sse; 0 takes any free one [default: 6276, or the next
+    /// that is free up to 6285]
+    #[arg(long, requires = "face")]
     port: Option<u16>,
-    /// Address to serve HTTP on
-    #[arg(long, default_value = "127.0.0.1")]
+    /// Address to serve HTTP on, with --http or --sse
+    #[arg(long, default_value = "127.0.0.1", requires = "face")]
     host: String,
     /// End when stdin ends, with --http or --sse: who started it may be gone then
     #[arg(long, hide = true)]
@@ -63,13 +63,6 @@ pub(super) fn run(args: Args, context: &Context) -> Result<ExitCode, CliError> {
     serve(Serving::server(server), options, Isolation::Shared, context)
 }
 
-impl Options {
-    /// Tells whether they are about serving over HTTP, in whichever of its forms.
-    pub(super) fn is_http(&self) -> bool {
-        self.http || self.sse
-    }
-}
-
 /// Serves until the client is gone or a signal comes; `isolation` counts over HTTP.
 pub(super) fn serve(
     serving: Serving,
@@ -77,8 +70,7 @@ pub(super) fn serve(
     isolation: Isolation,
     context: &Context,
 ) -> Result<ExitCode, CliError> {
-    let is_http = options.is_http();
-    let Options { http: _, sse, port, host, until_stdin_ends, servers } = options;
+    let Options { http, sse, port, host, until_stdin_ends, servers } = options;
     let paths = context.paths()?;
     let ui = context.ui;
     let (logs, writer) = logs::channel(&paths);
@@ -88,7 +80,7 @@ pub(super) fn serve(
     });
     let options = GatewayOptions { stderr: Some(sink), isolation, ..GatewayOptions::default() };
     let options = servers.apply(options);
-    if !is_http {
+    if !http && !sse {
         let serve =
             |stop| writer.beside(async move { run_stdio(&serving, options, &paths, stop).await });
         return block_on(Threads::One, until_signal(serve));
@@ -96,13 +88,8 @@ pub(super) fn serve(
     let is_loopback = |host: &str| {
         host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     };
-    if !is_loopback(&host) {
-        let what = if serving.profile_name().is_some() { "profile" } else { "server" };
-        let at = port.unwrap_or(PORT);
-        ui.warning(format!(
-            "everybody who reaches {host}:{at} can use this {what}, without a token"
-        ));
-    }
+    let is_open = !is_loopback(&host);
+    let what = if serving.profile_name().is_some() { "profile" } else { "server" };
     // Who names a port means it; who does not gets one, also while others run.
     let spare = if port.is_some() { 0 } else { SPARE_PORTS };
     let local = Local { host, port: port.unwrap_or(PORT) };
@@ -110,6 +97,9 @@ pub(super) fn serve(
     let place = Place { local, spare, path };
     let ready = move |url: &str, notes: &[String]| {
         ui.result(url);
+        if is_open {
+            ui.warning(format!("everybody who reaches {url} can use this {what}, without a token"));
+        }
         notes.iter().for_each(|note| ui.note(note));
         ui.note("Serving; press Ctrl-C to stop.");
     };

@@ -234,6 +234,12 @@ pub fn ask_to_stop(paths: &Paths, id: &RunId) -> Result<(), FsError> {
     write_private(&Files::of(paths, id).stop, b"")
 }
 
+/// Tells whether somebody wants a run to end.
+#[must_use]
+pub fn is_asked_to_stop(paths: &Paths, id: &RunId) -> bool {
+    Files::of(paths, id).stop.exists()
+}
+
 /// Removes what a dead run left behind; one that lives keeps it.
 pub fn clean(paths: &Paths, id: &RunId) {
     if !is_alive(paths, id) {

@@ -126,9 +126,12 @@ impl RunningShare {
     /// it; none before it has a name.
     #[must_use]
     pub fn full_name(&self) -> Option<String> {
-        let name = self.name.as_ref()?;
-        // Where the file is does not matter to its name.
-        Some(ShareFile::new(&Paths::new(""), name, &self.relay).full_name())
+        Some(self.file()?.full_name())
+    }
+
+    /// Names the file of the share; where that is does not matter here.
+    fn file(&self) -> Option<ShareFile> {
+        Some(ShareFile::new(&Paths::new(""), self.name.as_ref()?, &self.relay))
     }
 
     /// Tells whether somebody who says `asked` may mean this share.
@@ -136,7 +139,7 @@ impl RunningShare {
     pub fn is_called(&self, asked: &str) -> bool {
         self.target.name() == asked
             || self.name.as_ref().is_some_and(|name| name.as_str() == asked)
-            || self.full_name().is_some_and(|name| name == asked)
+            || self.file().is_some_and(|file| file.is_fully_named(asked))
     }
 
     /// Tells whether another share would take the place of this one at the relay.

@@ -54,6 +54,14 @@ pub enum StopError {
         /// What the system says.
         source: io::Error,
     },
+    /// It did not end, and force would end others too.
+    #[error("the share does not end, and its process {pid} has others that nobody asked to end: {}", others.join(", "))]
+    NotAlone {
+        /// The process.
+        pid: u32,
+        /// What else it shares.
+        others: Vec<String>,
+    },
 }
 
 impl Hint for StopError {
@@ -64,12 +72,16 @@ impl Hint for StopError {
                 "End the process by hand; it may run in a container or on another machine that uses the same files"
                     .to_owned(),
             ),
+            Self::NotAlone { .. } => {
+                Some("Stop these too, or all with `mcpm unshare --all`; force ends them together".to_owned())
+            }
         }
     }
 }
 
 /// Stops a share and waits for its end, with its servers and its tunnel; one that does not hear is
-/// ended by force. A share that is gone already has ended as it should.
+/// ended by force, unless its process has others that nobody asked to end. A share that is gone
+/// already has ended as it should.
 ///
 /// # Errors
 /// When it cannot be ended.
@@ -86,13 +98,20 @@ pub(super) async fn stop_within(
     if is_gone(paths, share, grace).await {
         return Ok(Stopped::Orderly);
     }
-    let process = share.record.as_ref().ok().map(|record| &record.process);
-    let pid = process.map(|process| process.pid);
-    let stuck = |source| StopError::Stuck { pid, source };
-    match process {
-        Some(process) => process.kill().map_err(stuck)?,
-        None => return Err(stuck(io::Error::other("its record cannot be read"))),
+    let Ok(record) = &share.record else {
+        let source = io::Error::other("its record cannot be read");
+        return Err(StopError::Stuck { pid: None, source });
+    };
+    let (process, pid) = (&record.process, record.process.pid);
+    let mut others = neighbours(paths, share, process)?;
+    others.retain(|other| !running::is_asked_to_stop(paths, &other.id));
+    if !others.is_empty() {
+        let targets = others.iter().filter_map(|other| other.record.as_ref().ok());
+        let others = targets.map(|record| record.target.to_string()).collect();
+        return Err(StopError::NotAlone { pid, others });
     }
+    let stuck = |source| StopError::Stuck { pid: Some(pid), source };
+    process.kill().map_err(stuck)?;
     if is_gone(paths, share, FORCE).await {
         return Ok(Stopped::Forced);
     }
@@ -115,7 +134,8 @@ async fn is_gone(paths: &Paths, share: &Seen, patience: Duration) -> bool {
     }
     // It has let go of everything; what is left of the process is on its way out.
     let Ok(record) = &share.record else { return true };
-    if shares_more(paths, &record.process) {
+    if neighbours(paths, share, &record.process).is_ok_and(|others| !others.is_empty()) {
+        // It goes on for them.
         return true;
     }
     let started = Instant::now();
@@ -125,9 +145,10 @@ async fn is_gone(paths: &Paths, share: &Seen, patience: Duration) -> bool {
     true
 }
 
-/// Tells whether a process has other shares, for which it goes on.
-fn shares_more(paths: &Paths, process: &Process) -> bool {
-    let is_its =
-        |seen: &Seen| seen.alive && seen.record.as_ref().is_ok_and(|r| r.process == *process);
-    running::list(paths).is_ok_and(|all| all.iter().any(is_its))
+/// Returns the other shares of the process of a share.
+fn neighbours(paths: &Paths, share: &Seen, process: &Process) -> Result<Vec<Seen>, FsError> {
+    let is_its = |seen: &Seen| seen.record.as_ref().is_ok_and(|other| other.process == *process);
+    let mut all = running::list(paths)?;
+    all.retain(|seen| seen.alive && seen.id != share.id && is_its(seen));
+    Ok(all)
 }

@@ -144,6 +144,27 @@ async fn another_share_of_the_same_name_is_known_before_it_is_started() {
     assert!(rival(&paths, &other).unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_share_that_has_the_name_a_renamed_thing_kept_is_its_rival() {
+    let (_dir, paths) = home();
+    let (mut beacon, task) = lone(&paths, &run(Mode::Background), &spec(Access::Token)).unwrap();
+    let scope = Scope::new();
+    scope.spawn(task.run());
+    beacon.note(&up_event());
+    let share = seen(&paths, |share| share.name.is_some()).await;
+    let (name, target) = (share.name.unwrap(), ShareTarget::Profile("job".to_owned()));
+    let renamed = ShareSpec { target: target.clone(), ..spec(Access::Token) };
+    assert!(rival(&paths, &renamed).unwrap().is_none());
+    let mut record = ShareRecord::new(name.clone(), NO_RELAY, target);
+    record.inherited = true;
+    ShareFile::new(&paths, &name, NO_RELAY).edit(|_| Ok((record, ()))).unwrap();
+    assert_eq!(rival(&paths, &renamed).unwrap().unwrap().target, share.target);
+    let other = ShareSpec { name: Some("other".parse().unwrap()), ..renamed };
+    assert!(rival(&paths, &other).unwrap().is_none());
+    drop(beacon);
+    assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+}
+
 #[test]
 fn what_visitors_need_comes_from_the_file_of_the_share_and_never_from_the_run() {
     let (_dir, paths) = home();
@@ -242,31 +263,55 @@ async fn a_process_that_got_the_id_of_a_share_is_spared_by_force() {
 
 /// A process that holds the lock of its run, hears nothing, and is what its record says.
 #[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_share_that_does_not_hear_is_ended_by_force() {
-    let (_dir, paths) = home();
+async fn deaf(paths: &Paths) -> (std::process::Child, Seen) {
     let (mut record, id) = {
         let run = run(Mode::Background);
-        let (_beacon, _task) = lone(&paths, &run, &spec(Access::Token)).unwrap();
-        (look(&paths).unwrap().running.remove(0).record.unwrap(), run.id)
+        let (_beacon, _task) = lone(paths, &run, &spec(Access::Token)).unwrap();
+        (look(paths).unwrap().running.remove(0).record.unwrap(), run.id)
     };
     // `flock` holds the lock itself and leaves its child without it.
     let file = |ending: &str| paths.live_shares().join(format!("{id}.{ending}"));
     let mut command = std::process::Command::new("flock");
-    let mut holder = command.arg("-o").arg(file("lock")).args(["sleep", "30"]).spawn().unwrap();
+    let holder = command.arg("-o").arg(file("lock")).args(["sleep", "30"]).spawn().unwrap();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
-    while !running::is_alive(&paths, &id) {
+    while !running::is_alive(paths, &id) {
         tick.tick().await;
     }
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.id())).unwrap();
     let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
     record.process = Process { pid: holder.id(), started: Some(started) };
     std::fs::write(file("json"), serde_json::to_string(&record).unwrap()).unwrap();
-    let share = look(&paths).unwrap().running.remove(0);
+    (holder, look(paths).unwrap().running.remove(0))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_share_that_does_not_hear_is_ended_by_force() {
+    let (_dir, paths) = home();
+    let (mut holder, share) = deaf(&paths).await;
     let stopped = stop::stop_within(&paths, &share, Duration::ZERO).await.unwrap();
     assert_eq!(stopped, Stopped::Forced);
     assert!(!holder.wait().unwrap().success());
     assert_eq!(std::fs::read_dir(paths.live_shares()).unwrap().count(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn force_ends_no_share_of_the_process_that_nobody_asked_to_end() {
+    let (_dir, paths) = home();
+    let (mut holder, share) = deaf(&paths).await;
+    let (id, target) = (RunId::generate(), ShareTarget::Server("notes".to_owned()));
+    let record = RunningShare { target, ..share.record.as_ref().unwrap().clone() };
+    let _neighbour = Registration::new(&paths, &id, &record).unwrap();
+    let error = stop::stop_within(&paths, &share, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, StopError::NotAlone { pid, .. } if pid == holder.id()), "{error}");
+    assert!(error.to_string().contains("server `notes`"), "{error}");
+    assert!(holder.try_wait().unwrap().is_none());
+    // Once both are asked to end, nobody is in the way.
+    running::ask_to_stop(&paths, &id).unwrap();
+    let stopped = stop::stop_within(&paths, &share, Duration::ZERO).await.unwrap();
+    assert_eq!(stopped, Stopped::Forced);
+    assert!(!holder.wait().unwrap().success());
 }
 
 #[cfg(unix)]

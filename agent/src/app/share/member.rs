@@ -59,10 +59,9 @@ pub(super) enum Next {
 impl Member {
     /// Takes up a share that is ready; `tunnel` publishes it.
     pub(super) fn new(
-        ready: Ready,
+        mut ready: Ready,
         publish: impl FnOnce(&mut Ready) -> Option<(Tunnel, String)>,
     ) -> Self {
-        let mut ready = ready;
         let published = publish(&mut ready).map(|(tunnel, relay)| {
             let mut status = tunnel.status();
             status.mark_changed();
@@ -159,16 +158,25 @@ impl Member {
         Some(first.unreachable(format!("tried for {} s", first.started.elapsed().as_secs())))
     }
 
+    /// Tells whether nothing can be published any more, by a fault that is not its own.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.published.as_ref().is_some_and(|published| published.tunnel.is_closed())
+    }
+
     /// Takes what a look at the file of tokens found, and lets it count everywhere at once.
     pub(super) fn take(&mut self, look: Look) -> Option<ShareEvent> {
-        let changed = self.keyring.take(look)?;
-        let policy = self.keyring.policy();
-        let tokens = policy.tokens.len();
+        let (policy, event) = match self.keyring.take(look)? {
+            Ok(policy) => {
+                let tokens = policy.tokens.len();
+                (policy, ShareEvent::TokensChanged { tokens })
+            }
+            Err(error) => {
+                let warning = format!("nobody can visit: {}", in_full(&error));
+                (self.keyring.policy(), ShareEvent::Warning(warning))
+            }
+        };
         self.admit(policy);
-        Some(match changed {
-            Ok(_) => ShareEvent::TokensChanged { tokens },
-            Err(error) => ShareEvent::Warning(format!("nobody can visit: {}", in_full(&error))),
-        })
+        Some(event)
     }
 
     fn admit(&self, policy: AccessPolicy) {

@@ -268,9 +268,14 @@ impl Session {
 
     /// Lets those go that could not be published in time.
     fn give_up(&mut self) {
+        self.leave_with(Member::out_of_time);
+    }
+
+    /// Lets those go that have a reason to.
+    fn leave_with(&mut self, reason: impl Fn(&mut Member) -> Option<ShareError>) {
         let mut index = 0;
         while let Some(member) = self.members.get_mut(index) {
-            match member.out_of_time() {
+            match reason(member) {
                 Some(error) => self.leave(index, Err(error)),
                 None => index += 1,
             }
@@ -279,12 +284,9 @@ impl Session {
 
     /// Looks for tokens that were added or revoked, and tells what was served since.
     async fn look(&mut self) {
-        if self.scope.is_cancelled() || self.lines.iter().any(|line| line.tunnels.is_closed()) {
-            // A task that all of them need is gone.
-            while !self.members.is_empty() {
-                self.leave(0, Err(ShareError::Stopped));
-            }
-        }
+        // The task that keeps a session may be gone; shares at other relays have another.
+        let gone = self.scope.is_cancelled();
+        self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
         let looks: Vec<_> = self.members.iter().map(|member| member.keyring.look()).collect();
         let look = move || looks.into_iter().map(|look| look()).collect::<Vec<_>>();
         // Nobody comes or goes meanwhile.
@@ -326,5 +328,66 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::tests::{nobody, spec};
+    use super::super::{Patience, ShareSpec};
+    use super::*;
+    use crate::credentials::ShareTarget;
+
+    async fn both_wait(inbox: &mut mpsc::Receiver<(usize, ShareEvent)>) {
+        let mut waiting = [false; 2];
+        while waiting != [true; 2] {
+            match inbox.recv().await {
+                Some((at, ShareEvent::Reconnecting { .. })) => waiting[at] = true,
+                Some(_) => {}
+                None => panic!("nothing is shared"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_fails_ends_its_own_shares_and_those_at_other_relays_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (events, mut inbox) = mpsc::channel(16);
+        let (scope, books) = (Scope::new(), Scope::new());
+        let mut session = Session::new(&Paths::new(dir.path()), events, scope.clone());
+        let relays = [nobody(), "http://127.0.0.1:9".to_owned()];
+        let wish = |relay: &String| {
+            let source = Source::Http("8080".parse().unwrap());
+            let patience = Patience::Time(Duration::from_secs(600));
+            let target = ShareTarget::Server(relay.clone());
+            let spec = ShareSpec { target, ..spec(source, relay, patience) };
+            Wish { spec, stop: CancellationToken::new() }
+        };
+        session.begin(relays.iter().map(wish).collect(), &books);
+        tokio::select! {
+            () = session.run() => panic!("nothing is shared any more"),
+            () = both_wait(&mut inbox) => {}
+        }
+        let line = session.lines.iter().find(|line| line.origin == relays[0]);
+        line.unwrap().tunnels.fail();
+        let over = async {
+            loop {
+                if let Some((at, ShareEvent::Over(result))) = inbox.recv().await {
+                    return (at, result);
+                }
+            }
+        };
+        tokio::select! {
+            () = session.run() => panic!("nothing is shared any more"),
+            (at, result) = over => {
+                assert_eq!(at, 0);
+                assert!(matches!(result, Err(ShareError::Stopped)), "{result:?}");
+            }
+        }
+        assert_eq!(session.members.len(), 1);
+        session.shutdown().await;
+        assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
     }
 }

@@ -26,9 +26,11 @@ const NAMED: usize = 5;
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Runs shares, shows what happens and stops them at the first signal, or when another command wants
-/// them to end: that is a success. The second signal does not wait for anything.
+/// them to end: that is a success. The second signal does not wait for anything. Those that are
+/// `refused` are over at once, and the rest runs.
 pub(in crate::cli) fn run_here(
     mut specs: Vec<ShareSpec>,
+    refused: Vec<(usize, CliError)>,
     run: &Run,
     mut screen: Screen,
     paths: &Paths,
@@ -43,12 +45,21 @@ pub(in crate::cli) fn run_here(
     }
     let stop = CancellationToken::new();
     let mut book = Book::new(&specs);
+    for (at, error) in refused {
+        book.over(at, Err(error), &mut screen);
+    }
+    let specs: Vec<_> =
+        specs.into_iter().enumerate().filter(|(at, _)| !book.is_over(*at)).collect();
     let (task, stops) = book.light(&specs, run, paths, &stop)?;
     block_on(Threads::Many, async {
         let mut signals = listen()?;
         let scope = Scope::new();
         scope.spawn(task.run());
-        let wishes = specs.into_iter().zip(stops).map(|(spec, stop)| Wish { spec, stop }).collect();
+        let (places, wishes): (Vec<_>, _) = specs
+            .into_iter()
+            .zip(stops)
+            .map(|((at, spec), stop)| (at, Wish { spec, stop }))
+            .unzip();
         let (events, mut inbox) = mpsc::channel(EVENTS);
         let sharing = writer.beside(share_all(wishes, paths, events, stop.clone()));
         tokio::pin!(sharing);
@@ -66,12 +77,12 @@ pub(in crate::cli) fn run_here(
                     told = true;
                     screen.stopping();
                 }
-                Some((at, event)) = inbox.recv() => book.take(at, event, &mut screen),
+                Some((wish, event)) = inbox.recv() => book.take(places[wish], event, &mut screen),
                 () = &mut sharing => break,
             }
         }
-        while let Ok((at, event)) = inbox.try_recv() {
-            book.take(at, event, &mut screen);
+        while let Ok((wish, event)) = inbox.try_recv() {
+            book.take(places[wish], event, &mut screen);
         }
         let result = book.close();
         scope.drain(LAST_WORDS).await;
@@ -90,24 +101,30 @@ struct Book {
 impl Book {
     fn new(specs: &[ShareSpec]) -> Self {
         let targets = specs.iter().map(|spec| spec.target.clone()).collect();
-        Self { targets, beacons: Vec::new(), failures: Vec::new() }
+        let beacons = specs.iter().map(|_| None).collect();
+        Self { targets, beacons, failures: Vec::new() }
+    }
+
+    /// Tells whether a share has failed.
+    fn is_over(&self, at: usize) -> bool {
+        self.failures.iter().any(|(failed, _)| *failed == at)
     }
 
     /// Makes the shares known; the first is the run that is given. Returns what ends each of them.
     fn light(
         &mut self,
-        specs: &[ShareSpec],
+        specs: &[(usize, ShareSpec)],
         run: &Run,
         paths: &Paths,
         stop: &CancellationToken,
     ) -> Result<(BeaconTask, Vec<CancellationToken>), CliError> {
         let (mut task, mut stops) = (BeaconTask::new(), Vec::new());
-        for (at, spec) in specs.iter().enumerate() {
-            let id = if at == 0 { run.id.clone() } else { RunId::generate() };
+        for (at, spec) in specs {
+            let id = if stops.is_empty() { run.id.clone() } else { RunId::generate() };
             // The end of the only share is that of all.
-            let stop = if specs.len() > 1 { stop.child_token() } else { stop.clone() };
+            let stop = if self.targets.len() > 1 { stop.child_token() } else { stop.clone() };
             let run = Run { id, ..run.clone() };
-            self.beacons.push(Some(task.add(paths, &run, spec, stop.clone())?));
+            self.beacons[*at] = Some(task.add(paths, &run, spec, stop.clone())?);
             stops.push(stop);
         }
         Ok((task, stops))

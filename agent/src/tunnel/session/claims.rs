@@ -60,8 +60,8 @@ enum State {
     Asked(u32, Instant),
     /// The relay serves it.
     Up(Up),
-    /// Given up, which the relay was told.
-    Released,
+    /// Given up, which the relay was told. Streams may still name it.
+    Released(u32),
 }
 
 struct Up {
@@ -118,11 +118,15 @@ impl<'a> Claims<'a> {
 
     /// Takes up shares that came, and lets go of those that are given up.
     fn meet(&mut self) {
-        let roster = self.roster;
+        let (roster, table) = (self.roster, &self.table);
         self.standings.retain(|Standing { share, state, .. }| {
-            let gone = share.is_given_up() && matches!(state, State::Wanted(_));
-            if gone || matches!(state, State::Released) {
-                roster.stopped(share);
+            match state {
+                State::Wanted(_) if share.is_given_up() => roster.stopped(share),
+                State::Released(id) => {
+                    roster.stopped(share);
+                    table.remove(*id);
+                }
+                _ => {}
             }
             !share.is_over()
         });
@@ -159,7 +163,7 @@ impl<'a> Claims<'a> {
             State::Wanted(at) => Some(*at).filter(|at| *at > self.looked),
             State::Asked(_, until) => Some(*until),
             State::Up(up) => up.renew_at,
-            State::Released => None,
+            State::Released(_) => None,
         });
         deadlines.min()
     }
@@ -288,11 +292,12 @@ impl Standing {
         let State::Up(up) = &mut self.state else { return None };
         let share = up.id;
         if self.share.is_given_up() {
-            self.state = State::Released;
+            self.state = State::Released(share);
             return Some(AgentMessage::Release(Release { request, share }));
         }
         let policy = self.share.gate.policy();
-        if *policy == *self.told {
+        // As shared pointers: most are the very same, and need no look inside.
+        if policy == self.told {
             return up.renew(request);
         }
         let access = Some((*policy).clone());

@@ -2,7 +2,7 @@
 
 use mcpm_shared::access::{AccessPolicy, Principal, TokenGrant};
 use mcpm_shared::identity::AgentKey;
-use mcpm_shared::proto::control::{Claim, GoAway, Refused, Revoked};
+use mcpm_shared::proto::control::{Claim, Claimed, GoAway, Refused, Revoked};
 use mcpm_shared::proto::head::Verdict as Said;
 use mcpm_shared::proto::{CLAIM_TIMEOUT, DEAD_AFTER, Refusal};
 use mcpm_shared::scope::Scope;
@@ -333,6 +333,27 @@ async fn a_share_that_is_given_up_is_released_alone_and_its_requests_are_cut() {
         assert!(matches!(relay.hear().await, AgentMessage::Release(_)));
     }
     assert!(matches!(agent.ended.await.unwrap(), Ended::Released));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_share_that_was_given_up_is_kept_while_the_session_goes_on() {
+    let (roster, one) = (Roster::new(), share("one"));
+    roster.add(Arc::clone(&one));
+    let mut claims = Claims::new(&roster, Arc::default(), "relay".to_owned());
+    let Some(AgentMessage::Claim(claim)) = claims.next_message() else { panic!("no claim") };
+    claims.claimed(&Claimed {
+        request: claim.request,
+        share: 1,
+        url: "https://one.r".to_owned(),
+        name: claim.name,
+        generation: 1,
+        ticket: "t".to_owned(),
+        expires_at: None,
+    });
+    one.give_up();
+    assert!(matches!(claims.next_message(), Some(AgentMessage::Release(_))));
+    assert!(claims.next_message().is_none());
+    assert_eq!(Arc::strong_count(&one), 1);
 }
 
 #[tokio::test(start_paused = true)]
