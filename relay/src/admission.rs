@@ -3,6 +3,7 @@
 //! Every refusal is a status and a [`Refusal`] that the edge sends as they are. Rates of
 //! handshakes are not counted here: they are refused before an assertion is looked at.
 
+mod demand;
 pub mod oidc;
 mod replay;
 
@@ -17,6 +18,7 @@ use mcpm_shared::proto::{Refusal, code};
 use mcpm_shared::token::Token;
 use tokio::sync::watch;
 
+pub use self::demand::Demand;
 use self::oidc::{Issuer, OidcError};
 use self::replay::{ReplayCache, Seen};
 use crate::config::AuthMode;
@@ -180,15 +182,6 @@ impl Admission {
         Self { auth, key, store, seen: Mutex::default(), known: Mutex::default(), revoked, issuer }
     }
 
-    /// Demands this of agents from now on: for secrets that were rotated, and for what else is asked
-    /// of the tokens of the same provider. Sessions that are up stay.
-    pub fn set_auth(&self, auth: AuthMode) {
-        if let (AuthMode::Oidc(settings), Some(issuer)) = (&auth, &self.issuer) {
-            issuer.obey(Arc::clone(settings));
-        }
-        self.auth.store(Arc::new(auth));
-    }
-
     /// Decides over the assertion that came with an upgrade request.
     ///
     /// # Errors
@@ -225,7 +218,8 @@ impl Admission {
     }
 
     async fn by_token(&self, verified: &Verified, now: u64) -> Result<Admitted, Refused> {
-        const LOGIN: &str = "Ask the relay's operator for a token and run `mcpm relay login`";
+        const LOGIN: &str =
+            "Ask the relay's operator for a token and run `mcpm relay login ADDRESS`";
         let token = verified.token.as_ref();
         let token = token.ok_or_else(|| {
             Refused::credential("this relay asks for a token and none was sent").hint(LOGIN)
@@ -258,8 +252,8 @@ impl Admission {
     }
 
     async fn by_issuer(&self, verified: &Verified, now: u64) -> Result<Admitted, Refused> {
-        const LOGIN: &str = "Run `mcpm relay login` with a token of your identity provider, or with \
-                             --token-command and a command that prints one";
+        const LOGIN: &str = "Run `mcpm relay login ADDRESS` with a token of your identity provider, or \
+                             with --token-command and a command that prints one";
         let token = verified.token.as_ref().ok_or_else(|| {
             let message = "this relay asks for a token of its identity provider and none was sent";
             Refused::credential(message).hint(LOGIN)
@@ -432,7 +426,7 @@ fn by_key(verified: &Verified) -> Admitted {
 }
 
 fn check_secret(secrets: &[Token], verified: &Verified) -> Result<(), Refused> {
-    const LOGIN: &str = "Run `mcpm relay login` with the secret of this relay";
+    const LOGIN: &str = "Run `mcpm relay login ADDRESS` with the secret of this relay";
     if verified.secret_mac.is_none() {
         let message = "this relay asks for its secret and no proof of it was sent";
         return Err(Refused::credential(message).hint(LOGIN));

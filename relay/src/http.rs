@@ -318,12 +318,12 @@ where
     let server = edge.server.load_full();
     let serving = server.http2.serve_connection(TokioIo::new(stream), service);
     let finish = http2::Connection::graceful_shutdown;
-    // hyper waits for the preface and for requests as long as it takes; its pings find out who is
-    // gone, and not who rests for ever.
-    let scope = scope.child();
+    // hyper waits for the preface, for requests and for windows as long as it takes; its pings find
+    // out who is gone, and not who rests for ever.
+    let (scope, patience) = (scope.child(), edge.config.load().timing.idle);
     tokio::select! {
         () = drive(serving, finish, &edge.abort, &scope) => {}
-        () = open.rested(&scope) => tracing::debug!("visitor asked nothing"),
+        () = open.rested(patience, &scope) => {}
     }
 }
 

@@ -242,7 +242,7 @@ async fn open_acme(
     let files = config.data_dir.as_ref().map(|dir| dir.join("acme"));
     // What is in memory would have to be ordered again at each start, until the authority refuses.
     let place = match (&config.database, files) {
-        (Database::Memory, Some(dir)) => Place::Files(dir),
+        (Database::Memory, Some(dir)) => Place::Files { dir, store },
         (_, files) => Place::Rows { store, files },
     };
     let vault = Vault::open(place, key.storage_key(), &config.node).await?;

@@ -28,6 +28,7 @@ use mcpm_shared::http1::BodyReader;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::body::{BodyError, EdgeBody, HopAnswer, LaneBody};
@@ -85,7 +86,7 @@ pub struct Proxy {
     /// How often an address may ask for names that are not in the table.
     strangers: Keyed<IpAddr>,
     /// Until then, a name nobody knows may belong to an agent that is about to come back.
-    warm_until: tokio::time::Instant,
+    warm_until: Instant,
     /// Cancelled when the relay is about to stop: nothing is held any more.
     draining: CancellationToken,
     scope: Scope,
@@ -114,7 +115,7 @@ impl Proxy {
         let rate = Keyed::per_second(limits.requests_per_second, limits.requests_burst);
         let strangers =
             Keyed::per_second(limits.requests_per_second.and(STRANGERS), STRANGERS_BURST);
-        let warm_until = tokio::time::Instant::now() + now.timing.hold;
+        let warm_until = Instant::now() + now.timing.hold;
         Self {
             nodes: OnceLock::new(),
             config,
@@ -142,9 +143,9 @@ impl Proxy {
     ) -> Response<EdgeBody> {
         seen.share(name);
         let counted = Tracked::new(&self.metrics.requests_in_flight);
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let method = request.method().clone();
-        let response = match self.answer(name, path, request, visitor, seen).await {
+        let response = match self.answer(name, path, request, visitor, seen, started).await {
             Ok(response) => response,
             Err(failure) => {
                 let id = if failure.rpc { rpc_id(&failure.body) } else { None };
@@ -190,6 +191,7 @@ impl Proxy {
         request: Request<Incoming>,
         visitor: Visitor,
         seen: &mut Seen,
+        started: Instant,
     ) -> Result<Response<EdgeBody>, Failure> {
         let mut request = request;
         // The relay's own headers are nobody else's to send.
@@ -209,7 +211,8 @@ impl Proxy {
             Ok((entry, Place::Here(share))) => Ok((entry, share)),
             Ok((entry, Place::There(at))) => {
                 let request = request.map(RequestBody::from);
-                return self.hop(entry, at, name, path, request, visitor, seen).await;
+                let deadline = started + self.config.load().timing.hold;
+                return self.hop(entry, at, name, path, request, visitor, seen, deadline).await;
             }
             // The other node has the request still.
             Err(EdgeError::Misrouted) => return Err(Failure::plain(EdgeError::Misrouted)),
@@ -300,17 +303,19 @@ impl Proxy {
             // Boxed like other rare paths: the state of a common request stays small.
             return Box::pin(run).await.map_err(Failure::plain);
         }
-        let (request, mut again) = self.again(request, &visitor);
+        let again = self.again(&request, &visitor);
         let rpc = share.facts.mode == ShareMode::Mcp && request.method() == Method::POST;
         let first = FirstPiece::default();
         let counter = self.metrics.bytes_in.clone();
         let (request, forwarded) =
             forwardable(request, &path, link, source, visitor, &share, false);
-        let request = request.map(|body| {
-            let first = rpc.then(|| first.clone());
-            VisitorBody::new(body, limits.max_body_bytes, first, counter, &in_flight)
-        });
-        let mut exchange = Exchange { request: Outgoing::new(request, &forwarded), rpc, first };
+        let (parts, body) = request.into_parts();
+        let shown = rpc.then(|| first.clone());
+        let body = VisitorBody::new(body, limits.max_body_bytes, shown, counter, &in_flight);
+        let request = Outgoing::new(&parts, body, &forwarded);
+        // Kept only where it may be needed again.
+        let mut again = again.map(|again| (again, parts));
+        let mut exchange = Exchange { request, rpc, first };
         let judged = Arc::clone(&*share.access());
         let mut tries = 0;
         loop {
@@ -328,19 +333,25 @@ impl Proxy {
                 && share.may_serve(unix_now())
                 && share.session.least_loaded().is_some();
             if !elsewhere {
+                let deadline = Instant::now() + config.timing.hold;
                 let hold = self.hold(&entry, share.facts.generation, visitor.hop);
                 let back = match Box::pin(hold).await {
                     Ok(Place::Here(back)) => back,
-                    // The agent went to another node, and so does the request, as it came.
+                    // The agent went to another node, and so does the request, as it came. It is
+                    // counted there.
                     Ok(Place::There(at)) => {
                         let failure = Failure::after(EdgeError::Offline, &exchange);
-                        let parts = again.take();
-                        let Some((parts, body)) = parts.zip(exchange.request.unsent()) else {
+                        let head = again.take();
+                        let Some(((again, parts), body)) = head.zip(exchange.request.unsent())
+                        else {
                             return Err(failure);
                         };
-                        let name = share.facts.name.clone();
-                        let request = Request::from_parts(parts, body);
-                        return self.hop(entry, at, &name, path, request, visitor, seen).await;
+                        allowed::take_back(&share, from.as_deref());
+                        let (name, request) =
+                            (share.facts.name.clone(), again.request(parts, body));
+                        let hop =
+                            self.hop(entry, at, &name, path, request, visitor, seen, deadline);
+                        return hop.await;
                     }
                     Err(error) => return Err(Failure::after(error, &exchange)),
                 };

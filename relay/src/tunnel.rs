@@ -238,7 +238,7 @@ impl Tunnels {
         }
         let primary = existing.is_none();
         let Some(session) = existing.or_else(|| self.open_session(&connected, admitted)) else {
-            return tracing::debug!("the relay has become full since the handshake");
+            return tracing::debug!("there is no room any more since the handshake");
         };
         let mut joined = Joined { tunnels: &self, session: &session, slot: None, primary };
         joined.slot = session.add_connection(connected.opener.clone());
@@ -254,8 +254,8 @@ impl Tunnels {
         }
     }
 
-    /// Opens a session; `None` when the relay has as many as it may have. The handshake has looked,
-    /// but many may be on their way from there to here.
+    /// Opens a session; `None` when there are as many as allowed. The handshake has looked, but many
+    /// may be on their way from there to here.
     fn open_session(&self, connected: &Connected, admitted: Admitted) -> Option<Arc<Session>> {
         let id = Token::generate().expose().to_owned();
         let session = Session::new(
@@ -266,11 +266,8 @@ impl Tunnels {
             self.scope.child(),
         );
         let session = Arc::new(session);
-        let max = self.config.load().limits.max_sessions;
         let mut sessions = self.locked();
-        if sessions.len() >= max {
-            return None;
-        }
+        self.check_room(&sessions, &session.admitted, session.peer).ok()?;
         sessions.insert(id, Arc::clone(&session));
         self.metrics.sessions.inc();
         Some(session)

@@ -230,7 +230,14 @@ impl IntoResponse for ApiError {
 type Answer<T> = Result<Json<T>, ApiError>;
 
 async fn reload(State(api): State<Api>) -> Answer<Reloaded> {
-    let reloaded = api.reloader.reload().map_err(|error| ApiError::Invalid(error.to_string()))?;
+    // It reads and opens files, on whatever disk these are.
+    let reloader = Arc::clone(&api.reloader);
+    let reloaded =
+        tokio::task::spawn_blocking(move || reloader.reload()).await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "reload failed");
+            ApiError::Failed
+        })?;
+    let reloaded = reloaded.map_err(|error| ApiError::Invalid(error.to_string()))?;
     api.tunnels.note_reload(&reloaded);
     Ok(Json(reloaded))
 }
@@ -282,8 +289,8 @@ async fn nodes(State(api): State<Api>) -> Json<Vec<NodeRecord>> {
     Json(api.tunnels.nodes.load().to_vec())
 }
 
-async fn list_shares(State(api): State<Api>) -> Json<Vec<ShareEntry>> {
-    Json(shares::all_shares(&api.tunnels, api.nodes.as_deref()).await)
+async fn list_shares(State(api): State<Api>) -> Answer<Vec<ShareEntry>> {
+    Ok(Json(shares::all_shares(&api.tunnels, api.nodes.as_deref()).await?))
 }
 
 async fn close_share(

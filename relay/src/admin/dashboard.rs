@@ -27,10 +27,10 @@ use serde::Deserialize;
 
 use self::history::History;
 use self::session::{Login, Sessions};
-use self::view::{Elsewhere, Stored};
+use self::view::{Content, Kept};
 use super::api::{self, Api};
 use crate::admission::unix_now;
-use crate::nodes::shares::{self, CloseError};
+use crate::nodes::shares::{self, CloseError, Elsewhere};
 use crate::operator::{self, COOLING};
 
 /// How often the history gets a sample.
@@ -52,8 +52,10 @@ struct Inner {
     api: Api,
     sessions: Sessions,
     history: History,
-    stored: Stored,
-    elsewhere: Elsewhere,
+    /// What came from the database.
+    stored: Kept<Content>,
+    /// The shares of other nodes.
+    elsewhere: Kept<Elsewhere>,
 }
 
 impl Dashboard {
@@ -63,8 +65,8 @@ impl Dashboard {
         Self(Arc::new(Inner {
             sessions: Sessions::new(api.token.clone()),
             history: History::default(),
-            stored: Stored::default(),
-            elsewhere: Elsewhere::default(),
+            stored: Kept::default(),
+            elsewhere: Kept::default(),
             api,
         }))
     }

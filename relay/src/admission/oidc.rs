@@ -13,7 +13,8 @@ mod tests;
 mod web;
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -86,13 +87,48 @@ struct Look {
     read: bool,
 }
 
+/// By what the issuer's server is trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trust {
+    /// By what the system trusts.
+    System,
+    /// By a root, as its file was when it was read.
+    Root { path: PathBuf, pem: Vec<u8> },
+}
+
+impl Trust {
+    fn read(settings: &Oidc) -> Result<Self, BoxError> {
+        let Some(path) = settings.ca.clone() else { return Ok(Self::System) };
+        match std::fs::read(&path) {
+            Ok(pem) => Ok(Self::Root { path, pem }),
+            Err(error) => Err(format!("cannot read {}: {error}", path.display()).into()),
+        }
+    }
+}
+
+/// The way to the issuer's documents.
+#[derive(Debug)]
+struct Way {
+    /// What it was made of; absent where it could not be made.
+    trust: Option<Trust>,
+    fetch: Arc<dyn Fetch>,
+}
+
+/// Changed settings, with what it takes to obey them.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Arc<Oidc>,
+    /// Absent where the way stays as it is.
+    way: Option<Arc<Way>>,
+}
+
 /// The issuer whose tokens are believed.
 #[derive(Debug)]
 pub struct Issuer {
     settings: ArcSwap<Oidc>,
-    fetch: RwLock<Arc<dyn Fetch>>,
+    way: ArcSwap<Way>,
     keys: ArcSwapOption<KeySet>,
-    /// Asks for the keys to be read at once: the settings were read again.
+    /// Asks for the keys to be read at once: there is another way to them.
     again: Notify,
     /// When the keys were last read or tried to be; one at a time.
     looked: Mutex<Option<Look>>,
@@ -106,33 +142,51 @@ struct Discovery {
 }
 
 impl Issuer {
-    /// Makes the issuer of these settings; its keys are not known yet.
+    /// Makes the issuer of these settings; its keys are not known yet. Where there is no way to
+    /// them, such as with a root that is none, that is said whenever they are to be read.
     #[must_use]
     pub fn new(settings: Arc<Oidc>) -> Self {
-        let fetch = web(&settings);
-        Self::by(settings, fetch)
+        let way = Trust::read(&settings).and_then(|trust| {
+            let fetch = web(&trust)?;
+            Ok(Way { trust: Some(trust), fetch })
+        });
+        let none = |error: BoxError| Way { trust: None, fetch: Arc::new(NoWay(error.to_string())) };
+        Self::by(settings, way.unwrap_or_else(none))
     }
 
-    pub(super) fn by(settings: Arc<Oidc>, fetch: Arc<dyn Fetch>) -> Self {
+    fn by(settings: Arc<Oidc>, way: Way) -> Self {
         Self {
             settings: ArcSwap::new(settings),
-            fetch: RwLock::new(fetch),
+            way: ArcSwap::from_pointee(way),
             keys: ArcSwapOption::empty(),
             again: Notify::new(),
             looked: Mutex::default(),
         }
     }
 
-    /// Judges tokens by these settings from now on. The issuer is the same, and so its keys stay;
-    /// they are read anew, by whatever is in the file of its root now.
-    pub fn obey(&self, settings: Arc<Oidc>) {
-        self.obey_by(Arc::clone(&settings), web(&settings));
+    /// Makes what judging tokens by these settings takes; reads the file of the root again.
+    ///
+    /// # Errors
+    /// When the root cannot be read or is none; nothing has changed.
+    pub fn prepare(&self, settings: Arc<Oidc>) -> Result<Prepared, BoxError> {
+        let trust = Trust::read(&settings)?;
+        let way = if self.way.load().trust.as_ref() == Some(&trust) {
+            None
+        } else {
+            let fetch = web(&trust)?;
+            Some(Arc::new(Way { trust: Some(trust), fetch }))
+        };
+        Ok(Prepared { settings, way })
     }
 
-    pub(super) fn obey_by(&self, settings: Arc<Oidc>, fetch: Arc<dyn Fetch>) {
-        *self.fetch.write().unwrap_or_else(PoisonError::into_inner) = fetch;
-        self.settings.store(settings);
-        self.again.notify_one();
+    /// Judges tokens by these settings from now on. The issuer is the same, and so its keys stay;
+    /// they are read anew where the way to them is another.
+    pub fn obey(&self, prepared: Prepared) {
+        self.settings.store(prepared.settings);
+        if let Some(way) = prepared.way {
+            self.way.store(way);
+            self.again.notify_one();
+        }
     }
 
     /// Tells whose token it is that the agent with the key `thumbprint` shows, and what it allows.
@@ -267,7 +321,7 @@ impl Issuer {
 
     async fn fetch_keys(&self) -> Result<KeySet, BoxError> {
         let settings = self.settings.load_full();
-        let fetch = Arc::clone(&self.fetch.read().unwrap_or_else(PoisonError::into_inner));
+        let fetch = Arc::clone(&self.way.load().fetch);
         let issuer = &settings.issuer;
         let base = issuer.trim_end_matches('/');
         let document = fetch.get(&format!("{base}/.well-known/openid-configuration")).await?;
@@ -288,25 +342,23 @@ impl Issuer {
 
 /// Returns what reads documents of an issuer.
 #[cfg(feature = "oidc")]
-fn web(settings: &Oidc) -> Arc<dyn Fetch> {
-    Arc::new(web::Web::new(settings.ca.clone()))
+fn web(trust: &Trust) -> Result<Arc<dyn Fetch>, BoxError> {
+    Ok(Arc::new(web::Web::new(trust)?))
 }
 
 /// Returns what reads documents of an issuer.
 #[cfg(not(feature = "oidc"))]
-fn web(_: &Oidc) -> Arc<dyn Fetch> {
-    Arc::new(NoWeb)
+fn web(_: &Trust) -> Result<Arc<dyn Fetch>, BoxError> {
+    Err("this relay was built without the feature `oidc`".into())
 }
 
-/// Stands for the web in a relay that was built without it.
-#[cfg(not(feature = "oidc"))]
+/// Stands for the web where there is no way to it, and says why.
 #[derive(Debug)]
-struct NoWeb;
+struct NoWay(String);
 
-#[cfg(not(feature = "oidc"))]
 #[async_trait]
-impl Fetch for NoWeb {
+impl Fetch for NoWay {
     async fn get(&self, _: &str) -> Result<Bytes, BoxError> {
-        Err("this relay was built without the feature `oidc`".into())
+        Err(self.0.clone().into())
     }
 }

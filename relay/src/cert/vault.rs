@@ -21,7 +21,7 @@ use rustls::pki_types::UnixTime;
 use zeroize::Zeroizing;
 
 use super::CertError;
-use crate::store::{MemoryStore, Store, Tally, until_next_hour};
+use crate::store::{Store, Tally, until_next_hour};
 
 /// What a sealed text begins with.
 const MAGIC: &[u8] = b"mcpm-sealed/1\n";
@@ -36,7 +36,12 @@ pub(super) type Plain = Zeroizing<Vec<u8>>;
 #[derive(Clone, Debug)]
 pub enum Place {
     /// Files in a directory, which need not exist.
-    Files(PathBuf),
+    Files {
+        /// The directory.
+        dir: PathBuf,
+        /// Where is counted: a store that keeps nothing.
+        store: Arc<dyn Store>,
+    },
     /// Rows of a store.
     Rows {
         /// The store.
@@ -52,8 +57,6 @@ pub struct Vault {
     key: LessSafeKey,
     /// Who has a turn: this process, which is more than this node while one replaces another.
     holder: String,
-    /// What is counted where there is no store.
-    counts: MemoryStore,
 }
 
 /// A text that changed.
@@ -78,8 +81,7 @@ impl Vault {
     pub async fn open(place: Place, key: &[u8; 32], node: &str) -> Result<Self, CertError> {
         let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("the key has 32 bytes");
         let holder = format!("{node}/{}", Token::generate().expose());
-        let (key, counts) = (LessSafeKey::new(key), MemoryStore::new());
-        let vault = Self { place, key, holder, counts };
+        let vault = Self { place, key: LessSafeKey::new(key), holder };
         vault.move_files().await?;
         Ok(vault)
     }
@@ -108,7 +110,7 @@ impl Vault {
     /// Fails when it cannot be read, or was sealed otherwise.
     pub(super) async fn load(&self, name: &str) -> Result<Option<Plain>, CertError> {
         match &self.place {
-            Place::Files(dir) => {
+            Place::Files { dir, .. } => {
                 let Some(sealed) = files::read(dir, name)? else { return Ok(None) };
                 let plain = self.unseal(name, sealed);
                 plain.map(Some).ok_or_else(|| CertError::Sealed(dir.join(name)))
@@ -128,7 +130,7 @@ impl Vault {
     pub(super) async fn save(&self, name: &str, plain: &[u8]) -> Result<(), CertError> {
         let sealed = self.seal(name, plain);
         match &self.place {
-            Place::Files(dir) => files::replace(dir, name, &sealed),
+            Place::Files { dir, .. } => files::replace(dir, name, &sealed),
             Place::Rows { store, .. } => {
                 Ok(store.keep_sealed(name, &STANDARD.encode(sealed), now()).await?)
             }
@@ -141,7 +143,7 @@ impl Vault {
     /// Fails when the store does.
     pub(super) async fn forget(&self, name: &str) -> Result<(), CertError> {
         match &self.place {
-            Place::Files(dir) => files::remove(dir, name),
+            Place::Files { dir, .. } => files::remove(dir, name),
             Place::Rows { store, .. } => {
                 if store.sealed(name).await?.is_some() {
                     store.keep_sealed(name, "", now()).await?;
@@ -211,11 +213,8 @@ impl Vault {
         limit: u64,
     ) -> Result<Option<Duration>, CertError> {
         let now = now();
-        let tally = Tally::of_hour(what.to_owned(), now, limit);
-        let counted = match &self.place {
-            Place::Files(_) => self.counts.count(tally).await?,
-            Place::Rows { store, .. } => store.count(tally).await?,
-        };
+        let (Place::Files { store, .. } | Place::Rows { store, .. }) = &self.place;
+        let counted = store.count(Tally::of_hour(what.to_owned(), now, limit)).await?;
         Ok((!counted).then(|| Duration::from_secs(until_next_hour(now))))
     }
 

@@ -37,17 +37,20 @@ pub(super) async fn open_or_make(
     args: StorageArgs,
 ) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
     let storage = args.resolve()?;
-    if let Some(path) = missing(&storage) {
+    let made = missing(&storage);
+    let opened = open_storage(&storage).await?;
+    if let Some(path) = made {
         let path = path.display();
         note(&format!("made a new database, {path}: no relay has used it yet"));
     }
-    open_storage(&storage).await
+    Ok(opened)
 }
 
 /// Returns the file of a database that is not there: a wrong directory looks like an empty relay.
+/// Of one that cannot be looked at, opening it says why.
 fn missing(storage: &Storage) -> Option<&Path> {
     match &storage.database {
-        Database::Sqlite(path) if !path.exists() => Some(path),
+        Database::Sqlite(path) if matches!(path.try_exists(), Ok(false)) => Some(path),
         _ => None,
     }
 }
@@ -64,4 +67,24 @@ pub(super) async fn open_storage(
         error => CliError::Ports(error),
     })?;
     Ok((ports.store, ports.key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_missing_only_where_it_surely_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| Storage {
+            database: Database::Sqlite(dir.path().join(path)),
+            key: KeySource::Memory,
+        };
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(missing(&at("relay.db")).is_some());
+        assert!(missing(&at("file")).is_none());
+        // As with a directory that may not be entered, nobody can tell.
+        #[cfg(unix)]
+        assert!(missing(&at("file/relay.db")).is_none());
+    }
 }

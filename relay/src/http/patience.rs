@@ -1,7 +1,7 @@
 //! How long a visitor may be silent, and how long it may take nothing.
 //!
 //! An answer that is not taken is not asked for either: no timer of an exchange runs then. So the
-//! socket itself gives up.
+//! socket itself gives up; on HTTP/2, where the socket goes on without any answer, `resting` does.
 //!
 //! For heads of HTTP/1, hyper has one timeout for the wait for a request and for the request's head. This makes two of
 //! it: a connection that never asked anything, and a head once begun, get [`HEAD_TIMEOUT`]; a

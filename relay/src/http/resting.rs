@@ -1,12 +1,16 @@
-//! How long a visitor on HTTP/2 may ask nothing.
+//! How long a visitor on HTTP/2 may ask nothing, and how long it may take nothing.
 //!
-//! On HTTP/1 the time for the next head bounds it (`patience`). On HTTP/2 a visitor that answers
-//! pings could keep any number of connections for ever.
+//! On HTTP/1 the time for the next head and the socket bound it (`patience`). On HTTP/2 a visitor
+//! that answers pings could keep any number of connections for ever. With windows of zero it takes
+//! no answer either, while its socket is never stuck: hyper then keeps one frame of each body and
+//! polls the body no more, so that no timer in there runs. The one here runs whatever the visitor
+//! does.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
 use mcpm_shared::scope::Scope;
@@ -19,18 +23,27 @@ use super::patience::{HEAD_TIMEOUT, IDLE_TIMEOUT};
 pub(super) struct Open {
     now: AtomicUsize,
     ever: AtomicU64,
+    /// How many frames of bodies were handed out and not taken yet: at most one of each body.
+    untaken: AtomicUsize,
+    /// How many such frames were taken, ever.
+    taken: AtomicU64,
     /// Tells when the last one has ended.
     rests: Notify,
 }
 
 /// Counts one request while it lives.
 #[derive(Debug)]
-pub(super) struct One(Arc<Open>);
+pub(super) struct One {
+    open: Arc<Open>,
+    /// Whether a frame of its body was handed out and not taken yet.
+    untaken: bool,
+}
 
 impl Drop for One {
     fn drop(&mut self) {
-        if self.0.now.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.rests.notify_one();
+        self.take();
+        if self.open.now.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.rests.notify_one();
         }
     }
 }
@@ -38,7 +51,22 @@ impl Drop for One {
 impl One {
     /// Counts it as long as the body of its answer lasts.
     pub(super) fn until_end<B>(self, body: B) -> Counted<B> {
-        Counted { body, _one: self }
+        Counted { body, one: self }
+    }
+
+    /// Notes that a frame was handed out, which waits for its visitor from now on.
+    fn hand_out(&mut self) {
+        self.untaken = true;
+        self.open.untaken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that the frame which was handed out is gone: whoever holds it asks for the next one,
+    /// or the body has ended.
+    fn take(&mut self) {
+        if std::mem::take(&mut self.untaken) {
+            self.open.untaken.fetch_sub(1, Ordering::Relaxed);
+            self.open.taken.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -47,30 +75,52 @@ impl Open {
     pub(super) fn one(self: &Arc<Self>) -> One {
         self.now.fetch_add(1, Ordering::Relaxed);
         self.ever.fetch_add(1, Ordering::Relaxed);
-        One(Arc::clone(self))
+        One { open: Arc::clone(self), untaken: false }
     }
 
-    /// Waits until the visitor should have asked its first question and has not. Of one that has
-    /// asked and then rested for long, `scope` is cancelled, so that its connection is closed in good
-    /// order.
-    pub(super) async fn rested(&self, scope: &Scope) {
+    /// Waits until the connection must end at once: the visitor should have asked its first question
+    /// and has not, or it takes nothing of what it asked for, for `patience` and at most twice that.
+    /// Of one that has asked and then rested for long, `scope` is cancelled, so that its connection
+    /// is closed in good order; what is left of it then may take `patience` too.
+    pub(super) async fn rested(&self, patience: Duration, scope: &Scope) {
         tokio::time::sleep(HEAD_TIMEOUT).await;
         if self.ever.load(Ordering::Relaxed) == 0 {
-            return;
+            return tracing::debug!("visitor asked nothing");
         }
+        let mut told = false;
         loop {
-            while self.now.load(Ordering::Relaxed) > 0 {
-                self.rests.notified().await;
+            if !self.ended(patience).await {
+                return tracing::debug!("visitor takes nothing");
             }
             let before = self.ever.load(Ordering::Relaxed);
-            tokio::time::sleep(IDLE_TIMEOUT).await;
+            tokio::time::sleep(if told { patience } else { IDLE_TIMEOUT }).await;
             let still = self.now.load(Ordering::Relaxed) == 0;
-            if still && self.ever.load(Ordering::Relaxed) == before {
-                tracing::debug!("visitor rested for long");
-                scope.cancel();
-                std::future::pending::<()>().await;
+            if !still || self.ever.load(Ordering::Relaxed) != before {
+                continue;
+            }
+            if told {
+                // The end of an answer lies in a buffer below, where nobody fetches it.
+                return tracing::debug!("visitor does not take the last of its answers");
+            }
+            tracing::debug!("visitor rested for long");
+            scope.cancel();
+            told = true;
+        }
+    }
+
+    /// Waits until nothing is open; `false` when of all that is open nothing was taken for
+    /// `patience`, although something was there to take. An answer that is quiet does not count.
+    async fn ended(&self, patience: Duration) -> bool {
+        while self.now.load(Ordering::Relaxed) > 0 {
+            let waits = || self.untaken.load(Ordering::Relaxed) > 0;
+            let (waited, before) = (waits(), self.taken.load(Ordering::Relaxed));
+            let rests = tokio::time::timeout(patience, self.rests.notified()).await.is_ok();
+            let stuck = !rests && waited && waits();
+            if stuck && self.taken.load(Ordering::Relaxed) == before {
+                return false;
             }
         }
+        true
     }
 }
 
@@ -78,7 +128,7 @@ impl Open {
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,
-    _one: One,
+    one: One,
 }
 
 impl<B: Body + Unpin> Body for Counted<B> {
@@ -89,7 +139,13 @@ impl<B: Body + Unpin> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        // Whoever asks for a frame has got rid of the last one.
+        self.one.take();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.one.hand_out();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -103,12 +159,12 @@ impl<B: Body + Unpin> Body for Counted<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use http_body_util::BodyExt as _;
     use tokio::time::Instant;
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(300);
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Returns after how long the connection is told to end while `ask` is its visitor.
@@ -116,7 +172,7 @@ mod tests {
         let (open, scope, start) = (Arc::<Open>::default(), Scope::new(), Instant::now());
         let resting = async {
             tokio::select! {
-                () = open.rested(&scope) => {}
+                () = open.rested(PATIENCE, &scope) => {}
                 () = scope.cancelled() => {}
             }
             start.elapsed()
@@ -141,6 +197,41 @@ mod tests {
         })
         .await;
         assert!(rested >= lasting + IDLE_TIMEOUT && rested <= lasting + IDLE_TIMEOUT + SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_that_takes_nothing_is_given_up() {
+        let rested = rest(async |open| {
+            let mut body = open.one().until_end(String::from("never taken"));
+            body.frame().await.unwrap().unwrap();
+            tokio::time::sleep(10 * PATIENCE).await;
+        })
+        .await;
+        assert!(rested >= PATIENCE && rested <= 2 * PATIENCE + HEAD_TIMEOUT, "{rested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_that_takes_a_little_now_and_then_is_kept() {
+        let rested = rest(async |open| {
+            let piece = |_| Ok::<_, std::io::Error>(Frame::data(bytes::Bytes::from("piece")));
+            let pieces = futures_util::stream::iter((0..10).map(piece));
+            let body = http_body_util::StreamBody::new(pieces);
+            let mut body = open.one().until_end(body);
+            while body.frame().await.is_some() {
+                tokio::time::sleep(PATIENCE - SECOND).await;
+            }
+        })
+        .await;
+        assert!(rested >= 10 * (PATIENCE - SECOND), "{rested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_end_when_told_is_cut() {
+        let (open, scope, start) = (Arc::<Open>::default(), Scope::new(), Instant::now());
+        drop(open.one());
+        open.rested(PATIENCE, &scope).await;
+        assert!(scope.is_cancelled());
+        assert!(start.elapsed() <= HEAD_TIMEOUT + IDLE_TIMEOUT + PATIENCE + SECOND);
     }
 
     #[tokio::test(start_paused = true)]

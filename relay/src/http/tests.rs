@@ -162,6 +162,41 @@ async fn a_visitor_on_http_2_must_ask_soon() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_visitor_on_http_2_that_takes_nothing_and_answers_pings_is_given_up() {
+    let connection = visit(Routes::Public);
+    let (open, patience) =
+        (Arc::clone(&connection.open), connection.edge.config.load().timing.idle);
+    let (near, far) = tokio::io::duplex(4096);
+    let start = Instant::now();
+    let visitor = async {
+        let (mut sender, mut connection) =
+            hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+                .initial_stream_window_size(0)
+                .handshake::<_, http_body_util::Empty<Bytes>>(TokioIo::new(near))
+                .await
+                .unwrap();
+        let request = Request::get("https://localhost/healthz").body(http_body_util::Empty::new());
+        let sending = sender.send_request(request.unwrap());
+        let response = tokio::select! {
+            response = sending => response.unwrap(),
+            _ = &mut connection => panic!("no answer"),
+        };
+        assert_eq!(response.status(), StatusCode::OK);
+        // It holds the answer, and lives on.
+        drop(connection.await);
+        drop((sender, response));
+    };
+    let both = async { tokio::join!(serve_http2(connection, far, Scope::new()), visitor) };
+    tokio::time::timeout(10 * patience, both).await.expect("a stream is held for ever");
+    let waited = start.elapsed();
+    assert!(waited >= patience && waited <= 2 * patience + HEAD_TIMEOUT, "{waited:?}");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(Arc::strong_count(&open), 1, "its answers and what they hold are gone");
+}
+
 #[test]
 fn an_ipv6_apex_is_told_with_brackets() {
     let apex = Apex::new(&"2001:db8::1".parse().unwrap(), Arc::default());

@@ -1,8 +1,10 @@
 //! The shares of all nodes: what operators see and close, whichever node they ask.
 //!
 //! Each node tells of its own shares over the connections between nodes. Of a node that does not
-//! answer in time, the store tells what it knows; so a list is never short because of it.
+//! answer in time, the store tells what it knows. Where that fails too the list is short, which is
+//! said.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -54,6 +56,15 @@ pub struct ShareEntry {
     pub requests_in_flight: Option<u64>,
     /// Requests that it was asked to serve since it is up; absent as `agent` is.
     pub requests_served: Option<u64>,
+}
+
+/// The shares of other nodes, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Elsewhere {
+    /// Those that are known.
+    pub shares: Vec<ShareEntry>,
+    /// Why some may be missing: a node does not answer, and neither does the store.
+    pub missing: Option<StoreError>,
 }
 
 /// What one node asks of another for an operator.
@@ -135,7 +146,7 @@ pub fn shares_here(tunnels: &Tunnels) -> Vec<ShareEntry> {
 }
 
 /// Returns the shares that are up on other nodes.
-pub async fn shares_elsewhere(tunnels: &Tunnels, nodes: &Nodes) -> Vec<ShareEntry> {
+pub async fn shares_elsewhere(tunnels: &Tunnels, nodes: &Nodes) -> Elsewhere {
     let others: Vec<String> = nodes.others();
     let asked = others.iter().map(|node| async {
         let told = nodes.ask(node, &Ask::Shares).await;
@@ -149,16 +160,20 @@ pub async fn shares_elsewhere(tunnels: &Tunnels, nodes: &Nodes) -> Vec<ShareEntr
         .filter_map(|(node, told)| told.is_none().then_some(node.as_str()))
         .collect();
     let mut shares: Vec<ShareEntry> = told.into_iter().flatten().flatten().collect();
-    if !silent.is_empty() {
-        tracing::warn!(nodes = ?silent, "nodes do not tell of their shares");
-        // That the store does not answer is said by those who guard it.
-        let leases = tunnels.store.leases().await.unwrap_or_default();
-        let now = unix_now();
-        let theirs = |lease: &Lease| lease.is_live(now) && silent.contains(lease.node.as_str());
-        let theirs = leases.into_iter().filter(theirs);
-        shares.extend(theirs.map(|lease| by_lease(tunnels, lease)));
+    if silent.is_empty() {
+        return Elsewhere { shares, missing: None };
     }
-    shares
+    tracing::warn!(nodes = ?silent, "nodes do not tell of their shares");
+    let leases = match tunnels.store.leases().await {
+        Ok(leases) => leases,
+        // That the store does not answer is said by those who guard it.
+        Err(error) => return Elsewhere { shares, missing: Some(error) },
+    };
+    let now = unix_now();
+    let theirs = |lease: &Lease| lease.is_live(now) && silent.contains(lease.node.as_str());
+    let theirs = leases.into_iter().filter(theirs);
+    shares.extend(theirs.map(|lease| by_lease(tunnels, lease)));
+    Elsewhere { shares, missing: None }
 }
 
 fn by_lease(tunnels: &Tunnels, lease: Lease) -> ShareEntry {
@@ -179,24 +194,34 @@ fn by_lease(tunnels: &Tunnels, lease: Lease) -> ShareEntry {
 /// Puts the shares of several nodes together, by name. One that moved while they were asked is
 /// where it came last.
 #[must_use]
-pub fn together(shares: impl IntoIterator<Item = ShareEntry>) -> Vec<ShareEntry> {
-    let mut by_name: BTreeMap<Name, ShareEntry> = BTreeMap::new();
+pub fn together<S: Borrow<ShareEntry>>(shares: impl IntoIterator<Item = S>) -> Vec<S> {
+    let mut by_name: BTreeMap<Name, S> = BTreeMap::new();
     for share in shares {
-        let newer = by_name.get(&share.name).is_none_or(|it| it.generation < share.generation);
+        let ShareEntry { name, generation, .. } = share.borrow();
+        let newer = by_name.get(name).is_none_or(|it| it.borrow().generation < *generation);
         if newer {
-            by_name.insert(share.name.clone(), share);
+            by_name.insert(name.clone(), share);
         }
     }
     by_name.into_values().collect()
 }
 
 /// Returns the shares that are up, on all nodes, by name.
-pub async fn all_shares(tunnels: &Tunnels, nodes: Option<&Nodes>) -> Vec<ShareEntry> {
+///
+/// # Errors
+/// When a node does not answer and the store does not tell of its shares.
+pub async fn all_shares(
+    tunnels: &Tunnels,
+    nodes: Option<&Nodes>,
+) -> Result<Vec<ShareEntry>, StoreError> {
     let elsewhere = match nodes {
         Some(nodes) => shares_elsewhere(tunnels, nodes).await,
-        None => Vec::new(),
+        None => Elsewhere::default(),
     };
-    together(shares_here(tunnels).into_iter().chain(elsewhere))
+    match elsewhere.missing {
+        Some(error) => Err(error),
+        None => Ok(together(shares_here(tunnels).into_iter().chain(elsewhere.shares))),
+    }
 }
 
 /// Closes a share by the operator's will, at whichever node; `false` when none of this name is up.
@@ -212,17 +237,22 @@ pub async fn close(
         return Ok(true);
     }
     let Some(nodes) = nodes else { return Ok(false) };
-    let node = match tunnels.table.find(name).map(|entry| entry.presence()) {
-        Some(Presence::Elsewhere(at)) => at.node.to_string(),
-        _ => match tunnels.store.lease(name).await? {
-            Some(lease) if lease.is_live(unix_now()) && lease.node != nodes.id => lease.node,
-            _ => return Ok(false),
-        },
+    let known = match tunnels.table.find(name).map(|entry| entry.presence()) {
+        Some(Presence::Elsewhere(at)) => Some(at.node),
+        _ => None,
     };
-    match nodes.ask(&node, &Ask::Close { name: name.clone() }).await {
-        Some((StatusCode::NO_CONTENT, _)) => Ok(true),
-        Some((StatusCode::NOT_FOUND, _)) => Ok(false),
-        _ => Err(CloseError::Node(node)),
+    if let Some(node) = &known {
+        // What this node knows may be old by a moment: the share may have come here, or gone on.
+        if nodes.close(node, name).await? || close_here(tunnels, name) {
+            return Ok(true);
+        }
+    }
+    let lease = tunnels.store.lease(name).await?;
+    match lease.filter(|lease| lease.is_live(unix_now())) {
+        Some(Lease { node, .. }) if node != nodes.id && known.as_deref() != Some(&*node) => {
+            nodes.close(&node, name).await
+        }
+        _ => Ok(false),
     }
 }
 
@@ -235,6 +265,15 @@ fn close_here(tunnels: &Tunnels, name: &Name) -> bool {
 }
 
 impl Nodes {
+    /// Closes a share of another node; `false` when it has none of this name.
+    async fn close(&self, node: &str, name: &Name) -> Result<bool, CloseError> {
+        match self.ask(node, &Ask::Close { name: name.clone() }).await {
+            Some((StatusCode::NO_CONTENT, _)) => Ok(true),
+            Some((StatusCode::NOT_FOUND, _)) => Ok(false),
+            _ => Err(CloseError::Node(node.to_owned())),
+        }
+    }
+
     /// Asks another node for something; `None` when it does not answer in time.
     async fn ask(&self, node: &str, ask: &Ask) -> Option<(StatusCode, Bytes)> {
         let peer = self.peer(node)?;

@@ -72,7 +72,10 @@ pub(super) fn open(
     metrics: &Metrics,
 ) -> Result<(AccessLog, Writer), ObserveError> {
     let sink = match &config.file {
-        Some(path) => Sink::File(File::from_std(append(path)?), path.clone()),
+        Some(path) => {
+            let file = to_append().open(path).map_err(|error| failed(path, error))?;
+            Sink::File(File::from_std(file), path.clone())
+        }
         None => Sink::Stdout(tokio::io::stdout()),
     };
     let (lines, queue) = mpsc::channel(QUEUE);
@@ -83,15 +86,18 @@ pub(super) fn open(
     Ok((log, Writer { queue, form, node, sink, again, dropped, failing: false }))
 }
 
-/// Opens a file to add to; a new one may be read by its owner and group, since visitors' addresses
-/// are in it.
-fn append(path: &Path) -> Result<std::fs::File, ObserveError> {
+/// Returns how a file is opened to add to it; a new one may be read by its owner and group, since
+/// visitors' addresses are in it.
+fn to_append() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-    let fail = |source| ObserveError::AccessLog { path: path.to_owned(), source };
-    options.open(path).map_err(fail)
+    options
+}
+
+fn failed(path: &Path, source: std::io::Error) -> ObserveError {
+    ObserveError::AccessLog { path: path.to_owned(), source }
 }
 
 impl Writer {
@@ -102,7 +108,7 @@ impl Writer {
             let came = tokio::select! {
                 biased;
                 () = self.again.notified() => {
-                    self.reopen();
+                    self.reopen().await;
                     continue;
                 }
                 came = self.queue.recv_many(&mut batch, BATCH) => came,
@@ -141,11 +147,12 @@ impl Writer {
     }
 
     /// Opens the file anew; where that fails, the one that is open stays.
-    fn reopen(&mut self) {
+    async fn reopen(&mut self) {
         let Sink::File(file, path) = &mut self.sink else { return };
-        match append(path) {
+        let opened = tokio::fs::OpenOptions::from(to_append()).open(&path).await;
+        match opened.map_err(|error| failed(path, error)) {
             Ok(new) => {
-                *file = File::from_std(new);
+                *file = new;
                 tracing::info!(path = %path.display(), "access log opened again");
             }
             Err(error) => {

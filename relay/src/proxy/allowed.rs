@@ -35,3 +35,9 @@ pub(super) fn begin(share: &Share, visitor: Option<&Meter>) -> Result<(), EdgeEr
     visitor.map_or(Ok(()), Meter::begin).map_err(exhausted(Party::Address))?;
     share.meter().begin().map_err(exhausted(Party::Owner))
 }
+
+/// Takes a request back that was counted: another node serves and counts it.
+pub(super) fn take_back(share: &Share, visitor: Option<&Meter>) {
+    visitor.into_iter().for_each(Meter::take_back);
+    share.meter().take_back();
+}

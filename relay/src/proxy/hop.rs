@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use mcpm_shared::access::LINK_HEADER;
 use mcpm_shared::name::Name;
 use tokio::time::Instant;
 
@@ -43,6 +44,26 @@ const AUTHORITY: &str = "http://node";
 #[derive(Clone, Copy, Debug)]
 struct Moved;
 
+/// What a request that is on its way to an agent of this node needs beside its head, should it turn
+/// out that the agent is at another node by now.
+pub(super) struct Again {
+    route: Option<Arc<Route>>,
+}
+
+impl Again {
+    /// Makes the request once more. Its head was made fit for the agent: what was taken out on the
+    /// way to an agent is taken out on the way to a node too.
+    pub(super) fn request(self, parts: Parts, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::from_parts(parts, body);
+        request.headers_mut().remove(LINK_HEADER);
+        request.extensions_mut().insert(Moved);
+        if let Some(route) = self.route {
+            request.extensions_mut().insert(route);
+        }
+        request
+    }
+}
+
 /// One request on its way to another node.
 struct Hop<'a> {
     name: &'a Name,
@@ -55,25 +76,19 @@ struct Hop<'a> {
 }
 
 impl Proxy {
-    /// Returns a request, and its head once more where it may turn out that its agent is at another
-    /// node by now: then it goes there as it came. Once, and where it came from a visitor.
-    pub(super) fn again<B>(
-        &self,
-        request: Request<B>,
-        visitor: &Visitor,
-    ) -> (Request<B>, Option<Parts>) {
-        let moved = request.extensions().get::<Moved>().is_some();
+    /// Returns what a request needs to go to another node, where its agent may turn out to be by now:
+    /// once, and where it came from a visitor.
+    pub(super) fn again<B>(&self, request: &Request<B>, visitor: &Visitor) -> Option<Again> {
+        let extensions = request.extensions();
+        let moved = extensions.get::<Moved>().is_some();
         if self.nodes.get().is_none() || visitor.hop.is_some() || moved {
-            return (request, None);
+            return None;
         }
-        let (parts, body) = request.into_parts();
-        let mut again = parts.clone();
-        again.extensions.insert(Moved);
-        (Request::from_parts(parts, body), Some(again))
+        Some(Again { route: extensions.get::<Arc<Route>>().cloned() })
     }
 
     /// Carries a request to the node that serves its share, or serves it here if the share comes
-    /// here meanwhile. Boxed: a request may come here twice.
+    /// here meanwhile; until `deadline` it may be held. Boxed: a request may come here twice.
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
     pub(super) fn hop<'a>(
         &'a self,
@@ -84,8 +99,9 @@ impl Proxy {
         request: Request<RequestBody>,
         visitor: Visitor,
         seen: &'a mut Seen,
+        deadline: Instant,
     ) -> BoxFuture<'a, Result<Response<EdgeBody>, Failure>> {
-        Box::pin(self.follow(entry, at, name, path, request, visitor, seen))
+        Box::pin(self.follow(entry, at, name, path, request, visitor, seen, deadline))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one request, used once")]
@@ -98,11 +114,11 @@ impl Proxy {
         request: Request<RequestBody>,
         visitor: Visitor,
         seen: &mut Seen,
+        deadline: Instant,
     ) -> Result<Response<EdgeBody>, Failure> {
         let (parts, body) = request.into_parts();
         let replay = Replay::new(body);
         let hop = Hop::new(name, &path, visitor, &parts);
-        let deadline = Instant::now() + self.config.load().timing.hold;
         let mut at = at;
         loop {
             let error = match self.hop_once(&hop, &at, &replay).await {

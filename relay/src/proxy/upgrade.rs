@@ -41,13 +41,12 @@ pub(super) async fn run(
     seen: &mut Seen,
 ) -> Result<Response<EdgeBody>, EdgeError> {
     let visitor = hyper::upgrade::on(&mut request);
-    let request = request.map(|body| {
-        let counter = metrics.bytes_in.clone();
-        VisitorBody::new(body, config.limits.max_body_bytes, None, counter, &in_flight)
-    });
+    let (parts, body) = request.into_parts();
+    let counter = metrics.bytes_in.clone();
+    let body = VisitorBody::new(body, config.limits.max_body_bytes, None, counter, &in_flight);
     let failed = |error| lane_failure(share, &error);
     let mut lane = share.fresh_lane(&mut in_flight).await.map_err(failed)?;
-    let mut request = Outgoing::new(request, &forwarded);
+    let mut request = Outgoing::new(&parts, body, &forwarded);
     let mut response = lane.exchange(&mut request, config.timing.idle).await.map_err(failed)?;
     headers::remove_relay_claims(response.headers_mut());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -154,6 +154,13 @@ impl Meter {
         Err(exhausted)
     }
 
+    /// Counts a request less that was counted: somebody else counts it.
+    pub fn take_back(&self) {
+        // A day may have begun since.
+        let less = |requests: u64| requests.checked_sub(1);
+        let _none = self.requests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Tells whether the bytes of the day are used up.
     #[must_use]
     pub fn is_out_of_bytes(&self) -> bool {
@@ -346,6 +353,17 @@ mod tests {
         assert_eq!(meter.begin(), Err(Exhausted::Bytes));
         meter.allow(Allowance::default());
         assert_eq!(meter.begin(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_counted_elsewhere_is_taken_back_and_never_more() {
+        let meter = Meter::new(some(1));
+        meter.begin().unwrap();
+        meter.take_back();
+        meter.begin().unwrap();
+        meter.turn_day();
+        meter.take_back();
+        assert_eq!(meter.amounts(), Amounts::default());
     }
 
     #[test]

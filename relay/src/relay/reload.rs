@@ -18,6 +18,11 @@ pub(super) fn reloadable(
     admin_token: Option<AdminToken>,
     services: &Scope,
 ) -> Vec<Prepare> {
+    let admission = Arc::clone(&edge.tunnels.admission);
+    let demand: Prepare = Box::new(move |config| {
+        let (admission, demand) = (Arc::clone(&admission), admission.prepare(&config.auth)?);
+        Ok(Box::new(move || admission.demand(demand)))
+    });
     // The edge has the reloader, by way of the admin API.
     let edge = Arc::downgrade(edge);
     let observe = observe(edge.clone(), services.clone());
@@ -41,7 +46,7 @@ pub(super) fn reloadable(
         let token = read_admin_token(path).map_err(|error| in_full(&error))?;
         Ok(Box::new(move || shown.change(token.digest())))
     });
-    vec![observe, obey, look, read]
+    vec![observe, obey, demand, look, read]
 }
 
 /// Returns what changes who looks at requests. Also where nothing of it was changed, the file of the

@@ -88,20 +88,20 @@ impl Speaker<'_> {
     async fn take_name(&self, claim: &Claim) -> Result<Taken, (ClaimResult, Refusal)> {
         let (tunnels, now) = (self.tunnels, unix_now());
         let owner = self.session.admitted.owner.as_str();
-        let address = rate_address(self.peer).to_string();
-        let parties = [
-            (tunnels.owners.meter(owner).names_limit(), format!("names/owner/{owner}"), "you have"),
-            (
-                tunnels.owners.names_per_address(),
-                format!("names/address/{}", tunnels.key.pseudonym(&address)),
-                "your address has",
-            ),
-        ];
+        let by_owner = tunnels.owners.meter(owner).names_limit();
+        let by_address = tunnels.owners.names_per_address();
         let mut taken = Taken::default();
-        let unlimited = parties.iter().all(|(limit, ..)| limit.is_none());
+        let unlimited = by_owner.is_none() && by_address.is_none();
         if unlimited || self.is_own(claim, now).await {
             return Ok(taken);
         }
+        // The address first: an owner costs nothing to make where anybody may come in, and a row of
+        // the store for each would be left of claims that their address may not make.
+        let address = tunnels.key.pseudonym(&rate_address(self.peer).to_string());
+        let parties = [
+            (by_address, format!("names/address/{address}"), "your address has"),
+            (by_owner, format!("names/owner/{owner}"), "you have"),
+        ];
         for (limit, what, whose) in parties {
             let Some(limit) = limit else { continue };
             let tally = Tally::of_hour(what, now, limit);

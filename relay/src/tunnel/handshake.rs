@@ -1,5 +1,6 @@
 //! The handshake of a tunnel connection: an agent asks to be let in, and is told in plain HTTP.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,12 +12,13 @@ use mcpm_shared::proto::{HANDSHAKE_TIMEOUT, PROTOCOL_VERSION, Refusal, SUBPROTOC
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Tunnels;
+use super::session::Session;
 use super::share::rate_address;
 use crate::admission::{Admitted, Refused, unix_now};
 
 /// How many sessions one key may have at once (a person's machines share no key), and one address:
 /// an office behind one.
-const SESSIONS_PER_KEY: usize = 64;
+pub(super) const SESSIONS_PER_KEY: usize = 64;
 const SESSIONS_PER_ADDRESS: usize = 4096;
 
 impl Tunnels {
@@ -78,17 +80,23 @@ impl Tunnels {
         if self.owners.is_blocked(admitted.owner.as_str()) {
             return Err(Refused::new(StatusCode::FORBIDDEN, self.blocked()).of(&admitted.owner));
         }
-        self.check_room(&admitted, peer).map_err(|refused| refused.of(&admitted.owner))?;
+        self.check_room(&self.locked(), &admitted, rate_address(peer))
+            .map_err(|refused| refused.of(&admitted.owner))?;
         Ok((admitted, accept))
     }
 
     /// Refuses an agent when there are as many sessions as allowed, in all or of its kind.
-    fn check_room(&self, admitted: &Admitted, peer: IpAddr) -> Result<(), Refused> {
-        let sessions = self.locked();
+    /// `address` is as rates count it.
+    pub(super) fn check_room(
+        &self,
+        sessions: &HashMap<String, Arc<Session>>,
+        admitted: &Admitted,
+        address: IpAddr,
+    ) -> Result<(), Refused> {
         if sessions.len() >= self.config.load().limits.max_sessions {
             return Err(unavailable("the relay is full"));
         }
-        let (key, address) = (&admitted.subject, rate_address(peer));
+        let key = &admitted.subject;
         let mut same = (0, 0);
         for session in sessions.values() {
             same.0 += usize::from(session.admitted.subject == *key);

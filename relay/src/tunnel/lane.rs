@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 use mcpm_shared::http1::{BodyReader, FramingError, MAX_HEAD, response_head_with};
 use mcpm_shared::mux::{MuxError, MuxStream, Opener};
@@ -357,8 +358,7 @@ impl Outgoing {
     /// Writes the head of a request, whose headers are those to be sent except for its framing and
     /// for what is told of the visitor.
     #[must_use]
-    pub fn new(request: Request<VisitorBody>, forwarded: &Forwarded) -> Self {
-        let (parts, body) = request.into_parts();
+    pub fn new(parts: &Parts, body: VisitorBody, forwarded: &Forwarded) -> Self {
         let mut buffer = BytesMut::with_capacity(1024);
         for part in [parts.method.as_str(), " ", parts.uri.path()] {
             buffer.extend_from_slice(part.as_bytes());
@@ -383,7 +383,7 @@ impl Outgoing {
         buffer.extend_from_slice(b"\r\n");
         let body = (!empty).then_some(body);
         let head = buffer.len();
-        Self { method: parts.method, buffer, head, body, chunked, started: false }
+        Self { method: parts.method.clone(), buffer, head, body, chunked, started: false }
     }
 
     /// Takes what is not sent yet, if anything.

@@ -4,14 +4,15 @@ use super::Tunnels;
 use crate::config::{Config, Reloaded};
 
 impl Tunnels {
-    /// Obeys changed settings. Sessions that are up stay, by whatever secret they came in.
+    /// Obeys changed settings, but for what agents must show: see [`Admission::demand`].
+    ///
+    /// [`Admission::demand`]: crate::admission::Admission::demand
     pub fn obey(&self, config: &Config) {
         let limits = &config.limits;
         self.handshakes.set_per_minute(limits.handshakes_per_minute);
         self.claims.by_key.set_per_minute(limits.claims_per_minute_per_key);
         self.claims.by_address.set_per_minute(limits.claims_per_minute_per_address);
         self.owners.obey(limits);
-        self.admission.set_auth(config.auth.clone());
     }
 
     /// Says in the log and in the audit trail what a reload has done.

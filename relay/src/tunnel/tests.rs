@@ -7,8 +7,10 @@ use tokio::io::{AsyncWriteExt as _, WriteHalf};
 use super::*;
 use crate::Config;
 use crate::admission::Owner;
+use crate::config::Limits;
 use crate::grants::NamePatterns;
 use crate::ports::Ports;
+use crate::quota::Allowance;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(10);
@@ -75,7 +77,7 @@ impl Agent {
         Self { reader, writer, streams, scope, session }
     }
 
-    async fn claim(&mut self, name: &str) {
+    pub(crate) async fn claim(&mut self, name: &str) {
         let claimed = self.ask(name, None).await;
         assert!(matches!(claimed, RelayMessage::Claimed(_)), "{claimed:?}");
     }
@@ -197,10 +199,48 @@ async fn agents_that_shook_hands_together_do_not_overfill_the_relay() {
     let tunnels = Arc::clone(&edge.tunnels);
     let first = Agent::connect(&tunnels, &scope, None).await;
     // It was let in by the handshake before the first one was there.
+    assert!(turned_away(&tunnels, &scope).await);
+    assert_eq!(tunnels.sessions().len(), 1);
+    assert!(!first.scope.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_key_that_shook_hands_many_times_at_once_gets_no_more_sessions_than_it_may() {
+    let scope = Scope::new();
+    let tunnels = tunnels(&scope);
+    let mut agents = Vec::new();
+    for _ in 0..handshake::SESSIONS_PER_KEY {
+        agents.push(Agent::connect(&tunnels, &scope, None).await);
+    }
+    assert!(turned_away(&tunnels, &scope).await);
+    assert_eq!(tunnels.sessions().len(), handshake::SESSIONS_PER_KEY);
+}
+
+#[tokio::test]
+async fn a_claim_that_its_address_may_not_make_leaves_no_row_of_its_owner() {
+    let (scope, ports) = (Scope::new(), Ports::in_memory());
+    let tunnels = tunnels_over(&scope, &ports);
+    let names = |limit| Allowance { names_per_hour: Some(limit), ..Allowance::default() };
+    let limits = Limits { per_owner: names(5), per_address: names(0), ..Limits::default() };
+    tunnels.owners.obey(&limits);
+    let mut agent = Agent::connect(&tunnels, &scope, None).await;
+    let told = agent.ask("new", None).await;
+    let RelayMessage::Refused(refused) = told else { panic!("{told:?}") };
+    assert!(refused.refusal.message.starts_with("your address"), "{refused:?}");
+    assert_eq!(ports.store.forget_tallies(u64::MAX).await.unwrap(), 0);
+    tunnels.owners.obey(&Limits { per_address: names(1), ..limits });
+    agent.claim("new").await;
+    assert_eq!(ports.store.forget_tallies(u64::MAX).await.unwrap(), 2);
+}
+
+/// Opens a connection that the handshake has let in and that says hello, and tells whether it gets
+/// no session.
+async fn turned_away(tunnels: &Arc<Tunnels>, scope: &Scope) -> bool {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let driven = Arc::clone(&tunnels).connection(far, admitted(), IpAddr::from([127, 0, 0, 1]));
+    let driven = Arc::clone(tunnels).connection(far, admitted(), IpAddr::from([127, 0, 0, 1]));
     let config = Some(mux::websocket_config());
     let socket = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+    let scope = scope.child();
     let close = scope.token().clone();
     let (opener, _streams, driver) = mux::connect(socket, Side::Agent, Activity::default(), close);
     scope.spawn(async move { drop(driver.await) });
@@ -213,10 +253,9 @@ async fn agents_that_shook_hands_together_do_not_overfill_the_relay() {
             capabilities: Vec::new(),
         };
         wire::write(&mut stream, &AgentMessage::Hello(hello)).await.unwrap();
-        wire::read::<RelayMessage>(&mut stream).await
+        let said = wire::read::<RelayMessage>(&mut stream).await;
+        scope.cancel();
+        said.is_err()
     };
-    let (said, ()) = tokio::join!(speaking, driven);
-    assert!(said.is_err(), "{said:?}");
-    assert_eq!(tunnels.sessions().len(), 1);
-    assert!(!first.scope.is_cancelled());
+    tokio::join!(speaking, driven).0
 }

@@ -15,7 +15,8 @@ use crate::store::{AuditEvent, NodeRecord};
 /// How many rows a table has at most: more is for `mcpm-relay`'s commands and the API.
 const ROWS: usize = 200;
 
-pub(super) fn shares(all: Vec<ShareEntry>, wanted: &str, now: u64) -> Table {
+/// The shares that are up; with `short`, those of a node are missing.
+pub(super) fn shares(all: Vec<&ShareEntry>, short: bool, wanted: &str, now: u64) -> Table {
     let (all, mut found) = (all.len(), all);
     found.retain(|share| {
         is_wanted(wanted, [share.name.as_str(), share.owner.as_str(), share.node.as_str()])
@@ -26,8 +27,14 @@ pub(super) fn shares(all: Vec<ShareEntry>, wanted: &str, now: u64) -> Table {
     Table {
         id: "shares",
         title: "Shares",
-        note: how_many(found.len(), all),
-        empty: "No share is up.",
+        note: match short {
+            true => format!(
+                "{}; more on a node that does not answer, and neither does the database",
+                how_many(found.len(), all)
+            ),
+            false => how_many(found.len(), all),
+        },
+        empty: if short { "No share is known to be up." } else { "No share is up." },
         head: &["Name", "Owner", "Agent", "Node", "Mode", "Requests", "Open", "Ends"],
         rows: found.iter().take(ROWS).map(|share| share_row(share, now)).collect(),
     }

@@ -1,10 +1,9 @@
 //! What the dashboard shows, before it is a page or JSON: tiles, a chart, tables. Both are made of
 //! the same, so that a page and its refresh never differ.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -13,17 +12,16 @@ use super::history::{Chart, Totals};
 use super::tables;
 use super::words::{bytes, count, moment, rate, seconds, short, span};
 use crate::admin::STORE_TIMEOUT;
-use crate::admin::api::Api;
 use crate::admission::unix_now;
 use crate::metrics::Reading;
-use crate::nodes::shares::{ShareEntry, shares_elsewhere, shares_here, together};
+use crate::nodes::shares::{shares_elsewhere, shares_here, together};
 use crate::operator::{self, NameEntry, OwnerEntry};
 use crate::store::{AuditEvent, Lease, Store, StoreError};
 
 /// How many events of the audit trail are shown.
 const EVENTS: u32 = 20;
-/// How old what comes from the database may be: it is asked no more often, whoever looks.
-const STORED_FOR: Duration = Duration::from_secs(5);
+/// How old what comes from the database and from other nodes may be: they are asked no more often.
+const KEPT_FOR: Duration = Duration::from_secs(5);
 /// From when on a certificate's end is near, and from when on nearer.
 const SOON: u64 = 21 * 24 * 3600;
 const NEXT: u64 = 7 * 24 * 3600;
@@ -135,13 +133,56 @@ impl Cell {
     }
 }
 
-/// What came from the database, kept for a few seconds.
-#[derive(Debug, Default)]
-pub(super) struct Stored(ArcSwapOption<(Instant, Found)>);
+/// Something that was found, kept for a few seconds whoever looks.
+#[derive(Debug)]
+pub(super) struct Kept<T>(Mutex<Last<T>>);
 
-/// `None` where the database did not answer.
-type Found = Option<Arc<Content>>;
+#[derive(Debug)]
+struct Last<T> {
+    /// `None` inside where nobody answered.
+    found: Option<(Instant, Option<Arc<T>>)>,
+    /// How often it was forgotten: a look that began before must not bring it back.
+    forgotten: u64,
+}
 
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Last { found: None, forgotten: 0 }))
+    }
+}
+
+impl<T> Kept<T> {
+    /// Makes the next look ask anew: something was just changed there.
+    pub(super) fn forget(&self) {
+        let mut last = self.locked();
+        last.forgotten += 1;
+        last.found = None;
+    }
+
+    async fn look(&self, find: impl Future<Output = Option<T>>) -> Option<Arc<T>> {
+        let began = {
+            let last = self.locked();
+            if let Some((at, found)) = &last.found
+                && at.elapsed() < KEPT_FOR
+            {
+                return found.clone();
+            }
+            last.forgotten
+        };
+        let found = find.await.map(Arc::new);
+        let mut last = self.locked();
+        if last.forgotten == began {
+            last.found = Some((Instant::now(), found.clone()));
+        }
+        found
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Last<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came from the database.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) owners: Vec<OwnerEntry>,
@@ -150,48 +191,9 @@ pub(super) struct Content {
     pub(super) events: Vec<AuditEvent>,
 }
 
-impl Stored {
-    /// Makes the next look ask the database: something was just changed there.
-    pub(super) fn forget(&self) {
-        self.0.store(None);
-    }
-
-    async fn look(&self, store: &dyn Store) -> Found {
-        if let Some(last) = &*self.0.load()
-            && last.0.elapsed() < STORED_FOR
-        {
-            return last.1.clone();
-        }
-        let found = match tokio::time::timeout(STORE_TIMEOUT, content(store)).await {
-            Ok(Ok(content)) => Some(Arc::new(content)),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        self.0.store(Some(Arc::new((Instant::now(), found.clone()))));
-        found
-    }
-}
-
-/// The shares of other nodes, kept for a few seconds.
-#[derive(Debug, Default)]
-pub(super) struct Elsewhere(ArcSwapOption<(Instant, Vec<ShareEntry>)>);
-
-impl Elsewhere {
-    /// Makes the next look ask the other nodes.
-    pub(super) fn forget(&self) {
-        self.0.store(None);
-    }
-
-    async fn look(&self, api: &Api) -> Vec<ShareEntry> {
-        let Some(nodes) = &api.nodes else { return Vec::new() };
-        if let Some(last) = &*self.0.load()
-            && last.0.elapsed() < STORED_FOR
-        {
-            return last.1.clone();
-        }
-        let found = shares_elsewhere(&api.tunnels, nodes).await;
-        self.0.store(Some(Arc::new((Instant::now(), found.clone()))));
-        found
-    }
+/// Asks the database for everything; `None` where it does not answer.
+async fn stored(store: &dyn Store) -> Option<Content> {
+    tokio::time::timeout(STORE_TIMEOUT, content(store)).await.ok()?.ok()
 }
 
 async fn content(store: &dyn Store) -> Result<Content, StoreError> {
@@ -207,13 +209,21 @@ async fn content(store: &dyn Store) -> Result<Content, StoreError> {
 impl Inner {
     /// Looks at everything; `wanted` is part of the names and owners that are looked for.
     pub(super) async fn view(&self, wanted: &str) -> View {
-        let stored = self.stored.look(&*self.api.tunnels.store).await;
+        let stored = self.stored.look(stored(&*self.api.tunnels.store)).await;
         let wanted = wanted.trim().to_ascii_lowercase();
         let (reading, now) = (self.api.tunnels.metrics.read(), unix_now());
         let config = self.api.tunnels.config.load_full();
-        let elsewhere = self.elsewhere.look(&self.api).await;
-        let shares = together(shares_here(&self.api.tunnels).into_iter().chain(elsewhere));
-        let mut shown = vec![tables::shares(shares, &wanted, now), self.troubles(&reading)];
+        let elsewhere = self.elsewhere.look(async {
+            let nodes = self.api.nodes.as_ref()?;
+            Some(shares_elsewhere(&self.api.tunnels, nodes).await)
+        });
+        let (here, elsewhere) = (shares_here(&self.api.tunnels), elsewhere.await);
+        let (there, short) = match &elsewhere {
+            Some(found) => (&*found.shares, found.missing.is_some()),
+            None => (&[][..], false),
+        };
+        let shares = together(here.iter().chain(there));
+        let mut shown = vec![tables::shares(shares, short, &wanted, now), self.troubles(&reading)];
         if let Some(stored) = &stored {
             let nodes = self.api.tunnels.nodes.load();
             shown.push(tables::owners(stored, &wanted));
@@ -351,4 +361,27 @@ fn certificate_tile(expiry: f64, now: u64) -> Tile {
         }
     };
     Tile { id: "certificate", label: "Certificate", value, note, tone }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_before_it_was_forgotten_does_not_come_back() {
+        let kept = Kept::default();
+        assert_eq!(kept.look(async { Some(1) }).await.as_deref(), Some(&1));
+        assert_eq!(kept.look(async { Some(2) }).await.as_deref(), Some(&1), "it is kept");
+        tokio::time::advance(KEPT_FOR).await;
+        let slow = kept.look(async {
+            kept.forget();
+            Some(3)
+        });
+        assert_eq!(slow.await.as_deref(), Some(&3));
+        assert_eq!(kept.look(async { Some(4) }).await.as_deref(), Some(&4));
+        // That nobody answered is kept too.
+        kept.forget();
+        assert_eq!(kept.look(async { None }).await, None);
+        assert_eq!(kept.look(async { Some(5) }).await, None);
+    }
 }

@@ -108,7 +108,8 @@ impl Bench {
             ca: None,
         };
         let fetch = Arc::clone(&documents) as Arc<dyn Fetch>;
-        let bench = Self { issuer: Issuer::by(Arc::new(settings), fetch), documents };
+        let way = Way { trust: Some(Trust::System), fetch };
+        let bench = Self { issuer: Issuer::by(Arc::new(settings), way), documents };
         let found = json!({ "issuer": ISSUER, "jwks_uri": "https://idp.example/keys" });
         bench.serve(&format!("{ISSUER}/.well-known/openid-configuration"), &found);
         bench
@@ -294,4 +295,51 @@ fn keys_that_are_weak_or_for_something_else_are_left_out() {
     let weak = json!({ "keys": [{ "kty": "RSA", "n": short, "e": "AQAB" }] });
     assert!(KeySet::parse(weak.to_string().as_bytes()).is_err());
     assert!(KeySet::parse(b"[]").is_err() && KeySet::parse(b"{\"keys\":[]}").is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_changes_no_root_asks_the_issuer_nothing() {
+    let bench = Bench::new();
+    let signer = Signer::ed25519("a");
+    bench.publish(&[&signer]);
+    let reloaded = async {
+        bench.identify(&signer.sign(&json!({}))).await.unwrap();
+        let mut settings = Oidc::clone(&bench.issuer.settings.load());
+        settings.audiences = vec!["other".to_owned()];
+        bench.issuer.obey(bench.issuer.prepare(Arc::new(settings)).unwrap());
+        tokio::time::sleep(LOOK_PAUSE).await;
+        bench.identify(&signer.sign(&json!({ "aud": "other" }))).await.unwrap();
+        assert_eq!(bench.asked(), 1);
+    };
+    tokio::select! {
+        biased;
+        () = bench.issuer.follow() => unreachable!("it follows for ever"),
+        () = reloaded => {}
+    }
+}
+
+#[cfg(feature = "oidc")]
+#[test]
+fn a_root_is_read_before_anything_changes_and_taken_where_it_is_another() {
+    let (bench, dir) = (Bench::new(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("root.pem");
+    let mut settings = Oidc::clone(&bench.issuer.settings.load());
+    settings.ca = Some(path.clone());
+    let settings = Arc::new(settings);
+    let prepare = || bench.issuer.prepare(Arc::clone(&settings));
+    let wrong = ["", "no root", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"];
+    assert!(prepare().is_err(), "there is none");
+    for text in wrong {
+        std::fs::write(&path, text).unwrap();
+        let error = prepare().unwrap_err().to_string();
+        assert!(error.contains("root.pem"), "{error}");
+    }
+    let root = || rcgen::generate_simple_self_signed(vec!["idp".to_owned()]).unwrap().cert.pem();
+    for _ in 0..2 {
+        std::fs::write(&path, root()).unwrap();
+        let prepared = prepare().unwrap();
+        assert!(prepared.way.is_some());
+        bench.issuer.obey(prepared);
+        assert!(prepare().unwrap().way.is_none(), "it is the same");
+    }
 }

@@ -1,7 +1,7 @@
 //! HTTPS towards the issuer: bounded answers, no redirects.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,38 +19,30 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
-use super::{BoxError, Fetch};
+use super::{BoxError, Fetch, Trust};
 
 /// The longest document, in bytes: a set of keys with certificates has some tens of KiB.
 const MAX_DOCUMENT: usize = 512 * 1024;
 
 type Inner = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-/// An HTTPS client that is made when it is first needed: what is wrong with it, such as a CA file
-/// that is none, is then said with the name of the issuer.
-pub(super) struct Web {
-    ca: Option<PathBuf>,
-    client: tokio::sync::OnceCell<Inner>,
-}
+/// An HTTPS client.
+pub(super) struct Web(Inner);
 
 impl fmt::Debug for Web {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Web").field("ca", &self.ca).finish_non_exhaustive()
+        f.debug_struct("Web").finish_non_exhaustive()
     }
 }
 
 impl Web {
     /// Makes a client that trusts one root, or what the system trusts.
-    pub(super) fn new(ca: Option<PathBuf>) -> Self {
-        Self { ca, client: tokio::sync::OnceCell::new() }
-    }
-
-    fn client(&self) -> Result<Inner, BoxError> {
+    pub(super) fn new(trust: &Trust) -> Result<Self, BoxError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?;
-        let config = match &self.ca {
-            Some(path) => builder.with_root_certificates(roots(path)?),
-            None => builder.with_platform_verifier()?,
+        let config = match trust {
+            Trust::Root { path, pem } => builder.with_root_certificates(roots(path, pem)?),
+            Trust::System => builder.with_platform_verifier()?,
         };
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config.with_no_client_auth())
@@ -59,19 +51,19 @@ impl Web {
             .enable_http2()
             .build();
         // Asked once an hour: no connection is worth keeping.
-        Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+        let mut client = Client::builder(TokioExecutor::new());
+        Ok(Self(client.pool_max_idle_per_host(0).build(connector)))
     }
 }
 
 #[async_trait]
 impl Fetch for Web {
     async fn get(&self, url: &str) -> Result<Bytes, BoxError> {
-        let client = self.client.get_or_try_init(async || self.client()).await?;
         let request = Request::get(url)
             .header(USER_AGENT, concat!("mcpm-relay/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "application/json")
             .body(Empty::new())?;
-        let answer = client.request(request).await.map_err(in_full)?;
+        let answer = self.0.request(request).await.map_err(in_full)?;
         if answer.status() != StatusCode::OK {
             return Err(format!("{url} answers with {}", answer.status()).into());
         }
@@ -87,12 +79,12 @@ fn in_full(error: hyper_util::client::legacy::Error) -> BoxError {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")).into()
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, BoxError> {
+fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, BoxError> {
     let shown = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(root.map_err(|error| format!("{shown} is no PEM file: {error:?}"))?)?;
+    for root in CertificateDer::pem_slice_iter(pem) {
+        let root = root.map_err(|error| format!("{shown} is no PEM file: {error:?}"))?;
+        roots.add(root).map_err(|error| format!("{shown} holds no root: {error}"))?;
     }
     match roots.is_empty() {
         true => Err(format!("{shown} holds no certificate").into()),

@@ -23,6 +23,7 @@ use crate::config::{AcmeCustoms, Config, KeySource, Tls};
 use crate::domains::fake_dns::{FakeDns, KEY, SECRET};
 use crate::ports::Ports;
 use crate::relay::Relay;
+use crate::store::MemoryStore;
 
 pub(super) const DOMAIN: &str = "share.example.com";
 
@@ -40,7 +41,7 @@ pub(super) fn plain(directory: String) -> Acme {
 
 /// The certificates of a relay that keeps them in files.
 async fn in_files(settings: &Acme, dir: &Path) -> AcmeCert {
-    let place = Place::Files(dir.join("acme"));
+    let place = Place::Files { dir: dir.join("acme"), store: Arc::new(MemoryStore::new()) };
     let vault = Vault::open(place, &[1; 32], "main").await.unwrap();
     AcmeCert::open(settings, &DOMAIN.parse().unwrap(), vault, Arc::default()).await.unwrap()
 }

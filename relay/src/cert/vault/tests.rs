@@ -4,7 +4,8 @@ use super::*;
 use crate::store::MemoryStore;
 
 async fn in_files(dir: &Path, key: u8) -> Vault {
-    Vault::open(Place::Files(dir.join("acme")), &[key; 32], "main").await.unwrap()
+    let place = Place::Files { dir: dir.join("acme"), store: Arc::new(MemoryStore::new()) };
+    Vault::open(place, &[key; 32], "main").await.unwrap()
 }
 
 async fn in_rows(store: &Arc<MemoryStore>, files: Option<&Path>, key: u8) -> Vault {
