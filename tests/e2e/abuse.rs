@@ -270,17 +270,16 @@ async fn agents_that_upgrade_and_say_nothing_keep_nobody_out() {
 }
 
 /// Debian's `slowhttptest` against the relay, on loopback and for seconds.
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 #[tokio::test]
 async fn slowhttptest_finds_the_relay_available() {
-    if harness::process::peer("slowhttptest").is_none() {
-        return eprintln!("skipped: there is no slowhttptest");
+    if !harness::peers::programs(&["slowhttptest"]) {
+        return;
     }
     let relay = TestRelay::start().await;
     let calm = Bystander::on(&relay).await;
     // Slow heads, slow bodies, and slow readers of answers.
     for mode in ["-H", "-B", "-X"] {
-        let mut attack = harness::process::peer("slowhttptest").expect("asked for above");
+        let mut attack = harness::peers::peer("slowhttptest").expect("asked for above");
         let target = if mode == "-B" { calm.url.clone() } else { relay.url("/") };
         attack.args([mode, "-c", "300", "-r", "300", "-i", "2", "-l", "8", "-p", "3"]);
         attack.args(["-t", if mode == "-B" { "POST" } else { "GET" }, "-u", &target]);

@@ -4,19 +4,19 @@
 mod connect;
 mod world;
 
-use harness::eventually;
 use harness::process::Program;
+use harness::{eventually, opened};
 use serde_json::{Value, json};
 
-use self::world::{World, answers, ended_well, only};
+use self::world::{World, ended_well, only};
 
 #[tokio::test]
 async fn a_detached_share_is_up_when_the_command_returns_and_ends_without_a_trace() {
     let world = World::start().await;
     let up = world.detach(&["share", "x"]).await;
     let (url, token) = (only(&up, "url"), only(&up, "token"));
-    assert_eq!(answers(&url, Some(&token)).await, 200);
-    assert_eq!(answers(&url, None).await, 401);
+    assert_eq!(opened(&url, Some(&token)).await, 200);
+    assert_eq!(opened(&url, None).await, 401);
 
     let listed = world.shares().await;
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
@@ -51,7 +51,7 @@ async fn a_detached_share_is_up_when_the_command_returns_and_ends_without_a_trac
     assert_eq!(stopped["stopped"][0]["how"], "stopped");
     assert_eq!(world.shares().await, json!([]));
     world.nothing_is_left().await;
-    assert_ne!(answers(&url, Some(&token)).await, 200);
+    assert_ne!(opened(&url, Some(&token)).await, 200);
     let stopped = ended_well(world.run(&["unshare", "x", "--json"]).await);
     assert_eq!(stopped["stopped"], json!([]));
 }
@@ -68,7 +68,7 @@ async fn a_detached_share_survives_the_hangup_of_its_terminal() {
     let up = shell.event("up").await;
     let ended = shell.ended().await;
     assert_eq!(ended.signal, Some(1), "the shell was not hung up: {ended:?}");
-    assert_eq!(answers(&only(&up, "url"), up["token"].as_str()).await, 200);
+    assert_eq!(opened(&only(&up, "url"), up["token"].as_str()).await, 200);
     assert_eq!(world.shares().await[0]["state"], "connected");
     ended_well(world.run(&["unshare", "--all", "--json"]).await);
     world.nothing_is_left().await;
@@ -102,7 +102,7 @@ async fn a_detached_share_that_fails_says_why_as_in_a_terminal_and_leaves_nothin
 async fn a_share_that_was_killed_is_told_of_once_and_its_servers_end_with_it() {
     let world = World::start().await;
     let up = world.detach(&["share", "x"]).await;
-    assert_eq!(answers(&only(&up, "url"), up["token"].as_str()).await, 200);
+    assert_eq!(opened(&only(&up, "url"), up["token"].as_str()).await, 200);
     let pid = world.shares().await[0]["pid"].as_u64().unwrap();
     world::signal(pid, "KILL").await;
     world.nothing_is_left().await;
@@ -168,10 +168,10 @@ async fn a_profile_a_local_share_and_an_http_service_run_in_the_background_too()
     let echo = harness::Service::echo().await;
     let profile = world.detach(&["profile", "share", "work", "--no-auth"]).await;
     assert_eq!(profile["token"], Value::Null);
-    assert_eq!(answers(&only(&profile, "url"), None).await, 200);
+    assert_eq!(opened(&only(&profile, "url"), None).await, 200);
     let args = ["share", "x", "--local-only", "--port", "0", "--detach", "--json"];
     let local = ended_well(world.run(&args).await);
-    assert_eq!(answers(&only(&local, "url"), local["token"].as_str()).await, 200);
+    assert_eq!(opened(&only(&local, "url"), local["token"].as_str()).await, 200);
     eventually("requests without a relay are counted", || async {
         let shares = world.shares().await;
         let local = shares.as_array()?.iter().find(|share| share["relay"] == "local")?;

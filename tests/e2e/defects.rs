@@ -75,7 +75,7 @@ async fn visit(program: Program) -> Ended {
 #[tokio::test]
 async fn defect_08_no_program_is_downloaded_to_share() {
     let home = home();
-    let share = ["share", "demo", "--address", "http://127.0.0.1:1", "--timeout", "1"];
+    let share = ["share", "demo", "--address", "http://127.0.0.1:1", "--retry", "0"];
     let ended = mcpm(&home, &share, &[]).await;
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     let mut folders = vec![home.folder().to_owned()];
@@ -98,7 +98,7 @@ async fn defect_08_no_program_is_downloaded_to_share() {
 async fn defect_11_addresses_without_a_port_or_of_ipv6_are_understood() {
     let home = home();
     for address in ["127.0.0.1", "[::1]", "[::1]:1", "localhost:1", "http://[::1]:1"] {
-        let share = ["share", "demo", "--address", address, "--timeout", "1"];
+        let share = ["share", "demo", "--address", address, "--retry", "0"];
         let ended = mcpm(&home, &share, &[]).await;
         assert_eq!(ended.code, Some(1), "{address}: {}", ended.stderr);
         assert!(ended.stderr.contains("hint: "), "{address}: {}", ended.stderr);
@@ -117,10 +117,10 @@ async fn defect_15_every_failure_has_its_exit_code() {
     for (code, args) in [
         (1, &["run", "none"][..]),
         (1, &["share", "none"]),
-        (1, &["share", "demo", relay, "--timeout", "1"]),
+        (1, &["share", "demo", relay, "--retry", "0"]),
         (1, &["profile", "run", "none"]),
         (1, &["profile", "share", "none"]),
-        (1, &["profile", "share", "work", relay, "--timeout", "1"]),
+        (1, &["profile", "share", "work", relay, "--retry", "0"]),
         (1, &["profile", "edit", "none", "--add-server", "demo"]),
         (1, &["profile", "rm", "none", "--force"]),
         (1, &["profile", "create", "work"]),
@@ -151,7 +151,7 @@ async fn defect_16_no_secret_is_logged_even_at_the_finest_level() {
         &["doctor", "--offline", "--timeout", "10"][..],
         &["ls", "-v"],
         &["profile", "ls", "-v"],
-        &["share", "demo", relay, "--timeout", "1"],
+        &["share", "demo", relay, "--retry", "0"],
         &["run", "far"],
     ] {
         ends.push((args[0], mcpm(&home, &[&["--log", "trace"], args].concat(), &[]).await));
@@ -221,6 +221,26 @@ async fn defect_26_every_documented_variable_is_read() {
 }
 
 #[tokio::test]
+async fn the_level_to_log_at_comes_from_the_variable_of_the_python_version_too() {
+    let (level, debug) = (("MCPM_LOG_LEVEL", "DEBUG"), ("MCPM_DEBUG", "1"));
+    let (quiet, filter) = (("MCPM_LOG_LEVEL", "ERROR"), ("MCPM_LOG", "error"));
+    for (env, is_told) in [
+        (vec![], false),
+        (vec![level], true),
+        // Our own words for it go before it.
+        (vec![quiet, debug], true),
+        (vec![level, filter], false),
+    ] {
+        // A home of its own: what was listed before is not started again to be listed.
+        let home = home();
+        let mut command = home.command("mcpm", &["profile", "run", "work"]);
+        command.envs(env.iter().copied());
+        let told = visit(Program::start(command)).await.stderr;
+        assert_eq!(told.contains("DEBUG"), is_told, "{env:?}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn defect_26_every_documented_option_exists() {
     let home = Home::new();
     for (command, options) in [
@@ -265,9 +285,13 @@ async fn defect_26_every_documented_command_line_does_what_it_says() {
     let unused: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
     assert_eq!(unused["servers"], json!([]), "{told}");
     done(&home, &["new", "spare", "--command", "x"], &[]).await;
+    std::fs::create_dir_all(home.config().join("logs")).unwrap();
+    std::fs::write(home.config().join("logs/gone.log"), "").unwrap();
     done(&home, &["doctor", "--cleanup", "--force"], &[]).await;
+    assert!(!home.config().join("logs/gone.log").exists());
+    // Who was here for a moment only cannot know that nobody uses a server.
     let listed: Value = serde_json::from_str(&done(&home, &["ls", "--json"], &[]).await).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed.as_array().unwrap().len(), 3, "{listed}");
 }
 
 /// Two of them at once get two ports, and each tells the URL it was asked for.
@@ -291,6 +315,18 @@ async fn run_over_http_finds_a_port_and_ends_with_who_started_it() {
         program.hang_up();
         assert_eq!(program.ended().await.code, Some(0), "{url}");
     }
+}
+
+#[tokio::test]
+async fn the_warning_of_a_server_that_is_open_to_everybody_names_where_it_is() {
+    let home = home();
+    let open = ["--host", "0.0.0.0", "--port", "0", "--until-stdin-ends"];
+    let args = [&["run", "demo", "--http"][..], &open].concat();
+    let mut program = Program::start(home.command("mcpm", &args));
+    let url = program.line("a URL", |line| Some(line.to_owned())).await;
+    program.hang_up();
+    let ended = program.ended().await;
+    assert!(ended.stderr.contains(&format!("everybody who reaches {url} can use")), "{ended:?}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use harness::peers::{peer, programs};
 use saphyr_parser::{Event, Parser};
 
 fn root() -> PathBuf {
@@ -210,11 +211,8 @@ fn images_run_as_nobody_check_their_health_and_are_made_of_stages_that_exist() {
 
 #[cfg(target_os = "linux")]
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 fn systemd_understands_the_unit_and_finds_it_well_shut_off() {
-    let there = Command::new("systemd-analyze").arg("--version").output().is_ok();
-    if !there {
-        eprintln!("skipped: there is no systemd-analyze");
+    if !programs(&["systemd-analyze"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -246,13 +244,12 @@ fn systemd_understands_the_unit_and_finds_it_well_shut_off() {
 
 #[cfg(unix)]
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 fn haproxy_understands_its_configuration() {
     let config = root().join("deploy/compose/haproxy.cfg");
-    let Some(haproxy) = harness::process::peer("haproxy") else {
-        eprintln!("skipped: there is no haproxy");
+    if !programs(&["haproxy"]) {
         return;
-    };
+    }
+    let haproxy = peer("haproxy").expect("asked for before");
     let checked = haproxy.into_std().arg("-c").arg("-f").arg(&config).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }

@@ -31,7 +31,7 @@ use self::world::{Over, Pair, World};
 /// How many exchanges one world sees in a test.
 const CASES: u32 = 48;
 /// How long one may take, with the start of a world.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long something may take when one case failed already, and a smaller one is looked for.
 const HASTE: Duration = Duration::from_millis(500);
 /// The stack of a test: cases are trees of strategies, which are deep in a build for tests.

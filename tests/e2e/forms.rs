@@ -325,9 +325,16 @@ async fn where_nobody_can_be_asked_the_words_that_say_it_are_named() {
     fs::write(home.config().join("profiles.json"), r#"{"old": [{"name": "x", "command": "y"}]}"#)
         .unwrap();
     let before = files(home.folder());
-    let uninstall = mcpm(&home, &["uninstall", "alpha"]);
-    let left = Terminal::start_as(uninstall, "dumb").left().await;
-    assert!(left.code == Some(2) && left.all.contains("--force"), "{}", left.all);
+    // What was said to ask nothing removes it without a question, as with the Python `mcpm`.
+    let uninstall = |said: &str, kind: &str| {
+        let mut command = mcpm(&home, &["uninstall", "alpha"]);
+        command.env(said, "true");
+        Terminal::start_as(command, kind)
+    };
+    for (said, kind) in [("CI", "xterm-256color"), ("UNHEARD", "dumb")] {
+        let left = uninstall(said, kind).left().await;
+        assert!(left.code == Some(2) && left.all.contains("--force"), "{}", left.all);
+    }
     for (args, words) in REFUSED {
         let check = |how: &str, code: Option<i32>, told: &str| {
             assert_eq!(code, Some(2), "{how} {args:?}: {told}");
@@ -350,4 +357,6 @@ async fn where_nobody_can_be_asked_the_words_that_say_it_are_named() {
         check("no terminal", ended.code, &ended.stderr);
         assert_eq!(ended.stdout, "", "{args:?}");
     }
+    is_done(uninstall("MCPM_NON_INTERACTIVE", "xterm-256color")).await;
+    assert!(servers(&home)["alpha"].is_null());
 }

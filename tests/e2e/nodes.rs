@@ -23,6 +23,12 @@ use mcpm_shared::token::Token;
 /// What all nodes know.
 const SECRET: &str = "a secret that the nodes of this test have in common";
 
+/// Lets nodes beat so often. The fewer milliseconds, the sooner a node that lives is given up when this process, in which
+/// all of them are, stands still: for tests alone that wait for beats.
+fn beats(config: &mut Config, millis: u64) {
+    config.nodes.as_mut().unwrap().heartbeat = Duration::from_millis(millis);
+}
+
 /// Nodes behind a balancer.
 struct Nodes {
     balancer: Balancer,
@@ -54,11 +60,7 @@ impl Nodes {
     fn config(&self, id: &str) -> Config {
         let mut config = Config::for_tests();
         let secrets = vec![Token::new(SECRET)];
-        let heartbeat = Duration::from_millis(200);
-        config.nodes = Some(NodeSettings {
-            heartbeat,
-            ..NodeSettings::new(([127, 0, 0, 1], 0).into(), secrets)
-        });
+        config.nodes = Some(NodeSettings::new(([127, 0, 0, 1], 0).into(), secrets));
         config.node = id.to_owned();
         config.timing.drain = Duration::from_millis(300);
         config.public_url = Some(PublicUrl { https: false, port: self.balancer.port() });

@@ -258,8 +258,8 @@ async fn a_session_ends_with_its_token_and_a_blocked_owner_at_once() {
     let service = Service::echo().await;
     let agent = showing(issuer.token(&signer, &json!({})));
     let (share, _) = agent.share(&relay, "ada-x", &service, AccessPolicy::public()).await;
-    // The leeway is over already, but for two seconds.
-    let ending = json!({ "exp": unix_now() - 28, "sub": "bob", "names": ["bob-*"] });
+    // The leeway is over already, but for ten seconds.
+    let ending = json!({ "exp": unix_now() - 20, "sub": "bob", "names": ["bob-*"] });
     let brief = showing(issuer.token(&signer, &ending));
     let asked = request("bob-x", ShareMode::Http, AccessPolicy::public());
     let error = brief.open(&relay, asked, service.backend()).refused().await;
@@ -319,6 +319,11 @@ async fn what_is_asked_of_tokens_changes_without_a_restart_and_who_owns_names_do
     let (share, info) = staff.share(&relay, "ada-calc", &service, AccessPolicy::public()).await;
     let before = showing(issuer.token(&signer, &json!({})));
     assert_eq!(before.open(&relay, asked(), service.backend()).refused().await.code(), "forbidden");
+
+    settings.change(|oidc| oidc.ca = Some("no/such/root.pem".into()));
+    let error = relay.relay.reload().unwrap_err().to_string();
+    assert!(error.contains("oidc-ca") && error.contains("no/such/root.pem"), "{error}");
+    settings.change(|oidc| oidc.ca = None);
 
     settings.change(|oidc| oidc.issuer = "https://idp.example".to_owned());
     settings.change(|oidc| oidc.audiences = vec!["other".to_owned()]);

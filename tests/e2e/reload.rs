@@ -126,7 +126,7 @@ async fn settings_change_under_a_tunnel_that_stays() {
 
 #[tokio::test]
 async fn an_access_log_begins_changes_and_ends_without_a_restart() {
-    let bench = Bench::start("http-mode = true\n").await;
+    let mut bench = Bench::start("http-mode = true\n").await;
     let (service, scope) = (Service::echo().await, Scope::new());
     let share = bench.share(&service, "the first of two secrets", &scope);
     let info = share.up().await;
@@ -164,8 +164,12 @@ async fn an_access_log_begins_changes_and_ends_without_a_restart() {
     bench.write("http-mode = true\n");
     bench.reload().await.unwrap();
     assert_eq!(status(&info.url, 1).await, 200);
-    assert_eq!((lines(&one), lines(&two)), (2, 0), "nobody looks any more");
     scope.cancel();
+    // The log is written beside the answers: when the relay has ended, all of it is.
+    bench.program.signal("TERM");
+    let ended = bench.program.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!((lines(&one), lines(&two)), (2, 0), "nobody looks any more");
 }
 
 #[tokio::test]

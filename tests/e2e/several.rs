@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use harness::home::Home;
 use harness::process::{Program, built};
-use harness::{Service, eventually, soon, visitor};
+use harness::{Service, eventually, opened, visitor};
 use serde_json::{Value, json};
 
 /// A home with the servers `a` and `b`, which work, and `broken`, which does not, and a relay with its
@@ -58,22 +58,7 @@ impl World {
     }
 
     async fn nothing_is_left(&self) {
-        let pid = self.relay.id().to_string();
-        eventually("nothing but the relay is left", || async {
-            let left = self.home.processes();
-            left.iter().all(|process| process.split(' ').next() == Some(&pid)).then_some(())
-        })
-        .await;
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // A test that fails must not leave processes behind.
-        for process in self.home.processes() {
-            let pid = process.split(' ').next().unwrap_or_default();
-            let _gone = std::process::Command::new("kill").args(["-s", "KILL", pid]).status();
-        }
+        self.home.nothing_is_left(&[self.relay.id()]).await;
     }
 }
 
@@ -117,17 +102,6 @@ async fn ups(program: &mut Program, shares: usize) -> Vec<Up> {
     all
 }
 
-/// Opens an MCP session; returns the status of the answer.
-async fn status(url: &str, token: &str) -> u16 {
-    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-        "protocolVersion": "2025-06-18", "capabilities": {},
-        "clientInfo": { "name": "several", "version": "1" },
-    } });
-    let request = visitor().post(url).json(&initialize).bearer_auth(token);
-    let request = request.header("accept", "application/json, text/event-stream");
-    soon("an answer", request.send()).await.map_or(0, |answer| answer.status().as_u16())
-}
-
 #[tokio::test]
 async fn three_shares_of_one_process_have_one_session_and_all_come_back_after_a_kill_of_the_relay()
 {
@@ -139,15 +113,15 @@ async fn three_shares_of_one_process_have_one_session_and_all_come_back_after_a_
     assert_eq!(world.figure("mcpm_relay_sessions").await, Some(1.0));
     assert_eq!(world.figure("mcpm_relay_shares").await, Some(3.0));
     for at in 0..3 {
-        assert_eq!(status(&before[at].url, &before[at].token).await, 200);
+        assert_eq!(opened(&before[at].url, Some(&before[at].token)).await, 200);
         // A token opens its own share alone.
-        assert_eq!(status(&before[at].url, &before[(at + 1) % 3].token).await, 401);
+        assert_eq!(opened(&before[at].url, Some(&before[(at + 1) % 3].token)).await, 401);
     }
     world.kill_relay().await;
     assert_eq!(ups(&mut program, 3).await, before);
     assert_eq!(world.figure("mcpm_relay_sessions").await, Some(1.0));
     for up in &before {
-        assert_eq!(status(&up.url, &up.token).await, 200);
+        assert_eq!(opened(&up.url, Some(&up.token)).await, 200);
     }
     program.signal("INT");
     let ended = program.ended().await;
@@ -191,7 +165,7 @@ async fn a_share_that_fails_or_is_stopped_leaves_the_others_as_they_are() {
     let of = |server: &str| ups.iter().find(|up| up["target"]["server"] == server).unwrap();
     let open = async |server: &str| {
         let up = of(server);
-        status(up["url"].as_str().unwrap(), up["token"].as_str().unwrap()).await
+        opened(up["url"].as_str().unwrap(), up["token"].as_str()).await
     };
     assert_eq!((open("a").await, open("c").await), (200, 200));
 
@@ -253,12 +227,90 @@ async fn several_shares_in_the_background_are_a_process_each() {
     let events: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["up", "error", "up", "error"], "{ended:?}");
     assert_eq!(lines[1]["target"], json!({ "server": "broken" }));
-    let open = async |line: &Value| {
-        status(line["url"].as_str().unwrap(), line["token"].as_str().unwrap()).await
-    };
+    let open =
+        async |line: &Value| opened(line["url"].as_str().unwrap(), line["token"].as_str()).await;
     assert_eq!((open(&lines[0]).await, open(&lines[2]).await), (200, 200));
     assert_eq!(world.run(&["unshare", "a"]).await.code, Some(0));
     assert_eq!(open(&lines[2]).await, 200);
+    assert_eq!(world.run(&["unshare", "--all"]).await.code, Some(0));
+    world.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_share_that_runs_already_is_refused_and_the_others_are_shared() {
+    let world = World::start().await;
+    let mut first = world.mcpm(&["share", "b"]);
+    let theirs = up(&mut first).await;
+    let mut program = world.mcpm(&["share", "a", "b", "c"]);
+    let refused = program.event("error").await;
+    assert_eq!(refused["code"], "already_shared", "{refused}");
+    assert_eq!(refused["target"], json!({ "server": "b" }));
+    let both = ups(&mut program, 2).await;
+    let targets: Vec<_> = both.iter().map(|up| up.target["server"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["a", "c"]);
+    for up in both.iter().chain([&theirs]) {
+        assert_eq!(opened(&up.url, Some(&up.token)).await, 200);
+    }
+    assert_eq!(world.run(&["unshare", "c"]).await.code, Some(0));
+    assert_eq!(program.event("stopped").await["target"], json!({ "server": "c" }));
+    assert_eq!(opened(&both[0].url, Some(&both[0].token)).await, 200);
+    program.signal("INT");
+    let ended = program.ended().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stdout.ends_with("1 of 3 shares failed: server `b`\"}"), "{ended:?}");
+    assert_eq!(opened(&theirs.url, Some(&theirs.token)).await, 200);
+    first.signal("INT");
+    assert_eq!(first.ended().await.code, Some(0));
+    world.nothing_is_left().await;
+}
+
+/// Waits until a share in the background has begun.
+async fn begun(world: &World, server: &str) {
+    eventually("the share begins", || async {
+        let shares = world.run(&["shares", "--json"]).await;
+        let shares: Value = serde_json::from_str(&shares.stdout).ok()?;
+        let mut shares = shares.as_array()?.iter();
+        shares.any(|share| share["target"]["server"] == server).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_several_shares_in_the_background_one_that_somebody_stops_leaves_the_rest_to_start() {
+    let mut world = World::start().await;
+    world.home.add("slow", json!({ "command": "sleep", "args": ["600"] }));
+    let mut program = world.mcpm(&["share", "a", "slow", "b", "--detach"]);
+    program.event("up").await;
+    begun(&world, "slow").await;
+    assert_eq!(world.run(&["unshare", "slow"]).await.code, Some(0));
+    assert_eq!(program.event("stopped").await["target"], json!({ "server": "slow" }));
+    let b = up(&mut program).await;
+    assert_eq!(program.ended().await.code, Some(0));
+    assert_eq!(opened(&b.url, Some(&b.token)).await, 200);
+    assert_eq!(world.run(&["unshare", "--all"]).await.code, Some(0));
+    world.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn who_stops_the_start_of_several_shares_learns_of_those_that_go_on() {
+    let mut world = World::start().await;
+    world.home.add("slow", json!({ "command": "sleep", "args": ["600"] }));
+    let address = format!("http://{}", world.listens);
+    let args = ["share", "a", "slow", "b", "--detach", "--address", &address];
+    let mut program = Program::start(world.home.command("mcpm", &args));
+    begun(&world, "slow").await;
+    program.signal("INT");
+    let ended = program.ended().await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("stopped before the share was up"), "{ended:?}");
+    for told in ["They run in the background", "claude mcp add"] {
+        assert!(ended.stderr.contains(told), "{ended:?}");
+    }
+    let shares = world.run(&["shares", "--json"]).await;
+    let shares: Value = serde_json::from_str(&shares.stdout).unwrap();
+    let targets: Vec<_> =
+        shares.as_array().unwrap().iter().map(|share| &share["target"]["server"]).collect();
+    assert_eq!(targets, ["a"], "{shares}");
     assert_eq!(world.run(&["unshare", "--all"]).await.code, Some(0));
     world.nothing_is_left().await;
 }

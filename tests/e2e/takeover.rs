@@ -310,7 +310,7 @@ async fn a_successor_that_cannot_start_changes_nothing() {
 #[tokio::test]
 async fn a_relay_behind_a_balancer_still_serves_while_it_says_that_it_goes() {
     let mut config = mcpm_relay::Config::for_tests();
-    config.timing.drain = std::time::Duration::from_secs(1);
+    config.timing.drain = std::time::Duration::from_secs(5);
     let relay = harness::TestRelay::with(config).await;
     let (_let_go, may) = watch::channel(true);
     let (agent, service) = (harness::TestAgent::new(), echo(may).await);

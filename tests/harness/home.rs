@@ -1,11 +1,15 @@
 //! A home of `mcpm`: a folder with its files, and the programs that use them.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::time::{Instant, interval};
 
+use crate::PATIENCE;
 use crate::process::{built, command, processes_of};
 
 /// A folder of a test's own with the configuration of `mcpm`. What is started here is found again by it.
@@ -82,4 +86,38 @@ impl Home {
     pub fn processes(&self) -> Vec<String> {
         processes_of(self.folder.path())
     }
+
+    /// Waits until no process knows of this home, but those with the ids `but`.
+    ///
+    /// # Panics
+    /// When some do not end.
+    pub async fn nothing_is_left(&self, but: &[u32]) {
+        let (mut look, begun) = (interval(Duration::from_millis(20)), Instant::now());
+        loop {
+            look.tick().await;
+            let mut left = self.processes();
+            left.retain(|process| !but.iter().any(|id| id_of(process) == id.to_string()));
+            if left.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "left behind: {left:#?}");
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // A test that fails must not leave processes behind.
+        for process in self.processes() {
+            let _gone = std::process::Command::new("kill")
+                .args(["-s", "KILL", id_of(&process)])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+/// The id of a process as [`processes_of`] tells of it.
+fn id_of(process: &str) -> &str {
+    process.split(' ').next().unwrap_or_default()
 }

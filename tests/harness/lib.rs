@@ -5,11 +5,13 @@
 
 pub mod balancer;
 pub mod home;
+pub mod peers;
 pub mod process;
 mod service;
 pub mod terminal;
 
 use std::future::Future;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use mcpm_shared::identity::AgentKey;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
+use serde_json::{Value, json};
 
 pub use self::service::{Answer, Service, echoes_over_socket, full};
 
@@ -98,7 +101,7 @@ impl TestRelay {
         let Self { relay, ports, config } = self;
         let listen = relay.addr();
         relay.shutdown().await;
-        Self::on(Config { listen, ..config }, ports).await
+        Self::again(Config { listen, ..config }, ports).await
     }
 
     /// Drops this relay without a word and starts another one on the same address and ports.
@@ -106,6 +109,11 @@ impl TestRelay {
         let Self { relay, ports, config } = self;
         let config = Config { listen: relay.addr(), ..config };
         drop(relay);
+        Self::again(config, ports).await
+    }
+
+    /// Starts a relay on an address that was just left. Somebody's connection may have got the port meanwhile.
+    async fn again(config: Config, ports: Ports) -> Self {
         eventually("the address is free again", || async {
             let relay = Relay::start(config.clone(), ports.clone()).await.ok()?;
             Some(Self { relay, ports: ports.clone(), config: config.clone() })
@@ -240,6 +248,19 @@ impl TestShare {
         }
     }
 
+    /// Waits until the share is up, or the relay has told it to wait for a reason that says `why`; returns whether it is up.
+    pub async fn is_up_unless(&self, why: &str) -> bool {
+        let mut status = self.tunnel.status();
+        let decided = status.wait_for(|status| match status {
+            TunnelStatus::Up(_) => true,
+            TunnelStatus::Reconnecting { reason, .. } => reason.contains(why),
+            TunnelStatus::Refused(error) => panic!("refused: {error}"),
+            _ => false,
+        });
+        let decided = soon("the share is up or told to wait", decided).await.unwrap();
+        matches!(*decided, TunnelStatus::Up(_))
+    }
+
     /// Waits until so many requests are at the agent.
     pub async fn has_in_flight(&self, count: usize) {
         eventually(&format!("{count} requests are in flight"), || async {
@@ -267,6 +288,32 @@ pub fn visitor() -> reqwest::Client {
         .tls_danger_accept_invalid_certs(true)
         .build()
         .unwrap()
+}
+
+/// The first message of a client of MCP that knows no era but the legacy one.
+#[must_use]
+pub fn initialize() -> Value {
+    json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {},
+        "clientInfo": { "name": "visitor", "version": "1" },
+    } })
+}
+
+/// Opens a session of MCP at a URL, and returns the status of the answer; 0 where there is none.
+pub async fn opened(url: &str, token: Option<&str>) -> u16 {
+    let mut request = visitor().post(url).json(&initialize());
+    request = request.header("accept", "application/json, text/event-stream");
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    soon("an answer", request.send()).await.map_or(0, |answer| answer.status().as_u16())
+}
+
+/// A port that was free a moment ago, for programs that cannot choose one themselves, and for those who shall find nobody.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 /// Reads the next piece of a streamed answer.

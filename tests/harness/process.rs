@@ -1,6 +1,7 @@
 //! Real programs as processes: started, listened to line by line, signalled, and never left behind.
 
 use std::ffi::OsStr;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -162,14 +164,42 @@ impl Program {
         ([opened, listed], self.ended().await)
     }
 
-    async fn asked(&mut self, id: u64, method: &str, params: Value) -> Value {
+    /// Sends a request of MCP and returns the message that answers it; what the program says or asks meanwhile is
+    /// passed over.
+    ///
+    /// # Panics
+    /// When the answer does not come.
+    pub async fn asked(&mut self, id: u64, method: &str, params: Value) -> Value {
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
         self.say(&request.to_string()).await;
-        self.line("an answer", |line| {
+        self.line(&format!("the answer to {method}"), |line| {
             let message: Value = serde_json::from_str(line).ok()?;
             (message["id"] == id && message.get("method").is_none()).then_some(message)
         })
         .await
+    }
+
+    /// Waits until somebody listens on a port of this machine, which must be this program: it was told to.
+    ///
+    /// # Panics
+    /// When the program ends without it, or does not come to it within a minute; with all that it said.
+    pub async fn listens(&mut self, port: u16) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        let listens = async {
+            loop {
+                ticks.tick().await;
+                if let Some(status) = self.child.try_wait().expect("a child can be asked for") {
+                    return Err(format!("has ended with {status}"));
+                }
+                if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+                    return Ok(());
+                }
+            }
+        };
+        let late = || Err("does not come to it".to_owned());
+        if let Err(why) = timeout(PATIENCE, listens).await.unwrap_or_else(|_| late()) {
+            panic!("{} was to listen on {port} and {why}\n{}", self.name, self.transcript());
+        }
     }
 
     /// Sends a signal by its short name, such as `TERM`.
@@ -237,34 +267,8 @@ pub fn built(program: &str) -> PathBuf {
     path
 }
 
-/// The folder of what `cargo xtask peers` installs.
-#[must_use]
-pub fn peers_folder() -> PathBuf {
-    target_folder("../..").join("peers")
-}
-
-/// A program of other people: the system's, or that which `cargo xtask peers` has unpacked; `None` where there is neither.
-#[must_use]
-pub fn peer(program: &str) -> Option<Command> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Servers are not on everybody's path.
-    let system = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&path).chain(system).map(|folder| folder.join(program));
-    if let Some(found) = found.into_iter().find(|path| path.is_file()) {
-        return Some(command(found));
-    }
-    let folder = peers_folder().join(program);
-    let places = ["usr/sbin", "usr/bin"].map(|place| folder.join(place).join(program));
-    let mut command = command(places.into_iter().find(|path| path.is_file())?);
-    // What it needs and the system lacks was unpacked beside it.
-    let libraries = std::fs::read_dir(folder.join("usr/lib")).into_iter().flatten().flatten();
-    let libraries = libraries.map(|entry| entry.path()).filter(|path| path.is_dir());
-    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).ok()?);
-    Some(command)
-}
-
 /// A folder relative to the one that holds test programs (`target/debug/deps`).
-fn target_folder(relative: &str) -> PathBuf {
+pub(crate) fn target_folder(relative: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a test knows its own path");
     this.parent().expect("it lies in a folder").join(relative)
 }

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// What a start may take to its first answer, in milliseconds.
 const MOST_MS: f64 = 15.0;
+/// After how many starts all servers must be known.
+const MOST_STARTS: usize = 10;
 
 /// What is started, in front of how many servers, and whether it is promised for servers that it has
 /// to ask first.
@@ -28,12 +30,18 @@ pub(crate) fn bench(mcpm: &Path, rounds: usize) -> anyhow::Result<()> {
     println!("\n| start to the answer of `tools/list` | p50 ms | must be | |\n|---|---|---|---|");
     for (words, servers, promised) in GATEWAYS {
         let known = home(servers)?;
-        // What is known after this is known to all that follow.
-        start(mcpm, &known, words)?;
+        // What is known after this is known to all that follow. A server that is late at first is known the next time.
+        let mut warm = (0..MOST_STARTS).map(|_| start(mcpm, &known, words));
+        while warm.next().context("the gateway never knows all of its servers")??.tools < servers {}
         let (mut first, mut later) = (Vec::new(), Vec::new());
+        let timed = |home: &TempDir| -> anyhow::Result<f64> {
+            let Started { took_ms, tools } = start(mcpm, home, words)?;
+            ensure!(tools == servers, "{words:?} listed {tools} tools of {servers} servers");
+            Ok(took_ms)
+        };
         for _ in 0..rounds {
-            first.push(start(mcpm, &home(servers)?, words)?);
-            later.push(start(mcpm, &known, words)?);
+            first.push(timed(&home(servers)?)?);
+            later.push(timed(&known)?);
         }
         let row = |what: &str, times: Vec<f64>, promised: bool| {
             let (is, name) = (median(times), words.join(" "));
@@ -70,8 +78,15 @@ fn home(servers: usize) -> anyhow::Result<TempDir> {
     Ok(home)
 }
 
-/// Milliseconds from the start of a gateway to its list of tools.
-fn start(mcpm: &Path, home: &TempDir, words: &[&str]) -> anyhow::Result<f64> {
+/// What a start came to.
+struct Started {
+    took_ms: f64,
+    /// How many tools were listed. Each server has one.
+    tools: usize,
+}
+
+/// Starts a gateway, and measures until it has listed its tools.
+fn start(mcpm: &Path, home: &TempDir, words: &[&str]) -> anyhow::Result<Started> {
     let mut command = Command::new(mcpm);
     command.args(words).env("MCPM_CONFIG_DIR", home.path()).env("MCPM_NON_INTERACTIVE", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -87,11 +102,8 @@ fn start(mcpm: &Path, home: &TempDir, words: &[&str]) -> anyhow::Result<f64> {
     let tools = list["result"]["tools"].as_array().map_or(0, Vec::len);
     drop(to);
     let status = child.wait()?;
-    ensure!(
-        status.success() && tools > 0,
-        "{command:?} listed {tools} tools and ended with {status}"
-    );
-    Ok(took.as_secs_f64() * 1e3)
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(Started { took_ms: took.as_secs_f64() * 1e3, tools })
 }
 
 /// Reads messages up to the answer with this id.

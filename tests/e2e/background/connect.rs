@@ -2,10 +2,10 @@
 
 use harness::home::Home;
 use harness::process::{Ended, Program};
-use harness::{soon, visitor};
+use harness::{initialize, opened, soon, visitor};
 use serde_json::{Value, json};
 
-use super::world::{World, answers, ended_well, only};
+use super::world::{World, ended_well, only};
 
 /// Runs `mcpm` in the home of somebody else, with a line on stdin.
 async fn as_guest(guest: &Home, args: &[&str], line: &str) -> Ended {
@@ -30,11 +30,7 @@ fn entry(guest: &Home, server: &str) -> Value {
 /// Asks for the tools of a server over stdio, as a client does.
 async fn tools(guest: &Home, server: &str) -> usize {
     let mut program = Program::start(guest.command("mcpm", &["run", server]));
-    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-        "protocolVersion": "2025-06-18", "capabilities": {},
-        "clientInfo": { "name": "guest", "version": "1" },
-    } });
-    program.say(&initialize.to_string()).await;
+    program.say(&initialize().to_string()).await;
     program.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
     program.say(r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#).await;
     let answer = program.line("the tools", |line| {
@@ -52,14 +48,10 @@ async fn events(link: &str) -> u16 {
     let page =
         soon("a page", visitor().get(link).header("accept", "text/html").send()).await.unwrap();
     assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
-    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-        "protocolVersion": "2025-06-18", "capabilities": {},
-        "clientInfo": { "name": "client", "version": "1" },
-    } });
     let both = "application/json, text/event-stream";
-    let opened = visitor().post(link).header("accept", both).json(&initialize).send();
-    let opened = soon("a session", opened).await.unwrap();
-    let session = opened.headers()["mcp-session-id"].clone();
+    let opening = visitor().post(link).header("accept", both).json(&initialize()).send();
+    let opening = soon("a session", opening).await.unwrap();
+    let session = opening.headers()["mcp-session-id"].clone();
     let events = visitor().get(link).header("accept", "text/event-stream");
     let events = soon("events", events.header("mcp-session-id", session).send()).await.unwrap();
     assert_eq!(events.headers()["content-type"], "text/event-stream");
@@ -79,9 +71,9 @@ async fn the_link_of_a_router_share_opens_the_profile_for_clients_and_for_anothe
     assert_eq!(link.lines().count(), 1);
 
     // A client that is given the link as it is.
-    assert_eq!(answers(&link, None).await, 200);
-    assert_eq!(answers(&link.replace("s=", "s=x"), None).await, 401);
-    assert_eq!(answers(&link.replace("profile=work", "profile=all"), None).await, 403);
+    assert_eq!(opened(&link, None).await, 200);
+    assert_eq!(opened(&link.replace("s=", "s=x"), None).await, 401);
+    assert_eq!(opened(&link.replace("profile=work", "profile=all"), None).await, 403);
     assert_eq!(events(&link).await, 200);
     let again = world.run(&["router", "share", "--address", &address, "--json"]).await;
     assert!(again.stdout.contains("already_shared"), "{again:?}");

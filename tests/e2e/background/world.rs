@@ -1,8 +1,8 @@
 //! A relay, a home with servers, and the commands of `mcpm` there; nothing outlives it.
 
+use harness::TestRelay;
 use harness::home::Home;
 use harness::process::{Ended, Program, built};
-use harness::{TestRelay, eventually, soon, visitor};
 use serde_json::{Value, json};
 
 /// A relay and a home.
@@ -48,24 +48,13 @@ impl World {
         ended_well(self.run(&["shares", "--json"]).await)
     }
 
-    /// Waits until no process knows of the home.
+    /// Waits until no process knows of the home, and no file says that one is still to stop.
     pub(super) async fn nothing_is_left(&self) {
-        eventually("nothing is left", || async { self.home.processes().is_empty().then_some(()) })
-            .await;
+        self.home.nothing_is_left(&[]).await;
         let left = std::fs::read_dir(self.home.path("config/shares/live"));
         let left = left.into_iter().flatten().map(|entry| entry.unwrap().path());
         let running = left.filter(|path| path.extension().is_some_and(|end| end == "stop"));
         assert_eq!(running.count(), 0);
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        // A test that fails must not leave shares behind.
-        for process in self.home.processes() {
-            let pid = process.split(' ').next().unwrap_or_default();
-            let _gone = std::process::Command::new("kill").args(["-s", "KILL", pid]).status();
-        }
     }
 }
 
@@ -78,20 +67,6 @@ pub(super) fn ended_well(ended: Ended) -> Value {
 /// The text of a key.
 pub(super) fn only(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_else(|| panic!("no `{key}` in {value}")).to_owned()
-}
-
-/// Opens a session at a URL, and returns the status of the answer.
-pub(super) async fn answers(url: &str, token: Option<&str>) -> u16 {
-    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-        "protocolVersion": "2025-06-18", "capabilities": {},
-        "clientInfo": { "name": "background", "version": "1" },
-    } });
-    let mut request = visitor().post(url).json(&initialize);
-    request = request.header("accept", "application/json, text/event-stream");
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    soon("an answer", request.send()).await.map_or(0, |answer| answer.status().as_u16())
 }
 
 /// Sends a signal to a process.

@@ -2,9 +2,9 @@
 //! packages them. Where there is none, suites say so and go on.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use base64::Engine as _;
+use harness::peers::programs;
 use harness::process::{Program, command};
 use harness::{eventually, visitor};
 use serde_json::{Value, json};
@@ -32,12 +32,9 @@ impl Drop for Browser {
 
 impl Browser {
     /// Starts a browser; `None`, with one line on stderr, where there is none.
-    #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
     pub(super) async fn start() -> Option<Self> {
-        let mut look = command("chromedriver");
-        look.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-        if look.status().await.is_err() {
-            eprintln!("skipped: no chromedriver (Debian packages `chromium`, `chromium-driver`)");
+        // Debian has it in the packages `chromium` and `chromium-driver`.
+        if !programs(&["chromedriver"]) {
             return None;
         }
         let mut start = command("chromedriver");

@@ -5,21 +5,19 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use harness::process::{command, peers_folder};
+use harness::peers::{packages, peers_folder};
+use harness::process::command;
 use serde_json::{Value, json};
 
 use super::settings::{DOMAIN, are_obeyed, write_files};
 use super::{root, yaml};
 
 /// Renders the chart; `None` where Helm's library is not installed.
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 fn render(values: &Value) -> Option<Result<Vec<Value>, String>> {
-    let python = peers_folder().join("helm/bin/python");
-    if !python.exists() {
-        eprintln!("skipped: Helm's library is not installed: run `cargo xtask peers`");
+    if !packages("helm") {
         return None;
     }
-    let mut helm = command(python).into_std();
+    let mut helm = command(peers_folder().join("helm/bin/python")).into_std();
     helm.arg(root().join("tests/peers/chart.py")).arg(root().join("deploy/helm/mcpm-relay"));
     helm.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut helm = helm.spawn().unwrap();
@@ -41,6 +39,12 @@ fn render(values: &Value) -> Option<Result<Vec<Value>, String>> {
 
 fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
     documents.iter().filter(|document| document["kind"] == kind).collect()
+}
+
+/// The service that visitors and agents come by.
+fn public(documents: &[Value]) -> &Value {
+    let mut services = of_kind(documents, "Service").into_iter();
+    services.find(|service| service["spec"]["clusterIP"].is_null()).unwrap()
 }
 
 fn texts(list: &Value, key: &str) -> BTreeSet<String> {
@@ -113,6 +117,11 @@ fn helm_renders_what_the_relay_obeys() {
         let documents = documents.unwrap();
         is_sound(&documents);
         assert_eq!(of_kind(&documents, "PodDisruptionBudget").len(), 0);
+        assert!(public(&documents)["spec"]["sessionAffinity"].is_null());
+        for ingress in of_kind(&documents, "Ingress") {
+            let hash = "nginx.ingress.kubernetes.io/upstream-hash-by";
+            assert_eq!(ingress["metadata"]["annotations"][hash], "$remote_addr", "{ingress}");
+        }
     }
 }
 
@@ -121,11 +130,18 @@ fn helm_renders_three_nodes_of_which_one_may_go() {
     let values = json!({ "domain": DOMAIN, "replicas": 3, "tls": { "existingSecret": "relay-tls" },
         "database": { "existingSecret": "relay-database" }, "persistence": { "enabled": false },
         "nodes": { "existingSecret": "relay-nodes" } });
-    let Some(documents) = render(&values) else { return };
-    let documents = documents.unwrap();
-    is_sound(&documents);
-    let [budget] = of_kind(&documents, "PodDisruptionBudget").try_into().unwrap();
-    assert_eq!(budget["spec"]["maxUnavailable"], 1, "{budget}");
+    // A file of values that has the table and leaves it empty.
+    let emptied = json!({ "podDisruptionBudget": { "maxUnavailable": null } });
+    for emptied in [json!({}), emptied] {
+        let mut values = values.clone();
+        values.as_object_mut().unwrap().extend(emptied.as_object().unwrap().clone());
+        let Some(documents) = render(&values) else { return };
+        let documents = documents.unwrap();
+        is_sound(&documents);
+        let [budget] = of_kind(&documents, "PodDisruptionBudget").try_into().unwrap();
+        assert_eq!(budget["spec"]["maxUnavailable"], 1, "{budget}");
+        assert_eq!(public(&documents)["spec"]["sessionAffinity"], "ClientIP");
+    }
 }
 
 #[test]

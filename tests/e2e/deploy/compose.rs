@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use harness::process::{peer, peers_folder};
+use harness::peers::{peer, peers_folder, programs};
 
 use super::settings::{are_obeyed, write_files};
 use super::{root, yaml};
@@ -15,17 +15,12 @@ struct Compose {
 }
 
 impl Compose {
-    #[expect(clippy::print_stderr, reason = "a skipped suite says so")]
     fn find() -> Option<Self> {
         let asked = peer("docker").map(|docker| {
             docker.into_std().args(["compose", "version"]).stderr(Stdio::null()).output()
         });
         let plugin = asked.is_some_and(|asked| asked.is_ok_and(|asked| asked.status.success()));
-        if !plugin && peer("docker-compose").is_none() {
-            eprintln!("skipped: there is neither `docker compose` nor docker-compose");
-            return None;
-        }
-        Some(Self { plugin })
+        (plugin || programs(&["docker-compose"])).then_some(Self { plugin })
     }
 
     fn command(&self) -> Command {

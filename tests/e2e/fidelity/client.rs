@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::raw;
 
 /// How long something may take that must come. Generous, for a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client; its program ends with it.
 pub(super) enum Client {

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use harness::process::{Program, built, command, peer};
-use harness::{eventually, soon};
+use harness::peers::{peer, programs, skipped};
+use harness::process::{Program, built, command};
+use harness::{eventually, initialize, soon};
 use serde_json::{Value, json};
 use tokio::process::Command;
-
-use super::world::lacks;
 
 /// A network namespace whose only way out is a pair of interfaces. Dropping it takes both away.
 struct Apart {
@@ -74,15 +73,14 @@ impl Drop for Apart {
 }
 
 /// The whole way of a team: its secret, a pinned certificate, an agent over there, a visitor here.
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
 #[tokio::test]
 async fn a_share_from_another_network_is_served_and_survives_an_unplugged_cable() {
-    if lacks(&["ip", "curl"]) {
+    if !programs(&["ip", "curl"]) {
         return;
     }
     let apart = match Apart::make() {
         Ok(apart) => apart,
-        Err(why) => return eprintln!("skipped: no network namespace: {why}"),
+        Err(why) => return skipped(&format!("no network namespace: {why}")),
     };
     let (dir, here) = (tempfile::tempdir().unwrap(), apart.here());
     let secret = dir.path().join("secret");
@@ -135,16 +133,12 @@ async fn a_share_from_another_network_is_served_and_survives_an_unplugged_cable(
 
 /// Initializes a session at a share, and returns the answer.
 async fn visit(up: &Value) -> Option<String> {
-    let said = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
-        "protocolVersion": "2025-06-18", "capabilities": {},
-        "clientInfo": { "name": "visitor", "version": "1" },
-    } });
     let mut curl = peer("curl").expect("asked for before");
     curl.args(["--silent", "--show-error", "--fail", "--insecure", "--max-time", "20"]);
     curl.args(["--noproxy", "*", "--header", "content-type: application/json"]);
     curl.args(["--header", "accept: application/json, text/event-stream"]);
     curl.args(["--header", &format!("authorization: Bearer {}", up["token"].as_str().unwrap())]);
-    curl.args(["--data", &said.to_string(), up["url"].as_str().unwrap()]);
+    curl.args(["--data", &initialize().to_string(), up["url"].as_str().unwrap()]);
     let ended = Program::start(curl).ended().await;
     (ended.code == Some(0)).then_some(ended.stdout)
 }

@@ -1,9 +1,9 @@
 //! `HAProxy` that passes bytes on to a relay that ends TLS itself.
 
-use harness::process::peer;
+use harness::peers::{peer, programs};
 use tokio::process::Command;
 
-use super::world::{Place, VISITOR, World, documented, lacks, put};
+use super::world::{Place, VISITOR, World, documented, put};
 
 /// curl's codes for an answer that never came, a TLS handshake that broke, and a connection that was reset.
 const CUT: [i32; 3] = [52, 35, 56];
@@ -20,7 +20,7 @@ fn haproxy(place: &Place<'_>, snippet: &str) -> Command {
 
 #[tokio::test]
 async fn by_the_proxy_protocol_the_relay_knows_who_comes() {
-    if lacks(&["haproxy", "curl"]) {
+    if !programs(&["haproxy", "curl"]) {
         return;
     }
     let settings = documented("toml").swap_remove(1);
@@ -48,7 +48,7 @@ async fn by_the_proxy_protocol_the_relay_knows_who_comes() {
 
 #[tokio::test]
 async fn without_the_proxy_protocol_all_visitors_are_the_proxy() {
-    if lacks(&["haproxy", "curl"]) {
+    if !programs(&["haproxy", "curl"]) {
         return;
     }
     let settings = documented("toml").swap_remove(1);

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use harness::process::peer;
+use harness::peers::{peer, programs};
 use tokio::process::Command;
 
-use super::world::{Place, VISITOR, World, documented, lacks, put};
+use super::world::{Place, VISITOR, World, documented, put};
 
 /// nginx as the documentation has it, with what it wants around that.
 fn nginx(place: &Place<'_>) -> Command {
@@ -76,14 +76,14 @@ async fn visitors_are_served_and_known(front: impl FnOnce(&Place<'_>) -> Command
 
 #[tokio::test]
 async fn nginx_passes_streams_as_they_come_and_says_who_asks() {
-    if !lacks(&["nginx", "curl"]) {
+    if programs(&["nginx", "curl"]) {
         visitors_are_served_and_known(nginx, true).await;
     }
 }
 
 #[tokio::test]
 async fn haproxy_passes_streams_as_they_come_and_says_who_asks() {
-    if !lacks(&["haproxy", "curl"]) {
+    if programs(&["haproxy", "curl"]) {
         // It may say late that a visitor left, as the documentation says.
         visitors_are_served_and_known(haproxy, false).await;
     }

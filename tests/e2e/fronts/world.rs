@@ -1,14 +1,15 @@
 //! A relay as a process behind a proxy, an agent that came through the proxy, and curl.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use harness::process::{Program, built, command, peer};
-use harness::{Answer, Service, TestAgent, TestShare, eventually, full, request, soon};
+use harness::peers::peer;
+use harness::process::{Program, built, command};
+use harness::{Answer, Service, TestAgent, TestShare, full, request, soon};
 use http::{HeaderMap, Response};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -48,11 +49,6 @@ pub(super) fn documented(language: &str) -> Vec<String> {
 pub(super) fn put(text: &str, documented: &str, here: &str) -> String {
     assert!(text.contains(documented), "`{documented}` is not in\n{text}");
     text.replace(documented, here)
-}
-
-/// A port that was free a moment ago: proxies cannot choose one themselves.
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// An MCP server that a test leads: it begins every call of a tool at once, and ends it when told to.
@@ -164,7 +160,9 @@ impl World {
         flags: &[&str],
         front: impl FnOnce(&Place<'_>) -> Command,
     ) -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        // Proxies cannot choose a port themselves: this one is held until just before the front takes it.
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (folder, port) = (tempfile::tempdir().unwrap(), held.local_addr().unwrap().port());
         let cert = SelfSigned::open(folder.path(), &"localhost".parse().unwrap()).unwrap();
         let fingerprint = cert.fingerprint().unwrap().to_string();
         let pem = pem(folder.path());
@@ -185,11 +183,10 @@ impl World {
             })
             .await;
         let place = Place { folder: folder.path(), pem: &pem, port, relay };
-        let front = Program::start(front(&place));
-        eventually("the front listens", || async {
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
-        })
-        .await;
+        let front = front(&place);
+        drop(held);
+        let mut front = Program::start(front);
+        front.listens(port).await;
         let mut agent = TestAgent::new();
         agent.tls = TlsOptions { ca: None, fingerprint: Some(fingerprint) };
         let tools = Tools::start().await;
@@ -306,15 +303,4 @@ impl World {
 /// Where [`SelfSigned`] keeps certificate and key.
 fn pem(folder: &Path) -> PathBuf {
     folder.join("self-signed-localhost.pem")
-}
-
-/// Says that a test is skipped, unless all of `programs` are there.
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
-pub(super) fn lacks(programs: &[&str]) -> bool {
-    let missing: Vec<&str> =
-        programs.iter().copied().filter(|program| peer(program).is_none()).collect();
-    if !missing.is_empty() {
-        eprintln!("skipped: there is no {}", missing.join(" and no "));
-    }
-    !missing.is_empty()
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use harness::{Service, TestAgent, eventually, request, soon, visitor};
-use mcpm::tunnel::TunnelStatus;
+use harness::{Service, TestAgent, eventually, free_port, request, soon, visitor};
 use mcpm_relay::Ports;
 use mcpm_relay::admission::unix_now;
 #[cfg(unix)]
@@ -20,6 +19,7 @@ use tokio::net::TcpStream;
 use super::Nodes;
 #[cfg(unix)]
 use super::private_postgres::PrivatePostgres;
+use crate::limits::come_up;
 
 const ADMIN: &str = "the admin token of this test";
 
@@ -109,7 +109,7 @@ async fn of_a_node_that_does_not_answer_the_database_tells() {
     let ghost = NewNode {
         id: "ghost".to_owned(),
         // Nobody listens there.
-        address: "127.0.0.1:9".to_owned(),
+        address: format!("127.0.0.1:{}", free_port()),
         version: "1".to_owned(),
         now,
     };
@@ -147,22 +147,20 @@ async fn nodes_share_one_cap_of_names(ports: Ports) {
     })
     .await;
     let (agent, service) = (TestAgent::new(), Service::echo().await);
-    let (_one, _) = nodes.share(&agent, 0, "one", &service).await;
-    let (two, info) = nodes.share(&agent, 1, "two", &service).await;
-    for at in 0..2 {
+    let open = |at: usize, name: &str| {
         nodes.balancer.set([nodes.all[at].relay.addr()]);
-        let asked = request(&format!("more{at}"), ShareMode::Http, AccessPolicy::public());
-        let third = agent.open_at(&nodes.balancer.url(""), asked, service.backend());
-        let mut status = third.tunnel.status();
-        let told = |now: &TunnelStatus| match now {
-            TunnelStatus::Reconnecting { reason, .. } => reason.contains("new names"),
-            TunnelStatus::Up(_) => panic!("one name too many"),
-            _ => false,
-        };
-        drop(soon("it is told to wait", status.wait_for(told)).await.unwrap());
+        let asked = request(name, ShareMode::Http, AccessPolicy::public());
+        agent.open_at(&nodes.balancer.url(""), asked, service.backend())
+    };
+    let mut up = come_up(2, |n| open(n % 2, &format!("name{n}"))).await;
+    assert!(up.len() >= 2, "{up:?}");
+    for at in 0..2 {
+        up.extend(come_up(2, |n| open(at, &format!("more{at}{n}"))).await);
     }
-    two.tunnel.shutdown().await;
-    let (_two, again) = nodes.share(&agent, 0, "two", &service).await;
+    assert!(up.len() <= 4, "each node counts by itself: {up:?}");
+    let info = up[1].up().await;
+    up.remove(1).tunnel.shutdown().await;
+    let (_again, again) = nodes.share(&agent, 0, "name1", &service).await;
     assert!(again.generation > info.generation, "a name that it had is not new elsewhere");
 }
 
@@ -209,5 +207,13 @@ async fn a_request_goes_after_an_agent_that_moved_before_anything_was_sent() {
     let said: Value = serde_json::from_str(body).unwrap();
     assert_eq!((&said["method"], &said["body"]), (&json!("POST"), &json!("hello you!")));
     assert_eq!(said["target"], "/deep?a=1");
+    assert!(said["headers"].as_array().unwrap().contains(&json!(["x-own", "kept"])), "{said}");
     assert_eq!(nodes.metric(1, "hops_taken_total").await, "1");
+    for node in nodes.all {
+        node.relay.shutdown().await;
+    }
+    let owner = format!("key:{}", agent.key.thumbprint());
+    let used = nodes.ports.store.usage_of(&owner, 0).await.unwrap();
+    let requests: Vec<u64> = used.iter().map(|used| used.amounts.requests).collect();
+    assert_eq!(requests, [1], "it is counted where it went, and nowhere else");
 }

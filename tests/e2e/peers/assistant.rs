@@ -24,8 +24,8 @@ async fn every_client_lists_enables_and_checks_servers_of_a_profile() {
             Call::new("enable_server", server("new"), "\"enabled\":true"),
             Call::new("list_profiles", json!({}), "[\"old\",\"new\"]"),
             Call::new("disable_server", server("new"), "\"enabled\":false"),
-            Call::new("server_status", json!({ "name": "old" }), "\"works\":false"),
-            Call::new("show_details", json!({ "name": "time" }), "mcpm install time"),
+            Call::new("server_status", json!({ "server": "old" }), "\"works\":false"),
+            Call::new("show_details", json!({ "server": "time" }), "mcpm install time"),
         ];
         // One call is one process there.
         let calls = if client.is_inspector() { &calls[..2] } else { &calls[..] };

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use harness::process::Program;
+use harness::{free_port, initialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::sdks::{node_ready, script};
-use super::stage::{Share, Stage, free_port};
+use super::stage::{Share, Stage};
 
 /// A world with a server that works, without any peer installed: the demo server of our own binary.
 fn working() -> Stage {
@@ -66,7 +67,7 @@ impl StubbornRelay {
 async fn a_relay_that_is_down_is_told_after_the_time_out() {
     let stage = working();
     let address = format!("http://127.0.0.1:{}", free_port());
-    let ended = stage.mcpm_fails(&["share", "demo", "--address", &address, "--timeout", "1"]).await;
+    let ended = stage.mcpm_fails(&["share", "demo", "--address", &address, "--timeout", "5"]).await;
     assert!(ended.stderr.contains(&address), "{}", ended.stderr);
 }
 
@@ -96,7 +97,7 @@ async fn a_relay_that_is_too_busy_is_tried_again_until_the_time_out() {
     let stage = working();
     let body = json!({ "code": "rate_limited", "message": "too many agents", "hint": "Try later" });
     let relay = StubbornRelay::start("429 Too Many Requests", "retry-after: 1\r\n", &body).await;
-    let args = ["share", "demo", "--address", &relay.url(), "--timeout", "3"];
+    let args = ["share", "demo", "--address", &relay.url(), "--timeout", "5"];
     let ended = stage.mcpm_fails(&args).await;
     assert!(ended.stderr.contains("too many agents"), "{}", ended.stderr);
 }
@@ -220,13 +221,13 @@ async fn a_server_that_mixes_garbage_into_its_answers_is_served_all_the_same() {
         json!({
             "command": "sh",
             "args": ["-c", format!("echo welcome; exec node '{}'", server.display())],
-            "env": { "PEER_NODE": harness::process::peers_folder().join("node") },
+            "env": { "PEER_NODE": harness::peers::peers_folder().join("node") },
         }),
     );
     let relay = stage.relay(&[]).await;
     let share = stage.share(&relay, &["odd"]).await;
     let token = share.token.as_deref();
-    let answer = super::visit::post(&share.url, token, &super::visit::initialize()).await.unwrap();
+    let answer = super::visit::post(&share.url, token, &initialize()).await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!String::from_utf8_lossy(&answer.body).contains("welcome"), "{answer:?}");
     share.stop().await;
@@ -281,7 +282,7 @@ async fn a_share_of_this_machine_only_asks_for_the_token_too() {
     let up = program.event("up").await;
     let url = up["url"].as_str().unwrap();
     assert_eq!(url, format!("http://127.0.0.1:{port}/mcp"));
-    let hello = super::visit::initialize();
+    let hello = initialize();
     let visit = async |token| super::visit::post(url, token, &hello).await.unwrap().status;
     assert_eq!(visit(None).await, 401);
     assert_eq!(visit(up["token"].as_str()).await, 200);

@@ -7,13 +7,17 @@ use serde_json::json;
 use super::sdks::{Sdk, each_sdk, everything, node, python, python_ready, script};
 use super::stage::{Relay, Share, Stage, until};
 
-/// A profile with server-everything (legacy), and the peers' own servers of both eras.
+/// Tools of all servers of the profile.
+const TOOLS: [&str; 5] = ["everything_echo", "old_echo", "new_echo", "old_wait", "new_wait"];
+
+/// A profile with server-everything (legacy), and the peers' own servers of both eras, whose lists are known.
 async fn shared() -> (Stage, Relay, Share) {
     let mut stage = Stage::new();
     let everything = everything();
     stage.add_tagged("everything", &node(), &[everything.to_str().unwrap(), "stdio"], &["work"]);
     stage.add_tagged("old", &node(), &[script("server.mjs").to_str().unwrap()], &["work"]);
     stage.add_tagged("new", &python(), &[script("server.py").to_str().unwrap()], &["work"]);
+    stage.learn("work", &TOOLS.map(str::to_owned).into()).await;
     let relay = stage.relay(&[]).await;
     let share = stage.profile_share(&relay, &["work"]).await;
     (stage, relay, share)
@@ -37,7 +41,7 @@ async fn a_client_uses_servers_of_both_eras_as_one(sdk: Sdk) {
     assert_eq!(events.one("connected")["server"], "mcpm");
     assert_eq!(events.one("result")["text"], "Echo: grüße 🙂");
     let tools = events.one("tools")["names"].as_array().unwrap().clone();
-    for tool in ["everything_echo", "old_echo", "new_echo", "old_wait", "new_wait"] {
+    for tool in TOOLS {
         assert!(tools.contains(&json!(tool)), "{tool} in {tools:?}");
     }
     for tool in ["old_echo", "new_echo"] {

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use harness::Service;
+use harness::peers::programs;
 use harness::process::{Program, command};
 use serde_json::{Value, json};
 
 use super::clients::{Call, Seen};
 use super::sdks::{node, node_ready, published_npm, python, python_ready};
-use super::stage::{Stage, until};
-use super::visit;
+use super::stage::{Stage, names};
 
 /// The profile that has all of them.
 pub(super) const PROFILE: &str = "work";
@@ -51,7 +51,7 @@ impl Server {
 impl Published {
     /// Makes the world; tells why when something is missing for it.
     pub(super) async fn new() -> Option<Self> {
-        if !(node_ready() && python_ready() && git_ready()) {
+        if !(node_ready() && python_ready() && programs(&["git"])) {
             return None;
         }
         let mut stage = Stage::new();
@@ -90,24 +90,10 @@ impl Published {
     }
 
     /// Makes the world and lets `mcpm` learn the lists of all servers, which it returns as well.
-    ///
-    /// Nobody waits long for a server of which nothing is known; on a busy machine seven that start at once may take
-    /// longer, and what they list is then told later.
     pub(super) async fn known() -> Option<(Self, Tools)> {
         let world = Self::new().await?;
         let tools = world.tools().await;
-        let mut program = Program::start(world.stage.command("mcpm", &["profile", "run", PROFILE]));
-        ask(&mut program, 1, "initialize", visit::initialize()["params"].take()).await;
-        program.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
-        let mut id = 1;
-        until("the lists of all servers are known", async || {
-            id += 1;
-            let listed = names(&ask(&mut program, id, "tools/list", json!({})).await);
-            tools.always.is_subset(&listed).then_some(())
-        })
-        .await;
-        program.hang_up();
-        assert_eq!(program.ended().await.code, Some(0), "{}", program.transcript());
+        world.stage.learn(PROFILE, &tools.always).await;
         Some((world, tools))
     }
 
@@ -183,29 +169,11 @@ impl Published {
             "protocolVersion": "2025-11-25", "capabilities": capabilities,
             "clientInfo": { "name": "nobody", "version": "1" },
         });
-        ask(&mut program, 1, "initialize", params).await;
+        program.asked(1, "initialize", params).await;
         let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         program.say(&ready.to_string()).await;
-        names(&ask(&mut program, 2, "tools/list", json!({})).await)
+        names(&program.asked(2, "tools/list", json!({})).await)
     }
-}
-
-/// The names in a list of tools.
-fn names(list: &Value) -> BTreeSet<String> {
-    let names = list["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str());
-    names.map(|name| name.unwrap().to_owned()).collect()
-}
-
-/// Sends a request and waits for its result; what the server says or asks meanwhile is passed over.
-async fn ask(program: &mut Program, id: u64, method: &str, params: Value) -> Value {
-    let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
-    program.say(&request.to_string()).await;
-    program
-        .line(method, |line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            (message["id"] == id).then(|| message.get("result").cloned())?
-        })
-        .await
 }
 
 /// Names of tools.
@@ -233,14 +201,4 @@ impl Tools {
         assert!(missing.is_empty(), "{who} does not see {missing:?}");
         assert!(made_up.is_empty(), "{who} sees {made_up:?}");
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
-fn git_ready() -> bool {
-    let version = std::process::Command::new("git").arg("--version").output();
-    let there = version.is_ok_and(|version| version.status.success());
-    if !there {
-        eprintln!("skipped: mcp-server-git wants `git`, which is not installed");
-    }
-    there
 }

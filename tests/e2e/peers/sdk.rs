@@ -1,11 +1,11 @@
 //! Real servers, shared through a relay process, used by the official SDK clients.
 
+use harness::free_port;
 use harness::process::{Program, command};
 use serde_json::json;
 
 use super::sdks::{Sdk, each_sdk, everything, node, python, python_ready, script};
-use super::stage::{Relay, Share, Stage, free_port, until};
-use super::visit;
+use super::stage::{Relay, Share, Stage, until};
 
 /// A world with one server, shared through a relay.
 struct Shared {
@@ -177,7 +177,7 @@ async fn a_server_that_speaks_http_itself_is_shared_as_well(sdk: Sdk) {
     server.env("HOME", stage.path(""));
     let mut server = Program::start(server);
     let url = format!("http://127.0.0.1:{port}/mcp");
-    until("server-everything listens", async || visit::get(&url).await.ok()).await;
+    server.listens(port).await;
     stage.add_entry("everything", json!({ "url": url }));
     let shared = Shared::up(stage, "everything").await;
     let args = json!({ "duration": 0.5, "steps": 5 });

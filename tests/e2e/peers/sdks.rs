@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use harness::process::{Program, command, peers_folder};
+use harness::peers::{packages, peers_folder};
+use harness::process::{Program, command};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -147,29 +148,17 @@ impl Events {
 
 /// Whether the Node.js packages are there.
 pub(super) fn node_ready() -> bool {
-    ready("node")
+    packages("node")
 }
 
 /// Whether the Python packages are there.
 pub(super) fn python_ready() -> bool {
-    ready("python")
+    packages("python")
 }
 
 /// Whether the Python `mcpm` is there.
 pub(super) fn mcpm_ready() -> bool {
-    ready("mcpm")
-}
-
-#[expect(clippy::print_stderr, reason = "a skipped suite says so")]
-fn ready(kind: &str) -> bool {
-    let there = peers_folder().join(format!("{kind}.stamp")).exists();
-    if !there {
-        let wanted = std::env::var_os("MCPM_PEERS").unwrap_or_default();
-        let wanted = wanted.to_string_lossy().split(',').any(|wanted| wanted == kind);
-        assert!(!wanted, "the {kind} peers were installed and are not there");
-        eprintln!("skipped: the {kind} peers are not installed (`cargo xtask peers`)");
-    }
-    there
+    packages("mcpm")
 }
 
 /// The program that runs the TypeScript peers.

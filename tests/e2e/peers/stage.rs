@@ -1,10 +1,13 @@
 //! One test's world: a folder, the files of `mcpm` in it, and the processes that know of it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use harness::process::{Ended, Program, built, command, peers_folder, processes_of};
+use harness::initialize;
+use harness::peers::peers_folder;
+use harness::process::{Ended, Program, built, command, processes_of};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -32,6 +35,12 @@ pub(super) async fn until<T>(what: &str, mut attempt: impl AsyncFnMut() -> Optio
     };
     let found = tokio::time::timeout(PATIENCE, found).await;
     found.unwrap_or_else(|_| panic!("it does not come to this: {what}"))
+}
+
+/// The names in an answer to `tools/list`.
+pub(super) fn names(answer: &Value) -> BTreeSet<String> {
+    let tools = answer["result"]["tools"].as_array().unwrap_or_else(|| panic!("no list: {answer}"));
+    tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
 }
 
 /// A folder with a configuration of `mcpm`, and the commands that use it.
@@ -126,6 +135,25 @@ impl Stage {
         let place = [built("mcpm").display().to_string(), "--config-dir".to_owned()];
         let args = args.iter().map(|arg| (*arg).to_owned());
         place.into_iter().chain([config.display().to_string()]).chain(args).collect()
+    }
+
+    /// Lets `mcpm` learn the lists of a profile's servers, of which these tools are a part.
+    ///
+    /// Nobody waits long for a server of which nothing is known; on a busy machine several that start at once may take
+    /// longer, and what they list is told later. A client that lists once comes after this.
+    pub(super) async fn learn(&self, profile: &str, tools: &BTreeSet<String>) {
+        let mut program = Program::start(self.command("mcpm", &["profile", "run", profile]));
+        program.asked(1, "initialize", initialize()["params"].take()).await;
+        program.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        let mut id = 1;
+        until("the lists of all servers are known", async || {
+            id += 1;
+            let listed = names(&program.asked(id, "tools/list", json!({})).await);
+            tools.is_subset(&listed).then_some(())
+        })
+        .await;
+        program.hang_up();
+        assert_eq!(program.ended().await.code, Some(0), "{}", program.transcript());
     }
 
     /// Starts `mcpm run` or `mcpm profile run` over HTTP.
@@ -288,9 +316,4 @@ impl Share {
         let ended = self.program.ended().await;
         assert_eq!(ended.code, Some(0), "after SIG{signal}: {}", ended.stderr);
     }
-}
-
-/// A port that was free a moment ago, for programs that cannot choose one themselves.
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

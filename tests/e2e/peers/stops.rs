@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use harness::initialize;
 use harness::process::Program;
 use serde_json::json;
 
 use super::sdks::{Sdk, node, node_ready, script};
 use super::stage::{Share, Stage};
-use super::visit::initialize;
 
 /// A share with a client that is connected, so that the server runs.
 async fn in_use(stage: &mut Stage, relay: &super::stage::Relay) -> (Share, Program) {
@@ -106,7 +106,7 @@ async fn run_ends_with_its_stdin_while_the_client_is_subscribed() {
     program.line("the subscription", |line| line.contains("acknowledged").then_some(())).await;
     program.hang_up();
     // Official clients wait two seconds before they send SIGTERM; a busy machine gets some more.
-    let ended = tokio::time::timeout(Duration::from_secs(8), program.ended()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), program.ended()).await;
     assert_eq!(ended.expect("it ends by itself").code, Some(0), "{}", program.transcript());
     stage.nothing_is_left().await;
 }

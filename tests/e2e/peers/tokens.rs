@@ -1,10 +1,11 @@
 //! Tokens of a running share: wrong, missing, expired, revoked.
 
+use harness::initialize;
 use serde_json::Value;
 
 use super::sdks::{node, node_ready, script};
 use super::stage::{Share, Stage, until};
-use super::visit::{self, Answer, initialize};
+use super::visit::{self, Answer};
 
 async fn visit(share: &Share, token: Option<&str>) -> Answer {
     visit::post(&share.url, token, &initialize()).await.unwrap()
@@ -70,7 +71,7 @@ async fn an_expired_and_a_revoked_token_stop_to_work_while_the_share_runs() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     becomes(friend, 401).await;
 
-    let guest = make(&["--label", "guest", "--expires", "3s"]).await;
+    let guest = make(&["--label", "guest", "--expires", "15s"]).await;
     let guest = guest["token"].as_str().unwrap();
     becomes(guest, 200).await;
     becomes(guest, 401).await;

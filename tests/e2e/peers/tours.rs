@@ -1,5 +1,6 @@
 //! Published servers, alone and as one profile, used by every client that we know through every door.
 
+use harness::initialize;
 use harness::process::Program;
 use serde_json::{Value, json};
 
@@ -7,7 +8,6 @@ use super::clients::{Call, Client, Door, mcp_remote};
 use super::published::{PROFILE, Published, Tools};
 use super::sdks::{Sdk, node, node_ready, published_npm, script};
 use super::stage::{Stage, until};
-use super::visit::initialize;
 
 /// How many servers a client calls when that starts processes for each client. The clients take turns, so that each
 /// server is called by several.

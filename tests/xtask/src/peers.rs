@@ -11,7 +11,10 @@ use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
 use crate::unpacked;
 
-/// Installs what is missing and returns the kinds of peers that are ready: `node`, `python`, `mcpm`, `helm`.
+/// What the relay's own suites want. They do not tell what they skip.
+pub(crate) const OF_RELAY: [&str; 2] = ["pebble", "postgresql"];
+
+/// Installs what is missing and returns what is ready: `node`, `python`, `mcpm`, `helm`, and programs.
 pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Failed> {
     let folder = tree.peers();
     fs::create_dir_all(&folder)
@@ -30,13 +33,14 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
             }
         }
     }
-    postgres(tree);
-    unpacked::ensure(tree);
+    ready.extend(has("pebble").then_some("pebble"));
+    ready.extend(postgres(tree).then_some("postgresql"));
+    ready.extend(unpacked::ensure(tree));
     Ok(ready)
 }
 
-/// Installs the server that the suites of the relay's store start for themselves.
-fn postgres(tree: &Tree) {
+/// Installs the server that the suites of the relay's store start for themselves; tells whether it is there.
+fn postgres(tree: &Tree) -> bool {
     // Debian keeps it off the path.
     let found = || {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -45,9 +49,11 @@ fn postgres(tree: &Tree) {
     if !found() {
         debian(tree, &["postgresql"]);
     }
-    if !found() {
+    let found = found();
+    if !found {
         println!("peers: initdb not found: the PostgreSQL suites are skipped");
     }
+    found
 }
 
 /// Installs the conformance suite and returns its folder and the Node.js that can run it.
@@ -153,7 +159,8 @@ impl Kind {
                 return Err(Failed(format!("{program} not found")));
             }
         }
-        // Anything may have stopped an earlier attempt half-way.
+        // Anything may have stopped an earlier attempt half-way. What its stamp says is not so from here on.
+        fs::remove_file(&stamp).ok();
         if folder.exists() {
             fs::remove_dir_all(&folder).map_err(|e| Failed::new("clear the old peers", e))?;
         }

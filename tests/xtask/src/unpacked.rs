@@ -16,18 +16,21 @@ const WANTED: [(&str, &str); 5] = [
     ("docker-compose", "docker-compose"),
 ];
 
-/// Unpacks what the system lacks, and says which suites are skipped where that does not work.
-pub(crate) fn ensure(tree: &Tree) {
-    for (program, package) in WANTED {
+/// Unpacks what the system lacks, and says which suites are skipped where that does not work. Returns what is there.
+pub(crate) fn ensure(tree: &Tree) -> impl Iterator<Item = &'static str> {
+    let is_there = move |(program, package): (&'static str, &str)| {
         let folder = tree.peers().join(program);
         if is_installed(program) || has(&folder, program) {
-            continue;
+            return Some(program);
         }
         let unpacked = unpack(tree, package, &folder);
-        if unpacked.is_err() || !has(&folder, program) {
-            println!("peers: {program} not found: the suites with {program} are skipped");
+        if unpacked.is_ok() && has(&folder, program) {
+            return Some(program);
         }
-    }
+        println!("peers: {program} not found: the suites with {program} are skipped");
+        None
+    };
+    WANTED.into_iter().filter_map(is_there)
 }
 
 fn is_installed(program: &str) -> bool {
@@ -37,8 +40,9 @@ fn is_installed(program: &str) -> bool {
     folders.any(|folder| folder.join(program).is_file())
 }
 
+/// Where the harness looks too.
 fn has(folder: &Path, program: &str) -> bool {
-    ["usr/sbin", "usr/bin", "sbin"].iter().any(|place| folder.join(place).join(program).is_file())
+    ["usr/sbin", "usr/bin"].iter().any(|place| folder.join(place).join(program).is_file())
 }
 
 /// Downloads a package and what it needs beyond this system, and unpacks them into one folder.

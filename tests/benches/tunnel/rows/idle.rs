@@ -119,13 +119,14 @@ async fn shares(bench: &Bench<'_>) -> anyhow::Result<(f64, f64)> {
     // What the session itself costs is not the shares'.
     let (one, _) = up(bench, &args(1), 1).await?;
     rest(REST).await;
-    let agent_before = one.weigh_alone().megabytes;
+    let [agent_before, relay_before] = [&one, &relay].map(|it| it.weigh_alone().megabytes);
     one.stop().await;
-    let relay_before = relay.weigh_alone().megabytes;
     let (agent, _) = up(bench, &args(SHARES), SHARES).await?;
     rest(REST).await;
-    let at_agent = (agent.weigh_alone().megabytes - agent_before) * 1e3 / count(SHARES - 1);
-    let at_relay = (relay.weigh_alone().megabytes - relay_before) * 1e3 / count(SHARES);
+    let each = |process: &Process, before: f64| {
+        (process.weigh_alone().megabytes - before) * 1e3 / count(SHARES - 1)
+    };
+    let (at_agent, at_relay) = (each(&agent, agent_before), each(&relay, relay_before));
     for process in [agent, relay] {
         process.stop().await;
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use harness::process::{Program, built, command, peers_folder};
+use harness::peers::peers_folder;
+use harness::process::{Program, built, command};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
