@@ -29,20 +29,26 @@ const REHOME_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Watch {
     beats: HashMap<String, (u64, u64, Instant)>,
-    /// Since when this node's own beats go through, one after the other.
+    /// Since when this node's own beats go through, one after the other and in time.
     well_since: Option<Instant>,
+    /// When the last one did.
+    last: Option<Instant>,
 }
 
 impl Watch {
     /// Notes what a beat found, and returns the nodes that were silent for `patience`. Nobody is
     /// silent before this node itself was well for as long: a database that was away kept all of
-    /// them from beating.
+    /// them from beating, and a machine that stood still kept this one from hearing.
     fn silent(
         &mut self,
         nodes: &[NodeRecord],
         patience: Duration,
         now: Instant,
     ) -> Vec<NodeRecord> {
+        let before = self.last.replace(now);
+        if before.is_some_and(|before| now.duration_since(before) > patience / 2) {
+            self.well_since = None;
+        }
         let well_since = *self.well_since.get_or_insert(now);
         self.beats.retain(|id, _| nodes.iter().any(|node| node.id == *id));
         let mut silent = Vec::new();
@@ -302,7 +308,19 @@ mod tests {
         watch.well_since = None;
         let back = start + Duration::from_secs(3600);
         assert!(watch.silent(&[node("b", 1)], PATIENCE, back).is_empty());
+        assert!(watch.silent(&[node("b", 1)], PATIENCE, back + PATIENCE / 2).is_empty());
         let silent = watch.silent(&[node("b", 1)], PATIENCE, back + PATIENCE);
+        assert_eq!(ids(&silent), ["b"]);
+    }
+
+    #[test]
+    fn nobody_is_silent_because_this_node_stood_still() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        assert!(watch.silent(&[node("b", 1)], PATIENCE, start).is_empty());
+        let woken = start + 2 * PATIENCE;
+        assert!(watch.silent(&[node("b", 1)], PATIENCE, woken).is_empty());
+        assert!(watch.silent(&[node("b", 1)], PATIENCE, woken + PATIENCE / 2).is_empty());
+        let silent = watch.silent(&[node("b", 1)], PATIENCE, woken + PATIENCE);
         assert_eq!(ids(&silent), ["b"]);
     }
 
@@ -310,6 +328,7 @@ mod tests {
     fn a_new_process_of_the_same_name_is_not_silent() {
         let (mut watch, start) = (Watch::default(), Instant::now());
         assert!(watch.silent(&[node("b", 7)], PATIENCE, start).is_empty());
+        assert!(watch.silent(&[node("b", 7)], PATIENCE, start + PATIENCE / 2).is_empty());
         let anew = NodeRecord { generation: 2, ..node("b", 7) };
         assert!(watch.silent(&[anew], PATIENCE, start + PATIENCE).is_empty());
     }
