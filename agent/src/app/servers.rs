@@ -153,6 +153,30 @@ pub fn bring_along(paths: &Paths, old: &str, new: &str) -> Result<(), ConfigErro
     Sources::open(paths)?.rename(old, new)
 }
 
+/// Does the same for a rename that was interrupted; what the new name has already is its own.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn bring_rest(paths: &Paths, old: &str, new: &str) -> Result<(), ConfigError> {
+    let (store, mut sources) = (Store::open(paths), Sources::open(paths)?);
+    if !store.has(new)? {
+        store.rename(old, new)?;
+    }
+    match sources.get(new) {
+        Some(_) => Ok(()),
+        None => sources.rename(old, new),
+    }
+}
+
+/// Tells whether a server that is gone, or has another name, left something beside its entry.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn left_behind(paths: &Paths, name: &str) -> Result<bool, ConfigError> {
+    let has_source = Sources::open(paths)?.get(name).is_some();
+    Ok(has_source || Store::open(paths).has(name)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,9 @@ use super::follow::{Change, Followed, follow, keep_shares, lags};
 use super::secret::SecretOptions;
 use super::{Context, ForceArg, JsonArg, editor, env, new, secret};
 use crate::app::install::belongings::orphaned;
-use crate::app::servers::{bring_along, change, check_url};
+use crate::app::servers::{bring_rest, change, check_url, left_behind};
 use crate::clients::Target;
-use crate::config::{ConfigError, GlobalConfigManager, ServerChange, Sources, check_name};
+use crate::config::{ConfigError, GlobalConfigManager, ServerChange, check_name};
 use crate::credentials::ShareTarget;
 use crate::fs::Paths;
 use crate::model::{Server, Transport, Vars};
@@ -60,10 +60,16 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return new::run(new::Args::asking(args.force, args.json), context);
     };
     let paths = context.paths()?;
-    let server = find(name, args.name.as_deref(), &paths)?;
+    let mut wanted = given(&args)?;
+    let server = match &wanted {
+        // Nothing else is asked of what may be another server.
+        ServerChange { name: Some(new), .. } if args.secrets.is_empty() && wanted.is_rename() => {
+            find(name, new, &paths)?
+        }
+        _ => GlobalConfigManager::open(&paths)?.server(name)?,
+    };
     let is_resumed = server.name != *name;
     let ui = context.ui;
-    let mut wanted = given(&args)?;
     // Who forces does not want to be asked.
     let is_idle = wanted.is_empty() && args.secrets.is_empty();
     if is_idle && ui.may_ask() && !args.force.force {
@@ -83,7 +89,7 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let mut changed = change(&paths, &server.name, &wanted)?;
     if is_resumed {
-        bring_along(&paths, name, &server.name)?;
+        bring_rest(&paths, name, &server.name)?;
         changed = true;
     }
     // What the entry referred to before and nobody does now.
@@ -117,14 +123,13 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
 
 /// Returns the server. One that has its new name while others know it by the old one is what an
 /// interruption left; then the same command brings them along.
-fn find(name: &str, new: Option<&str>, paths: &Paths) -> Result<Server, CliError> {
+fn find(name: &str, new: &str, paths: &Paths) -> Result<Server, CliError> {
     let global = GlobalConfigManager::open(paths)?;
-    let Some(new) = new.filter(|new| !global.has(name) && global.has(new)) else {
-        return Ok(global.server(name)?);
-    };
-    let has_source = Sources::open(paths)?.get(name).is_some();
-    let lags = has_source || lags(&Target::Server(name.to_owned()), paths, &env::places()?)?;
-    Ok(global.server(if lags { new } else { name })?)
+    let is_resumed = !global.has(name)
+        && global.has(new)
+        && (left_behind(paths, name)?
+            || lags(&Target::Server(name.to_owned()), paths, &env::places()?)?);
+    Ok(global.server(if is_resumed { new } else { name })?)
 }
 
 /// Asks for secrets, and lets the entry refer to them.
@@ -278,6 +283,29 @@ mod tests {
         assert!(home.read("sources.json").contains("clock"));
         // Now that nothing is left to do, there is no such server.
         assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
+    }
+
+    #[test]
+    fn what_a_removed_server_left_is_no_interrupted_rename() {
+        let home = Home::new();
+        let servers = r#"{"time": {"command": "x"}, "clock": {"command": "y"}}"#;
+        home.write("servers.json", servers);
+        let name = "time-x".parse().unwrap();
+        let file = ShareFile::new(&home.paths, &name, "local");
+        let mut record = ShareRecord::new(name, "local", ShareTarget::Server("time".to_owned()));
+        record.add_token(Default::default(), 1);
+        file.edit(|_| Ok((record, ()))).unwrap();
+        home.run(&["uninstall", "time", "--force"]).unwrap();
+        let rename = ["edit", "time", "--name", "clock"];
+        assert_eq!(home.run(&rename).unwrap_err().exit(), 1);
+        assert_eq!(file.read().unwrap().unwrap().target.name(), "time");
+        // And what is left of one whose files are broken goes to nobody who is asked for more.
+        home.write("sources.json", r#"{"time": {"type": "npx"}, "clock": {"type": "uvx"}}"#);
+        let change = [&rename[..], &["--command", "z"]].concat();
+        assert_eq!(home.run(&change).unwrap_err().exit(), 1);
+        home.run(&rename).unwrap();
+        assert!(home.read("sources.json").contains("uvx"));
+        assert!(home.read("servers.json").contains(r#""command": "y""#));
     }
 
     #[test]

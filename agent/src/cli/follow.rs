@@ -67,7 +67,7 @@ pub(super) fn follow(
 }
 
 /// Tells whether shares or clients of ours know a thing by the name it had: then it is being renamed,
-/// and something interrupted that.
+/// and something interrupted that. What was removed leaves shares behind too, which nobody can visit.
 pub(super) fn lags(before: &Target, paths: &Paths, places: &Places) -> Result<bool, CliError> {
     let target = match before {
         Target::Server(name) => ShareTarget::Server(name.clone()),
@@ -75,7 +75,7 @@ pub(super) fn lags(before: &Target, paths: &Paths, places: &Places) -> Result<bo
     };
     let shares = credentials::list(paths)?;
     let mut records = shares.iter().filter_map(|share| share.record.as_ref().ok());
-    let is_shared = records.any(|record| record.target == target);
+    let is_shared = records.any(|record| record.target == target && record.is_open());
     Ok(is_shared || naming(before, paths, places).iter().any(|named| named.ours))
 }
 

@@ -97,8 +97,9 @@ fn stopped_json(seen: &Seen, how: Stopped) -> Value {
 fn choose<'a>(running: &'a [Seen], asked: &str) -> Result<Option<&'a Seen>, CliError> {
     let record = |seen: &'a Seen| seen.record.as_ref().ok();
     let full = |seen: &'a Seen| record(seen).and_then(RunningShare::full_name);
-    let tests: [&dyn Fn(&'a Seen) -> bool; 3] = [
+    let tests: [&dyn Fn(&'a Seen) -> bool; 4] = [
         &|seen| seen.id.to_string() == asked || full(seen).is_some_and(|name| name == asked),
+        &|seen| record(seen).is_some_and(|share| share.is_fully_named(asked)),
         &|seen| {
             let name = record(seen).and_then(|share| share.name.as_ref());
             name.is_some_and(|name| name.as_str() == asked)
@@ -181,9 +182,21 @@ mod tests {
             seen(share("time", "time-abc", "https://a.example")),
             seen(share("time", "time-abc", "https://b.example")),
             seen(share("notes", "time", "https://a.example")),
+            seen(share("far", "far", "https://c.example")),
+            seen(share("far", "far", "http://c.example")),
+            seen(share("near", "near", "http://127.0.0.1:80")),
         ];
         let find = |asked: &str| choose(&running, asked).map(|found| found.map(|seen| &seen.id));
         assert_eq!(find("time-abc@b.example").unwrap(), Some(&running[1].id));
+        for (asked, at) in [
+            ("far@c.example", 3),
+            ("far@http://c.example", 4),
+            ("near@http://127.0.0.1:80", 5),
+            ("near@127.0.0.1:80", 5),
+            ("near@http+127.0.0.1%3a80", 5),
+        ] {
+            assert_eq!(find(asked).unwrap(), Some(&running[at].id), "{asked}");
+        }
         // A name of a share counts more than that of a server.
         assert_eq!(find("time").unwrap(), Some(&running[2].id));
         assert_eq!(find("notes").unwrap(), Some(&running[2].id));

@@ -34,6 +34,12 @@ impl ServerChange {
         self.name.is_none() && !self.is_about("stdio") && !self.is_about("remote")
     }
 
+    /// Tells whether the name is all that is to change.
+    #[must_use]
+    pub fn is_rename(&self) -> bool {
+        self.name.is_some() && !self.is_about("stdio") && !self.is_about("remote")
+    }
+
     /// Tells whether it names what only servers of a kind have.
     fn is_about(&self, kind: &str) -> bool {
         let Self { name: _, command, args, env, remove_env, url, headers, remove_headers } = self;

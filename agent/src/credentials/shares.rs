@@ -207,7 +207,8 @@ pub fn find(
     mut unreadable: impl FnMut(&ShareFile, CredentialError),
 ) -> Result<(ShareFile, ShareRecord), CredentialError> {
     let files = files(&paths.shares())?;
-    let tests: [fn(&ShareFile, &str) -> bool; 2] = [ShareFile::is_fully_named, ShareFile::is_named];
+    let tests: [fn(&ShareFile, &str) -> bool; 3] =
+        [|file, asked| file.full_name() == asked, ShareFile::is_fully_named, ShareFile::is_named];
     for test in tests {
         let named = files.iter().filter(|file| test(file, asked)).cloned().collect();
         if let Some(file) = only(named, asked, |file| file)? {
@@ -280,9 +281,8 @@ pub fn retarget(
 /// # Errors
 /// When a file cannot be read or written.
 pub fn lock_out(paths: &Paths, gone: &ShareTarget) -> Result<Vec<String>, CredentialError> {
-    let is_open = |record: &ShareRecord| !record.tokens.is_empty() || record.link.is_some();
     let mut shares = of(paths, gone)?;
-    shares.retain(|share| share.record.as_ref().is_ok_and(is_open));
+    shares.retain(|share| share.record.as_ref().is_ok_and(ShareRecord::is_open));
     change_all(shares, gone, |record| {
         record.tokens.clear();
         record.link = None;
@@ -381,6 +381,12 @@ mod tests {
         assert!(error.contains("time-abc@a.example, time-abc@http://127.0.0.1:80"), "{error}");
         for relay in ["http://127.0.0.1:80", "127.0.0.1:80", "http+127.0.0.1%3a80"] {
             assert_eq!(find(&format!("time-abc@{relay}")).unwrap().1.relay, "http://127.0.0.1:80");
+        }
+        keep(&paths, &record("time-abc", "http://a.example", "time"));
+        for (relay, origin) in
+            [("a.example", "https://a.example"), ("http://a.example", "http://a.example")]
+        {
+            assert_eq!(find(&format!("time-abc@{relay}")).unwrap().1.relay, origin);
         }
         assert!(matches!(find("none"), Err(CredentialError::UnknownShare(_))));
     }

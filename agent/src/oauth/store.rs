@@ -73,6 +73,14 @@ impl Store {
         }
     }
 
+    /// Tells whether there is a login to a server, at whatever URL.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn has(&self, server: &str) -> Result<bool, FsError> {
+        Ok(self.record(server)?.is_some())
+    }
+
     /// Lets a login follow its server to another name.
     ///
     /// # Errors

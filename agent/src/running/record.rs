@@ -129,6 +129,12 @@ impl RunningShare {
         Some(self.file()?.full_name())
     }
 
+    /// Tells whether this is its full name, as [`ShareFile::is_fully_named`] does.
+    #[must_use]
+    pub fn is_fully_named(&self, name: &str) -> bool {
+        self.file().is_some_and(|file| file.is_fully_named(name))
+    }
+
     /// Names the file of the share; where that is does not matter here.
     fn file(&self) -> Option<ShareFile> {
         Some(ShareFile::new(&Paths::new(""), self.name.as_ref()?, &self.relay))
@@ -139,7 +145,7 @@ impl RunningShare {
     pub fn is_called(&self, asked: &str) -> bool {
         self.target.name() == asked
             || self.name.as_ref().is_some_and(|name| name.as_str() == asked)
-            || self.file().is_some_and(|file| file.is_fully_named(asked))
+            || self.is_fully_named(asked)
     }
 
     /// Tells whether another share would take the place of this one at the relay.

@@ -106,16 +106,18 @@ pub(super) async fn stop_within(
     let mut others = neighbours(paths, share, process)?;
     others.retain(|other| !running::is_asked_to_stop(paths, &other.id));
     if !others.is_empty() {
-        let targets = others.iter().filter_map(|other| other.record.as_ref().ok());
-        let others = targets.map(|record| record.target.to_string()).collect();
+        let name =
+            |other: Seen| other.record.map_or(other.id.to_string(), |r| r.target.to_string());
+        let others = others.into_iter().map(name).collect();
         return Err(StopError::NotAlone { pid, others });
     }
     let stuck = |source| StopError::Stuck { pid: Some(pid), source };
-    process.kill().map_err(stuck)?;
+    let killed = process.kill();
+    // Who stops another share of the process may have killed it just before.
     if is_gone(paths, share, FORCE).await {
         return Ok(Stopped::Forced);
     }
-    Err(stuck(io::ErrorKind::TimedOut.into()))
+    Err(stuck(killed.err().unwrap_or_else(|| io::ErrorKind::TimedOut.into())))
 }
 
 /// Waits for the end of a process, and cleans up behind it.
@@ -145,9 +147,9 @@ async fn is_gone(paths: &Paths, share: &Seen, patience: Duration) -> bool {
     true
 }
 
-/// Returns the other shares of the process of a share.
+/// Returns the other shares of the process of a share, and those of which nobody can tell.
 fn neighbours(paths: &Paths, share: &Seen, process: &Process) -> Result<Vec<Seen>, FsError> {
-    let is_its = |seen: &Seen| seen.record.as_ref().is_ok_and(|other| other.process == *process);
+    let is_its = |seen: &Seen| seen.record.as_ref().map_or(true, |other| other.process == *process);
     let mut all = running::list(paths)?;
     all.retain(|seen| seen.alive && seen.id != share.id && is_its(seen));
     Ok(all)

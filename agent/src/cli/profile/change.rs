@@ -148,7 +148,8 @@ fn find(
 ) -> Result<Profile, CliError> {
     let old = &args.profile;
     let (unknown, new) = match (profiles.profile(old), &args.name) {
-        (Err(error), Some(new)) => (error, new),
+        // Where more is asked for, it is of a profile that may be another.
+        (Err(error), Some(new)) if args.servers.change().is_none() => (error, new),
         (found, _) => return Ok(found?),
     };
     let is_default = settings.get(DEFAULT_PROFILE)?.as_ref() == Some(old);

@@ -140,6 +140,12 @@ impl ShareRecord {
         }
     }
 
+    /// Tells whether somebody has what opens it, a token or the link.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.tokens.is_empty() || self.link.is_some()
+    }
+
     /// Returns the owner's own token: the first that was not given to somebody (no label) or for
     /// some time (no end).
     #[must_use]

@@ -118,8 +118,9 @@ pub(super) fn replace(
             return (false, false);
         }
         let shown = known.list(era, list).map(|(_, items)| items);
-        let before = known.said_mut(era).lists[list.at()].replace(items.clone());
-        (before, shown, std::mem::take(&mut known.owed[list.at()]))
+        let said = known.said_mut(era);
+        let before = said.lists[list.at()].replace(items.clone());
+        (before, shown, std::mem::take(&mut said.owed[list.at()]))
     };
     if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, items))
         || same_list(before.as_deref().map(Vec::as_slice), Some(items.as_slice()))

@@ -12,6 +12,8 @@ use super::welcome;
 use crate::catalog::{Entry, Identity, Lists, Side, Told};
 use crate::gateway::upstream::{Facts, Listed, Opening};
 use crate::mcp::era::Era;
+use crate::mcp::message::string;
+use crate::mcp::object::Object;
 
 /// Items of a list as the server wrote them.
 pub(super) type Items = Listed;
@@ -25,9 +27,6 @@ pub(super) struct Known {
     speaks: [Option<bool>; 2],
     /// Its last list was late: what is known is served at once until it answers again.
     pub(super) slow: bool,
-    /// Which lists clients got with what was known of the server, or without it: they are told when
-    /// it says something else.
-    pub(super) owed: [bool; 4],
     /// Tells conversations of the modern era that what clients want to hear of has changed.
     pub(super) resubscribe: Arc<tokio::sync::Notify>,
 }
@@ -41,6 +40,9 @@ pub(super) struct Said {
     /// To which client it said so.
     told: Option<Told>,
     pub(super) lists: [Option<Items>; 4],
+    /// Which lists clients got with what was known of the server, or without it: they are told when
+    /// it says something else.
+    pub(super) owed: [bool; 4],
     /// How often each list was asked for, and which of these questions what is known answers.
     turns: [(u64, u64); 4],
 }
@@ -148,10 +150,9 @@ impl Known {
         let said = self.said_mut(era);
         let (asked, client) = (opening.version.clone(), digest(&opening.client_info));
         let another = said.told.as_ref().is_some_and(|told| told.client != client);
-        let itself = |facts: &Facts| facts.server_info.as_ref().map(|info| info.get().to_owned());
         let alone = match &said.facts {
             // Another version of the server says other things to everybody.
-            Some(before) if itself(before) != itself(&facts) => false,
+            Some(before) if version_of(before) != version_of(&facts) => false,
             Some(before) if another && said.asked.as_ref() == Some(&asked) => {
                 before.opened != facts.opened
             }
@@ -165,6 +166,17 @@ impl Known {
     pub(super) fn facts(&self, client: Era) -> Option<Arc<Facts>> {
         let era = self.hop(client).unwrap_or(client);
         self.said(era).facts.clone().or_else(|| self.said(other(era)).facts.clone())
+    }
+
+    /// Notes that a client of this era got a list that the server did not say just now.
+    pub(super) fn owe(&mut self, client: Era, list: List) {
+        let hop = self.hop(client);
+        // As long as nobody knows in which era it will answer, in either.
+        for era in [Era::Legacy, Era::Modern] {
+            if hop.is_none_or(|hop| hop == era) {
+                self.said_mut(era).owed[list.at()] = true;
+            }
+        }
     }
 
     /// Returns a list as one of its conversations knows it.
@@ -212,6 +224,12 @@ impl Said {
         let others = self.told.as_ref().is_some_and(|told| told.alone && !its(told));
         (enough && !others).then(|| facts.clone())
     }
+}
+
+/// Returns the version that a server says it has.
+fn version_of(facts: &Facts) -> Option<String> {
+    let info = Object::of(facts.server_info.as_deref()?)?;
+    string(info.get("version")?).map(std::borrow::Cow::into_owned)
 }
 
 /// Returns what tells a client from others: what it says of itself may be as long as a message.

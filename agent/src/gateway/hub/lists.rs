@@ -204,7 +204,7 @@ fn stand_in(
     member: &Arc<Member>,
     list: List,
 ) -> Option<Part> {
-    known.owed[list.at()] = true;
+    known.owe(session.era, list);
     let era = known.hop(session.era).unwrap_or(session.era);
     let (era, items) = known.list(era, list)?;
     Some(Part { member: member.clone(), era, items })

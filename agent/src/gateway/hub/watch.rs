@@ -70,7 +70,8 @@ pub(super) fn run(
 fn begin(hub: &Arc<Hub>, slot: &Arc<Slot>, member: &Arc<Member>, conn: &Arc<Conn>) {
     set_level(hub, member, slot, conn);
     for list in List::ALL {
-        if member.known().owed[list.at()] && known::offers(conn.facts(), list) {
+        let owed = member.known().said(conn.facts().era).owed[list.at()];
+        if owed && known::offers(conn.facts(), list) {
             drop(fetch::fetch(hub, member, conn.clone(), list, true));
         }
     }
