@@ -69,8 +69,13 @@ async fn an_agent_of_a_node_that_died_is_found_elsewhere_over_postgres() {
     drop(nodes.all.remove(1));
     nodes.balance();
     for at in 0..2 {
-        let answer = soon("an answer", visitor().get(nodes.url(at, "calc")).send()).await;
-        assert_eq!(answer.unwrap().status(), 200);
+        eventually("the agent is found", || async {
+            let answer = visitor().get(nodes.url(at, "calc")).send().await.unwrap();
+            // The node's tasks end on other threads: what it had in hand by then is lost with it.
+            assert!([200, 502].contains(&answer.status().as_u16()), "{answer:?}");
+            (answer.status() == 200).then_some(())
+        })
+        .await;
     }
     share.up_after(info.generation).await;
 }

@@ -269,10 +269,10 @@ async fn deaf(paths: &Paths) -> (std::process::Child, Seen) {
         let (_beacon, _task) = lone(paths, &run, &spec(Access::Token)).unwrap();
         (look(paths).unwrap().running.remove(0).record.unwrap(), run.id)
     };
-    // `flock` holds the lock itself and leaves its child without it.
+    // `flock` becomes what it runs, which holds the lock then.
     let file = |ending: &str| paths.live_shares().join(format!("{id}.{ending}"));
     let mut command = std::process::Command::new("flock");
-    let holder = command.arg("-o").arg(file("lock")).args(["sleep", "30"]).spawn().unwrap();
+    let holder = command.arg("-F").arg(file("lock")).args(["sleep", "30"]).spawn().unwrap();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     while !running::is_alive(paths, &id) {
         tick.tick().await;
