@@ -309,7 +309,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let edge = Arc::clone(&connection.edge);
-    let open = Arc::clone(&connection.open);
+    let (open, many) = (Arc::clone(&connection.open), connection.proxied);
     let service = service_fn(move |request| {
         let counted = connection.open.one();
         let answer = Arc::clone(&connection).answer(request);
@@ -323,7 +323,7 @@ where
     let (scope, patience) = (scope.child(), edge.config.load().timing.idle);
     tokio::select! {
         () = drive(serving, finish, &edge.abort, &scope) => {}
-        () = open.rested(patience, &scope) => {}
+        () = open.rested(patience, many, &scope) => {}
     }
 }
 

@@ -275,10 +275,8 @@ impl Relay {
     ///
     /// # Errors
     /// When they cannot be read or obeyed; then nothing has changed.
-    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let reloaded = self.reloader.reload()?;
-        self.edge.tunnels.note_reload(&reloaded);
-        Ok(reloaded)
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.edge.tunnels.reload(&self.reloader).await
     }
 
     /// Returns copies of the listening sockets, to be offered to a successor; none a second time.

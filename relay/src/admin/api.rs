@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use super::{Phase, STORE_TIMEOUT};
 use crate::admission::{IssueError, issue_token, revoke_token, unix_now};
-use crate::config::{Reloaded, Reloader};
+use crate::config::{ReloadError, Reloaded, Reloader};
 use crate::grants::{GrantRequest, NamePattern, NamePatterns};
 use crate::nodes::Nodes;
 use crate::nodes::shares::{self, CloseError, ShareEntry};
@@ -205,6 +205,15 @@ impl From<CloseError> for ApiError {
     }
 }
 
+impl From<ReloadError> for ApiError {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Failed => Self::Failed,
+            error => Self::Invalid(error.to_string()),
+        }
+    }
+}
+
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         Self::Invalid(rejection.body_text())
@@ -230,16 +239,7 @@ impl IntoResponse for ApiError {
 type Answer<T> = Result<Json<T>, ApiError>;
 
 async fn reload(State(api): State<Api>) -> Answer<Reloaded> {
-    // It reads and opens files, on whatever disk these are.
-    let reloader = Arc::clone(&api.reloader);
-    let reloaded =
-        tokio::task::spawn_blocking(move || reloader.reload()).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "reload failed");
-            ApiError::Failed
-        })?;
-    let reloaded = reloaded.map_err(|error| ApiError::Invalid(error.to_string()))?;
-    api.tunnels.note_reload(&reloaded);
-    Ok(Json(reloaded))
+    Ok(Json(api.tunnels.reload(&api.reloader).await?))
 }
 
 async fn openapi() -> impl IntoResponse {

@@ -109,9 +109,16 @@ impl Trust {
 /// The way to the issuer's documents.
 #[derive(Debug)]
 struct Way {
-    /// What it was made of; absent where it could not be made.
-    trust: Option<Trust>,
+    /// What it was made of.
+    trust: Trust,
     fetch: Arc<dyn Fetch>,
+}
+
+impl Way {
+    fn by(trust: Trust) -> Result<Self, BoxError> {
+        let fetch = web(&trust)?;
+        Ok(Self { trust, fetch })
+    }
 }
 
 /// Changed settings, with what it takes to obey them.
@@ -126,7 +133,8 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Issuer {
     settings: ArcSwap<Oidc>,
-    way: ArcSwap<Way>,
+    /// Absent until it could be made.
+    way: ArcSwapOption<Way>,
     keys: ArcSwapOption<KeySet>,
     /// Asks for the keys to be read at once: there is another way to them.
     again: Notify,
@@ -142,22 +150,18 @@ struct Discovery {
 }
 
 impl Issuer {
-    /// Makes the issuer of these settings; its keys are not known yet. Where there is no way to
-    /// them, such as with a root that is none, that is said whenever they are to be read.
+    /// Makes the issuer of these settings; its keys are not known yet. The way to them is made when
+    /// they are to be read; where it cannot be, such as with a root that is none, that is said, and
+    /// tried again the next time.
     #[must_use]
     pub fn new(settings: Arc<Oidc>) -> Self {
-        let way = Trust::read(&settings).and_then(|trust| {
-            let fetch = web(&trust)?;
-            Ok(Way { trust: Some(trust), fetch })
-        });
-        let none = |error: BoxError| Way { trust: None, fetch: Arc::new(NoWay(error.to_string())) };
-        Self::by(settings, way.unwrap_or_else(none))
+        Self::by(settings, None)
     }
 
-    fn by(settings: Arc<Oidc>, way: Way) -> Self {
+    fn by(settings: Arc<Oidc>, way: Option<Way>) -> Self {
         Self {
             settings: ArcSwap::new(settings),
-            way: ArcSwap::from_pointee(way),
+            way: ArcSwapOption::from_pointee(way),
             keys: ArcSwapOption::empty(),
             again: Notify::new(),
             looked: Mutex::default(),
@@ -170,12 +174,8 @@ impl Issuer {
     /// When the root cannot be read or is none; nothing has changed.
     pub fn prepare(&self, settings: Arc<Oidc>) -> Result<Prepared, BoxError> {
         let trust = Trust::read(&settings)?;
-        let way = if self.way.load().trust.as_ref() == Some(&trust) {
-            None
-        } else {
-            let fetch = web(&trust)?;
-            Some(Arc::new(Way { trust: Some(trust), fetch }))
-        };
+        let is_same = self.way.load().as_ref().is_some_and(|way| way.trust == trust);
+        let way = if is_same { None } else { Some(Arc::new(Way::by(trust)?)) };
         Ok(Prepared { settings, way })
     }
 
@@ -184,7 +184,7 @@ impl Issuer {
     pub fn obey(&self, prepared: Prepared) {
         self.settings.store(prepared.settings);
         if let Some(way) = prepared.way {
-            self.way.store(way);
+            self.way.store(Some(way));
             self.again.notify_one();
         }
     }
@@ -319,9 +319,26 @@ impl Issuer {
         Ok(())
     }
 
+    /// Returns the way to the issuer's documents. Where there is none yet it is made, as what it takes
+    /// may be there by now.
+    async fn way(&self, settings: &Arc<Oidc>) -> Result<Arc<Way>, BoxError> {
+        if let Some(way) = self.way.load_full() {
+            return Ok(way);
+        }
+        let settings = Arc::clone(settings);
+        // It reads files.
+        let make = move || Trust::read(&settings).and_then(Way::by);
+        let made = Arc::new(tokio::task::spawn_blocking(make).await??);
+        let none: Option<Arc<Way>> = None;
+        let before = self.way.compare_and_swap(&none, Some(Arc::clone(&made)));
+        // A reload may have been faster.
+        Ok(before.as_ref().map_or(made, Arc::clone))
+    }
+
     async fn fetch_keys(&self) -> Result<KeySet, BoxError> {
         let settings = self.settings.load_full();
-        let fetch = Arc::clone(&self.way.load().fetch);
+        let way = self.way(&settings).await?;
+        let fetch = &way.fetch;
         let issuer = &settings.issuer;
         let base = issuer.trim_end_matches('/');
         let document = fetch.get(&format!("{base}/.well-known/openid-configuration")).await?;
@@ -350,15 +367,4 @@ fn web(trust: &Trust) -> Result<Arc<dyn Fetch>, BoxError> {
 #[cfg(not(feature = "oidc"))]
 fn web(_: &Trust) -> Result<Arc<dyn Fetch>, BoxError> {
     Err("this relay was built without the feature `oidc`".into())
-}
-
-/// Stands for the web where there is no way to it, and says why.
-#[derive(Debug)]
-struct NoWay(String);
-
-#[async_trait]
-impl Fetch for NoWay {
-    async fn get(&self, _: &str) -> Result<Bytes, BoxError> {
-        Err(self.0.clone().into())
-    }
 }

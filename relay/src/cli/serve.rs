@@ -146,7 +146,7 @@ async fn follow(relay: &Relay, signals: &mut Signals, passing: Passing) -> Resul
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::Hangup => {
-                    if let Err(error) = relay.reload() {
+                    if let Err(error) = relay.reload().await {
                         // Whoever moved the log away sends this signal too.
                         relay.reopen_access_log();
                         tracing::error!(%error, "settings not read again: all stays as it was");

@@ -80,6 +80,9 @@ pub enum ReloadError {
     /// The settings cannot be read or obeyed.
     #[error("{0}")]
     Settings(String),
+    /// A defect of the relay's own.
+    #[error("reading the settings again failed; the log says why")]
+    Failed,
 }
 
 /// Replaces the settings of a running relay.
@@ -104,7 +107,8 @@ impl Reloader {
         Self { live, source, parts, turn: Mutex::default() }
     }
 
-    /// Reads the settings again and obeys what may change at run time; reads a few small files.
+    /// Reads the settings again and obeys what may change at run time; reads and opens files, on
+    /// whatever disk these are.
     ///
     /// # Errors
     /// When they cannot be read or obeyed; then nothing has changed.

@@ -23,9 +23,12 @@ use super::patience::{HEAD_TIMEOUT, IDLE_TIMEOUT};
 pub(super) struct Open {
     now: AtomicUsize,
     ever: AtomicU64,
-    /// How many frames of bodies were handed out and not taken yet: at most one of each body.
-    untaken: AtomicUsize,
-    /// How many such frames were taken, ever.
+    /// How many frames of bodies were handed out and not taken yet, at most one of each body: those
+    /// of this window of patience, and those of the one before.
+    untaken: [AtomicUsize; 2],
+    /// Which of the two are those of this window.
+    window: AtomicUsize,
+    /// How many frames were taken, ever.
     taken: AtomicU64,
     /// Tells when the last one has ended.
     rests: Notify,
@@ -35,8 +38,8 @@ pub(super) struct Open {
 #[derive(Debug)]
 pub(super) struct One {
     open: Arc<Open>,
-    /// Whether a frame of its body was handed out and not taken yet.
-    untaken: bool,
+    /// Among which untaken frames that of its body is, where one was handed out and not taken yet.
+    untaken: Option<usize>,
 }
 
 impl Drop for One {
@@ -56,15 +59,16 @@ impl One {
 
     /// Notes that a frame was handed out, which waits for its visitor from now on.
     fn hand_out(&mut self) {
-        self.untaken = true;
-        self.open.untaken.fetch_add(1, Ordering::Relaxed);
+        let window = self.open.window.load(Ordering::Relaxed);
+        self.open.untaken[window].fetch_add(1, Ordering::Relaxed);
+        self.untaken = Some(window);
     }
 
     /// Notes that the frame which was handed out is gone: whoever holds it asks for the next one,
     /// or the body has ended.
     fn take(&mut self) {
-        if std::mem::take(&mut self.untaken) {
-            self.open.untaken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(window) = self.untaken.take() {
+            self.open.untaken[window].fetch_sub(1, Ordering::Relaxed);
             self.open.taken.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -75,22 +79,31 @@ impl Open {
     pub(super) fn one(self: &Arc<Self>) -> One {
         self.now.fetch_add(1, Ordering::Relaxed);
         self.ever.fetch_add(1, Ordering::Relaxed);
-        One { open: Arc::clone(self), untaken: false }
+        One { open: Arc::clone(self), untaken: None }
     }
 
     /// Waits until the connection must end at once: the visitor should have asked its first question
-    /// and has not, or it takes nothing of what it asked for, for `patience` and at most twice that.
-    /// Of one that has asked and then rested for long, `scope` is cancelled, so that its connection
-    /// is closed in good order; what is left of it then may take `patience` too.
-    pub(super) async fn rested(&self, patience: Duration, scope: &Scope) {
+    /// and has not, or it takes nothing of something that it asked for, for `patience` and at most
+    /// twice that. Of one that has asked and then rested for long, `scope` is cancelled, so that its
+    /// connection is closed in good order; what is left of it then may take `patience` too.
+    /// Where `many` visitors share the connection, it goes on while anything is taken: one of them must
+    /// not end the answers of the others.
+    pub(super) async fn rested(&self, patience: Duration, many: bool, scope: &Scope) {
+        tokio::select! {
+            () = self.stuck(patience, many) => {}
+            () = self.asks_nothing(patience, scope) => {}
+        }
+    }
+
+    async fn asks_nothing(&self, patience: Duration, scope: &Scope) {
         tokio::time::sleep(HEAD_TIMEOUT).await;
         if self.ever.load(Ordering::Relaxed) == 0 {
             return tracing::debug!("visitor asked nothing");
         }
         let mut told = false;
         loop {
-            if !self.ended(patience).await {
-                return tracing::debug!("visitor takes nothing");
+            while self.now.load(Ordering::Relaxed) > 0 {
+                self.rests.notified().await;
             }
             let before = self.ever.load(Ordering::Relaxed);
             tokio::time::sleep(if told { patience } else { IDLE_TIMEOUT }).await;
@@ -108,19 +121,20 @@ impl Open {
         }
     }
 
-    /// Waits until nothing is open; `false` when of all that is open nothing was taken for
-    /// `patience`, although something was there to take. An answer that is quiet does not count.
-    async fn ended(&self, patience: Duration) -> bool {
-        while self.now.load(Ordering::Relaxed) > 0 {
-            let waits = || self.untaken.load(Ordering::Relaxed) > 0;
-            let (waited, before) = (waits(), self.taken.load(Ordering::Relaxed));
-            let rests = tokio::time::timeout(patience, self.rests.notified()).await.is_ok();
-            let stuck = !rests && waited && waits();
-            if stuck && self.taken.load(Ordering::Relaxed) == before {
-                return false;
+    /// Waits until a frame was not taken for `patience`, and at most twice that. An answer that is
+    /// quiet does not count, and neither does what is taken of others, unless these are of `many`.
+    async fn stuck(&self, patience: Duration, many: bool) {
+        loop {
+            let taken = self.taken.load(Ordering::Relaxed);
+            tokio::time::sleep(patience).await;
+            let before = 1 - self.window.load(Ordering::Relaxed);
+            if self.untaken[before].load(Ordering::Relaxed) == 0 {
+                // Nothing is left of the window before, so that the next one may count there.
+                self.window.store(before, Ordering::Relaxed);
+            } else if !many || self.taken.load(Ordering::Relaxed) == taken {
+                return tracing::debug!("visitor takes nothing");
             }
         }
-        true
     }
 }
 
@@ -159,7 +173,8 @@ impl<B: Body + Unpin> Body for Counted<B> {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, StreamBody};
     use tokio::time::Instant;
 
     use super::*;
@@ -167,12 +182,22 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(300);
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// An answer in so many pieces.
+    fn pieces(count: usize) -> impl Body<Data = Bytes, Error = std::io::Error> + Unpin {
+        let piece = |_| Ok(Frame::data(Bytes::from("piece")));
+        StreamBody::new(futures_util::stream::iter((0..count).map(piece)))
+    }
+
     /// Returns after how long the connection is told to end while `ask` is its visitor.
     async fn rest(ask: impl AsyncFnOnce(&Arc<Open>)) -> Duration {
+        rest_of(false, ask).await
+    }
+
+    async fn rest_of(many: bool, ask: impl AsyncFnOnce(&Arc<Open>)) -> Duration {
         let (open, scope, start) = (Arc::<Open>::default(), Scope::new(), Instant::now());
         let resting = async {
             tokio::select! {
-                () = open.rested(PATIENCE, &scope) => {}
+                () = open.rested(PATIENCE, many, &scope) => {}
                 () = scope.cancelled() => {}
             }
             start.elapsed()
@@ -207,16 +232,34 @@ mod tests {
             tokio::time::sleep(10 * PATIENCE).await;
         })
         .await;
-        assert!(rested >= PATIENCE && rested <= 2 * PATIENCE + HEAD_TIMEOUT, "{rested:?}");
+        assert!(rested >= PATIENCE && rested <= 2 * PATIENCE + SECOND, "{rested:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_that_takes_nothing_of_one_answer_is_given_up_whatever_else_it_takes() {
+        let ask = async |open: &Arc<Open>| {
+            tokio::time::sleep(SECOND).await;
+            let mut stuck = open.one().until_end(String::from("never taken"));
+            stuck.frame().await.unwrap().unwrap();
+            let mut read = open.one().until_end(pieces(1000));
+            while read.frame().await.is_some() {
+                let mut small = open.one().until_end(String::from("taken"));
+                small.frame().await.unwrap().unwrap();
+                tokio::time::sleep(SECOND).await;
+            }
+            tokio::time::sleep(10 * PATIENCE).await;
+        };
+        let rested = rest(ask).await;
+        assert!(rested >= PATIENCE && rested <= 2 * PATIENCE + SECOND, "{rested:?}");
+        // The others behind a proxy keep theirs, as long as any is taken.
+        let rested = rest_of(true, ask).await;
+        assert!(rested >= 1000 * SECOND && rested <= 1000 * SECOND + 2 * PATIENCE, "{rested:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_visitor_that_takes_a_little_now_and_then_is_kept() {
         let rested = rest(async |open| {
-            let piece = |_| Ok::<_, std::io::Error>(Frame::data(bytes::Bytes::from("piece")));
-            let pieces = futures_util::stream::iter((0..10).map(piece));
-            let body = http_body_util::StreamBody::new(pieces);
-            let mut body = open.one().until_end(body);
+            let mut body = open.one().until_end(pieces(10));
             while body.frame().await.is_some() {
                 tokio::time::sleep(PATIENCE - SECOND).await;
             }
@@ -229,7 +272,7 @@ mod tests {
     async fn a_connection_that_does_not_end_when_told_is_cut() {
         let (open, scope, start) = (Arc::<Open>::default(), Scope::new(), Instant::now());
         drop(open.one());
-        open.rested(PATIENCE, &scope).await;
+        open.rested(PATIENCE, false, &scope).await;
         assert!(scope.is_cancelled());
         assert!(start.elapsed() <= HEAD_TIMEOUT + IDLE_TIMEOUT + PATIENCE + SECOND);
     }

@@ -1,4 +1,5 @@
 use axum::body::Body;
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use mcpm_shared::proto::control::{self as wire, RelayMessage};
 use mcpm_shared::scope::Scope;
@@ -161,6 +162,44 @@ async fn settings_are_read_again_and_what_stays_is_named() {
     let expected = json!({ "changed": ["limits.max-body-bytes"], "needs_restart": ["node-id"] });
     assert_eq!((status, body), (200, expected));
     assert_eq!(live.load().limits.max_body_bytes, 0);
+}
+
+/// Settings that are read once somebody says so.
+#[derive(Debug)]
+struct Held(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl crate::config::SettingsSource for Held {
+    fn read(&self) -> Result<crate::Config, String> {
+        self.0.lock().unwrap().recv().unwrap();
+        NoBodies.read()
+    }
+
+    fn prepare(&self, config: &crate::Config) -> Result<crate::config::Obey, String> {
+        NoBodies.prepare(config)
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_nobody_waits_for_is_in_the_trail() {
+    let bench = Bench::new();
+    let (read, held) = std::sync::mpsc::channel();
+    let source = Arc::new(Held(std::sync::Mutex::new(held)));
+    let reloader = Reloader::new(bench.tunnels.config.clone(), Some(source), Vec::new());
+    let api = Api { reloader: Arc::new(reloader), ..bench.api.clone() };
+    let bench = Bench { router: router(api), ..bench };
+    assert!(bench.ask("POST", "/reload", Value::Null).now_or_never().is_none(), "it was held");
+    read.send(()).unwrap();
+    let told = async {
+        loop {
+            let trail = bench.get("/audit?action=settings.reload").await;
+            if let Some(event) = trail.get(0) {
+                break event["detail"].clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    assert_eq!(told, "limits.max-body-bytes");
 }
 
 #[tokio::test]

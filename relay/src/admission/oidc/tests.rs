@@ -108,7 +108,7 @@ impl Bench {
             ca: None,
         };
         let fetch = Arc::clone(&documents) as Arc<dyn Fetch>;
-        let way = Way { trust: Some(Trust::System), fetch };
+        let way = Some(Way { trust: Trust::System, fetch });
         let bench = Self { issuer: Issuer::by(Arc::new(settings), way), documents };
         let found = json!({ "issuer": ISSUER, "jwks_uri": "https://idp.example/keys" });
         bench.serve(&format!("{ISSUER}/.well-known/openid-configuration"), &found);
@@ -342,4 +342,27 @@ fn a_root_is_read_before_anything_changes_and_taken_where_it_is_another() {
         bench.issuer.obey(prepared);
         assert!(prepare().unwrap().way.is_none(), "it is the same");
     }
+}
+
+#[cfg(feature = "oidc")]
+#[tokio::test]
+async fn a_root_that_was_missing_at_start_is_taken_once_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("root.pem");
+    let mut settings = Oidc::clone(&Bench::new().issuer.settings.load());
+    settings.ca = Some(path.clone());
+    // Where nobody answers.
+    settings.issuer = "http://127.0.0.1:1/realm".to_owned();
+    let issuer = Issuer::new(Arc::new(settings));
+    for _ in 0..2 {
+        let error = issuer.read().await.unwrap_err();
+        assert!(error.contains("root.pem"), "{error}");
+    }
+    let root = rcgen::generate_simple_self_signed(vec!["idp".to_owned()]).unwrap();
+    std::fs::write(&path, root.cert.pem()).unwrap();
+    let error = issuer.read().await.unwrap_err();
+    assert!(!error.contains("root.pem"), "the issuer was not asked: {error}");
+    let way = issuer.way.load_full().unwrap();
+    assert!(issuer.read().await.is_err());
+    assert!(Arc::ptr_eq(&way, &issuer.way.load_full().unwrap()), "it is kept");
 }

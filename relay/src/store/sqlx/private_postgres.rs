@@ -24,6 +24,11 @@ impl PrivatePostgres {
     /// Starts a server; `None`, said in one line, where there is no PostgreSQL.
     pub(crate) fn start() -> Option<Self> {
         let Some(bin) = binaries() else {
+            let promised = std::env::var_os("MCPM_PEERS").unwrap_or_default();
+            assert!(
+                !promised.to_string_lossy().split(',').any(|it| it == "postgresql"),
+                "PostgreSQL was promised"
+            );
             skipped("no PostgreSQL binaries found (Debian package `postgresql`)");
             return None;
         };
