@@ -1,7 +1,7 @@
 //! Bounds that hold.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use harness::{Service, TestAgent, TestRelay, TestShare, eventually, request, visitor};
@@ -9,6 +9,7 @@ use http::Response;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use mcpm_relay::Config;
+use mcpm_relay::admission::unix_now;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::proto::ShareMode;
 
@@ -18,8 +19,19 @@ fn config(change: impl FnOnce(&mut Config)) -> Config {
     config
 }
 
-/// Opens one share after the other until the relay tells one to wait with its name; returns those that came up. As many
-/// names as `limit` are new in an hour of the clock, and a new hour may begin meanwhile.
+/// Returns the hour of the clock: new names are counted in each.
+pub(crate) fn hour() -> u64 {
+    unix_now() / 3600
+}
+
+/// Exactly `limit` shares came up since the hour `began`; where a new one has begun meanwhile, up to as many more.
+pub(crate) fn are_limited(up: &[TestShare], limit: usize, began: u64) {
+    let turned = usize::try_from(hour() - began).unwrap();
+    assert!((limit..=limit * (1 + turned)).contains(&up.len()), "in {turned} new hours: {up:?}");
+}
+
+/// Opens one share after the other until the relay tells one to wait with its name; returns those that came up. How many
+/// that may be, [`are_limited`] tells.
 pub(crate) async fn come_up(
     limit: usize,
     mut open: impl FnMut(usize) -> TestShare,
@@ -31,20 +43,23 @@ pub(crate) async fn come_up(
             return up;
         }
         up.push(share);
+        // An hour ends once, at most.
         assert!(up.len() <= 2 * limit, "one name too many: {up:?}");
     }
 }
 
-/// Asks until there were too many requests: the first three are not. How many are depends on how fast they come, for one
-/// a second is granted anew.
+/// Asks until there were too many requests: the first three are not. How many are depends on how long it takes, for one a
+/// second is granted anew.
 pub(crate) async fn is_served_thrice(client: &reqwest::Client, urls: &[&str]) -> reqwest::Response {
-    let mut urls = urls.iter().cycle();
-    for turn in 0..100 {
+    let (mut urls, began) = (urls.iter().cycle(), Instant::now());
+    for served in 0..100 {
         let answer = client.get(*urls.next().unwrap()).send().await.unwrap();
-        if turn >= 3 && answer.status() == 429 {
+        if served >= 3 && answer.status() == 429 {
+            let took = began.elapsed();
+            assert!(served <= 3 + took.as_secs() + 1, "{served} were served in {took:?}");
             return answer;
         }
-        assert_eq!(answer.status(), 200, "request {turn}");
+        assert_eq!(answer.status(), 200, "request {served}");
     }
     panic!("there are never too many requests");
 }
@@ -226,12 +241,13 @@ async fn new_names_are_limited_and_old_ones_come_back() {
     }))
     .await;
     let (agent, service) = (TestAgent::new(), Service::echo().await);
+    let began = hour();
     let mut up = come_up(2, |n| {
         let asked = request(&format!("name{n}"), ShareMode::Http, AccessPolicy::public());
         agent.open(&relay, asked, service.backend())
     })
     .await;
-    assert!(up.len() >= 2, "{up:?}");
+    are_limited(&up, 2, began);
     let info = up[0].up().await;
     up.remove(0).tunnel.shutdown().await;
     let (_again, again) = agent.share(&relay, "name0", &service, AccessPolicy::public()).await;

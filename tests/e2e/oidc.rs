@@ -313,7 +313,7 @@ async fn what_is_asked_of_tokens_changes_without_a_restart_and_who_owns_names_do
     assert_eq!(staff.open(&relay, asked(), service.backend()).refused().await.code(), "forbidden");
 
     settings.change(|oidc| oidc.require = vec!["groups=staff".parse().unwrap()]);
-    assert_eq!(relay.relay.reload().unwrap().changed, ["oidc.require"]);
+    assert_eq!(relay.relay.reload().await.unwrap().changed, ["oidc.require"]);
     // The keys that were read stay, whether the issuer answers or not.
     *issuer.away.lock().unwrap() = true;
     let (share, info) = staff.share(&relay, "ada-calc", &service, AccessPolicy::public()).await;
@@ -321,13 +321,13 @@ async fn what_is_asked_of_tokens_changes_without_a_restart_and_who_owns_names_do
     assert_eq!(before.open(&relay, asked(), service.backend()).refused().await.code(), "forbidden");
 
     settings.change(|oidc| oidc.ca = Some("no/such/root.pem".into()));
-    let error = relay.relay.reload().unwrap_err().to_string();
+    let error = relay.relay.reload().await.unwrap_err().to_string();
     assert!(error.contains("oidc-ca") && error.contains("no/such/root.pem"), "{error}");
     settings.change(|oidc| oidc.ca = None);
 
     settings.change(|oidc| oidc.issuer = "https://idp.example".to_owned());
     settings.change(|oidc| oidc.audiences = vec!["other".to_owned()]);
-    let done = relay.relay.reload().unwrap();
+    let done = relay.relay.reload().await.unwrap();
     assert!(done.changed.is_empty(), "{done:?}");
     assert_eq!(done.needs_restart, ["oidc.issuer", "oidc.audience"]);
     drop(share);

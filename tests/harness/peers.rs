@@ -30,10 +30,13 @@ pub fn peer(program: &str) -> Option<Command> {
         return Some(command(found));
     }
     let folder = peers_folder().join(program);
-    let places = ["usr/sbin", "usr/bin"].map(|place| folder.join(place).join(program));
+    // Before usr was merged, some packages had theirs beside it.
+    let places = ["usr/sbin", "usr/bin", "sbin", "bin"];
+    let places = places.map(|place| folder.join(place).join(program));
     let mut command = command(places.into_iter().find(|path| path.is_file())?);
     // What it needs and the system lacks was unpacked beside it.
-    let libraries = std::fs::read_dir(folder.join("usr/lib")).into_iter().flatten().flatten();
+    let libraries = ["usr/lib", "lib"].map(|place| std::fs::read_dir(folder.join(place)));
+    let libraries = libraries.into_iter().flatten().flatten().flatten();
     let libraries = libraries.map(|entry| entry.path()).filter(|path| path.is_dir());
     command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).ok()?);
     Some(command)

@@ -34,14 +34,15 @@ pub(crate) fn bench(mcpm: &Path, rounds: usize) -> anyhow::Result<()> {
         let mut warm = (0..MOST_STARTS).map(|_| start(mcpm, &known, words));
         while warm.next().context("the gateway never knows all of its servers")??.tools < servers {}
         let (mut first, mut later) = (Vec::new(), Vec::new());
-        let timed = |home: &TempDir| -> anyhow::Result<f64> {
+        let timed = |home: &TempDir, least: usize| -> anyhow::Result<f64> {
             let Started { took_ms, tools } = start(mcpm, home, words)?;
-            ensure!(tools == servers, "{words:?} listed {tools} tools of {servers} servers");
+            ensure!(tools >= least, "{words:?} listed {tools} tools of {servers} servers");
             Ok(took_ms)
         };
         for _ in 0..rounds {
-            first.push(timed(&home(servers)?)?);
-            later.push(timed(&known)?);
+            // The list does not wait for a server that is late.
+            first.push(timed(&home(servers)?, 1)?);
+            later.push(timed(&known, servers)?);
         }
         let row = |what: &str, times: Vec<f64>, promised: bool| {
             let (is, name) = (median(times), words.join(" "));

@@ -130,18 +130,28 @@ fn helm_renders_three_nodes_of_which_one_may_go() {
     let values = json!({ "domain": DOMAIN, "replicas": 3, "tls": { "existingSecret": "relay-tls" },
         "database": { "existingSecret": "relay-database" }, "persistence": { "enabled": false },
         "nodes": { "existingSecret": "relay-nodes" } });
-    // A file of values that has the table and leaves it empty.
-    let emptied = json!({ "podDisruptionBudget": { "maxUnavailable": null } });
-    for emptied in [json!({}), emptied] {
+    let budget = |most: Value| json!({ "podDisruptionBudget": { "maxUnavailable": most } });
+    for (more, most) in [
+        (json!({}), json!(1)),
+        // A file of values that has the table and leaves it empty.
+        (budget(Value::Null), json!(1)),
+        (budget(json!(0)), json!(0)),
+        (budget(json!("50%")), json!("50%")),
+    ] {
         let mut values = values.clone();
-        values.as_object_mut().unwrap().extend(emptied.as_object().unwrap().clone());
+        values.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let Some(documents) = render(&values) else { return };
         let documents = documents.unwrap();
         is_sound(&documents);
         let [budget] = of_kind(&documents, "PodDisruptionBudget").try_into().unwrap();
-        assert_eq!(budget["spec"]["maxUnavailable"], 1, "{budget}");
-        assert_eq!(public(&documents)["spec"]["sessionAffinity"], "ClientIP");
+        assert_eq!(budget["spec"]["maxUnavailable"], most, "{budget}");
+        // Where nobody asks for it: some load balancers refuse it.
+        assert!(public(&documents)["spec"]["sessionAffinity"].is_null());
     }
+    let mut values = values;
+    values["service"] = json!({ "sessionAffinity": "ClientIP" });
+    let Some(documents) = render(&values) else { return };
+    assert_eq!(public(&documents.unwrap())["spec"]["sessionAffinity"], "ClientIP");
 }
 
 #[test]

@@ -42,7 +42,9 @@ fn is_installed(program: &str) -> bool {
 
 /// Where the harness looks too.
 fn has(folder: &Path, program: &str) -> bool {
-    ["usr/sbin", "usr/bin"].iter().any(|place| folder.join(place).join(program).is_file())
+    // Before usr was merged, some packages had theirs beside it.
+    let places = ["usr/sbin", "usr/bin", "sbin", "bin"];
+    places.iter().any(|place| folder.join(place).join(program).is_file())
 }
 
 /// Downloads a package and what it needs beyond this system, and unpacks them into one folder.
