@@ -57,9 +57,10 @@ impl Tree {
     }
 }
 
-/// Tells whether a program can be started at all, by asking for its version.
+/// Tells whether a program can be started at all, by asking for its version; some do not know that word and say so.
 pub(crate) fn has(program: impl Into<OsString>) -> bool {
     let mut command = Command::new(program.into());
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    // What lacks a library of its own ends as what is not there.
+    command.status().is_ok_and(|status| status.code().is_some_and(|code| code != 127))
 }
