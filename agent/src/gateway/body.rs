@@ -64,11 +64,17 @@ impl GatewayBody {
         Kind::Events(Box::new(events.into())).into()
     }
 
+    /// Tells whether nothing of the body is still to come from elsewhere.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        matches!(self.kind, Kind::Full(_))
+    }
+
     /// Has the body break off when `end` comes, for streams may last longer than their visitor's
     /// right.
     #[must_use]
     pub fn ended_by(mut self, end: BoxFuture<'static, ()>) -> Self {
-        if !matches!(self.kind, Kind::Full(_)) {
+        if !self.is_whole() {
             self.end = Some(end);
         }
         self

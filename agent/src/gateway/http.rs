@@ -1,10 +1,12 @@
 //! The HTTP faces over conversations with a server: Streamable HTTP in both eras on one URL, and
 //! HTTP+SSE for clients of 2024-11-05.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures_util::future::poll_immediate;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -71,6 +73,37 @@ impl Gateway {
         match path {
             SSE_PATH => face.connect(&request),
             _ => face.take(request).await,
+        }
+    }
+}
+
+impl Gateway {
+    /// Answers a request like [`Gateway::dispatch`], unless its visitor is denied before: what ends
+    /// then is what is open too, a stream of events amid its events. `denied` is asked for only
+    /// where something has to be waited for; most answers are there at once and whole.
+    pub async fn dispatch_unless<B, D>(
+        &self,
+        request: Request<B>,
+        principal: &Principal,
+        denied: impl FnOnce() -> D,
+    ) -> Option<Response<GatewayBody>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        D: Future<Output = ()> + Send + 'static,
+    {
+        let mut answering = pin!(self.dispatch(request, principal));
+        if let Some(answer) = poll_immediate(answering.as_mut()).await {
+            if answer.body().is_whole() {
+                return Some(answer);
+            }
+            return Some(answer.map(|body| body.ended_by(Box::pin(denied()))));
+        }
+        let mut denied = Box::pin(denied());
+        tokio::select! {
+            biased;
+            answer = answering => Some(answer.map(|body| body.ended_by(denied))),
+            () = denied.as_mut() => None,
         }
     }
 }

@@ -172,16 +172,13 @@ impl Gate {
         let Some(access) = &self.access else {
             return self.gateway.dispatch(request, &principal).await;
         };
-        let visitor = principal.clone();
-        let admits = move |policy: &AccessPolicy, now| policy.admits(&visitor, now);
-        let mut denied = Box::pin(until_denied(access.clone(), admits));
-        tokio::select! {
-            biased;
-            answer = self.gateway.dispatch(request, &principal) => {
-                answer.map(|body| body.ended_by(denied))
-            }
-            () = denied.as_mut() => refuse(Denied::Invalid),
-        }
+        let denied = || {
+            let visitor = principal.clone();
+            let admits = move |policy: &AccessPolicy, now| policy.admits(&visitor, now);
+            until_denied(access.clone(), admits)
+        };
+        let answer = self.gateway.dispatch_unless(request, &principal, denied).await;
+        answer.unwrap_or_else(|| refuse(Denied::Invalid))
     }
 
     fn is_for_us(&self, headers: &HeaderMap, uri: &Uri) -> bool {

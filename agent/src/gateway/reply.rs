@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::poll_immediate;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::sync::mpsc;
@@ -96,14 +97,22 @@ impl Reply {
         let left = claims.len();
         let mut waiting = Waiting { source: Some(Source { queue, claims, left }), log };
         let mut first: VecDeque<Bytes> = VecDeque::new();
-        let patience = tokio::time::sleep(HEAD_PATIENCE);
-        tokio::pin!(patience);
+        let mut patience = None;
         while accept.json && waiting.left() > 0 {
-            let packet = tokio::select! {
-                // An answer that is there already needs no timer.
-                biased;
-                packet = waiting.next() => packet,
-                () = &mut patience, if accept.events => break,
+            // An answer that is there already needs no timer.
+            let there = poll_immediate(waiting.next()).await;
+            let packet = match there {
+                Some(packet) => packet,
+                None if accept.events => {
+                    let patience =
+                        patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(HEAD_PATIENCE)));
+                    tokio::select! {
+                        biased;
+                        packet = waiting.next() => packet,
+                        () = patience => break,
+                    }
+                }
+                None => waiting.next().await,
             };
             let Some(packet) = packet else { break };
             if packet.last {

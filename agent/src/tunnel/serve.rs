@@ -97,13 +97,11 @@ async fn answer(
         request.extensions_mut().insert(passes);
     }
     // A revocation ends what is open too.
-    let mut denied = Box::pin(gate.denied(principal.clone()));
-    let answer = tokio::select! {
-        biased;
-        answer = gateway.dispatch(request, &principal) => answer,
-        () = denied.as_mut() => return refuse(Denied::Invalid),
-    };
-    answer.map(|body| CountedBody { body: body.ended_by(denied), counted: Some(counted) })
+    let denied = || gate.denied(principal.clone());
+    match gateway.dispatch_unless(request, &principal, denied).await {
+        Some(answer) => answer.map(|body| CountedBody { body, counted: Some(counted) }),
+        None => refuse(Denied::Invalid),
+    }
 }
 
 /// Judges the visitor again; who may come in is counted.

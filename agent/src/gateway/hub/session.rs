@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use mcpm_shared::access::Principal;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -114,8 +115,9 @@ pub(in crate::gateway) struct Session {
     level: Mutex<Option<String>>,
     subscribed: Mutex<HashSet<String>>,
     calls: Mutex<HashMap<Key, Running>>,
-    /// How many requests are in flight.
-    flying: watch::Sender<usize>,
+    /// How many requests are in flight, and who waits until there is none.
+    flying: AtomicUsize,
+    landed: Notify,
     used: Mutex<Instant>,
     over: CancellationToken,
 }
@@ -152,7 +154,8 @@ impl Session {
             level: Mutex::default(),
             subscribed: Mutex::default(),
             calls: Mutex::default(),
-            flying: watch::Sender::new(0),
+            flying: AtomicUsize::new(0),
+            landed: Notify::new(),
             used: Mutex::new(Instant::now()),
             over: CancellationToken::new(),
         }
@@ -192,7 +195,7 @@ impl Session {
             if self.over.is_cancelled() {
                 return Err(Refusal::Gone);
             }
-            if *self.flying.borrow() >= MAX_CALLS {
+            if self.flying.load(Ordering::Acquire) >= MAX_CALLS {
                 return Err(Refusal::TooMany);
             }
             if self.unique {
@@ -203,7 +206,7 @@ impl Session {
                 calls.insert(key.clone(), running);
             }
             if !listens {
-                self.flying.send_modify(|flying| *flying += 1);
+                self.flying.fetch_add(1, Ordering::AcqRel);
             }
         }
         let text = Bytes::copy_from_slice(message.text().as_bytes());
@@ -216,7 +219,7 @@ impl Session {
             stop.run_until_cancelled(drive::run(drive)).await;
             session.finished(&key, &taken_back);
             if !listens {
-                session.flying.send_modify(|flying| *flying -= 1);
+                session.land();
             }
             session.touch();
         });
@@ -339,13 +342,26 @@ impl Session {
     }
 
     pub(in crate::gateway) fn is_busy(&self) -> bool {
-        *self.flying.borrow() > 0 || self.outlet.is_open()
+        self.flying.load(Ordering::Acquire) > 0 || self.outlet.is_open()
     }
 
     /// Waits until no request is in flight.
     pub(super) async fn idle(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
-        drop(self.flying.subscribe().wait_for(|flying| *flying == 0).await);
+        loop {
+            // Before the look: what lands between the two is told of.
+            let landed = self.landed.notified();
+            if self.flying.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            landed.await;
+        }
+    }
+
+    /// Counts a request that is in flight no longer.
+    fn land(&self) {
+        if self.flying.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.landed.notify_waiters();
+        }
     }
 
     /// Returns what is cancelled at the end of the session.
