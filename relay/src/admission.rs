@@ -481,8 +481,7 @@ pub async fn issue_token(
         revoked_at: None,
     };
     store.insert_token(record.clone()).await?;
-    let object = record.jti.clone();
-    store.audit(operator_event("token.issue", object, now)).await?;
+    store.audit(token_event("token.issue", &record, now)).await?;
     Ok((key.sign_token(&grant), record))
 }
 
@@ -491,20 +490,25 @@ pub async fn issue_token(
 /// # Errors
 /// Fails when the store does.
 pub async fn revoke_token(store: &dyn Store, jti: &str, now: u64) -> Result<bool, StoreError> {
+    // Read first: afterwards nothing may stand between the revocation and its row in the trail.
+    let Some(record) = store.token(jti).await? else { return Ok(false) };
     let known = store.revoke_token(jti, now).await?;
     if known {
-        store.audit(operator_event("token.revoke", jti.to_owned(), now)).await?;
+        store.audit(token_event("token.revoke", &record, now)).await?;
     }
     Ok(known)
 }
 
-fn operator_event(action: &str, object: String, now: u64) -> AuditEvent {
+/// Says whom a token is for and which names it allows, so that the trail tells it also when the
+/// token is gone.
+fn token_event(action: &str, record: &TokenRecord, now: u64) -> AuditEvent {
+    let owner = Owner::of_subject(&record.subject);
     AuditEvent {
         at: now,
         action: action.to_owned(),
         actor: "operator".to_owned(),
-        object,
-        detail: String::new(),
+        object: record.jti.clone(),
+        detail: format!("{owner}: names {}", record.names.join(" ")),
     }
 }
 

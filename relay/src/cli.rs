@@ -17,6 +17,7 @@ mod reload;
 mod serve;
 mod settings;
 mod share;
+mod span;
 mod status;
 mod storage;
 mod table;

@@ -5,6 +5,8 @@
 
 mod acme;
 mod database;
+#[cfg(feature = "bin")]
+mod file;
 mod layer;
 mod live;
 mod names;
@@ -33,6 +35,8 @@ pub use acme::{
     Acme, AcmeChallenge, AcmeCustoms, AcmeProof, DnsProvider, DnsServers, Nets, Rfc2136,
 };
 pub use database::{Database, PostgresUrl};
+#[cfg(feature = "bin")]
+pub use file::{FileError, FileProblem};
 pub use layer::{Layer, LimitsLayer};
 pub use live::{Live, Obey, Prepare, ReloadError, Reloaded, Reloader, SettingsSource};
 pub use nodes::NodeSettings;

@@ -157,6 +157,10 @@ async fn a_revoked_token_ends_sessions_and_opens_none() {
     let trail = bench.store.audit_trail(10).await.unwrap();
     let actions: Vec<_> = trail.iter().map(|event| event.action.as_str()).collect();
     assert_eq!(actions, ["token.revoke", "token.issue"]);
+    for event in &trail {
+        let told = (event.object.as_str(), event.detail.as_str());
+        assert_eq!(told, (jti.as_str(), "sub:ada: names ada-*"), "whose it was, never the token");
+    }
 }
 
 #[tokio::test]

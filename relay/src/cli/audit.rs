@@ -1,5 +1,7 @@
 //! `mcpm-relay audit`: shows what was decided, from the database of a relay.
 
+use std::time::Duration;
+
 use mcpm_relay::admission::unix_now;
 use mcpm_relay::operator;
 use mcpm_relay::store::AuditFilter;
@@ -7,13 +9,15 @@ use mcpm_relay::store::AuditFilter;
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::StorageArgs;
+use super::span;
 use super::storage::{block_on, open};
 use super::table::{date, table};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// How many of the newest events to show
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     /// Only what was done: such as name.claim, or name for all that begins with name.
@@ -30,8 +34,8 @@ pub(super) struct Args {
     object: Option<String>,
 
     /// Only of the last time, such as 24h or 7d
-    #[arg(long, value_name = "TIME")]
-    since: Option<humantime::Duration>,
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    since: Option<Duration>,
 
     /// Print JSON
     #[arg(long)]

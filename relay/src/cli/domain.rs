@@ -13,7 +13,7 @@ use mcpm_shared::name::Name;
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::{StorageArgs, StoreArgs};
-use super::storage::{block_on, open, open_storage};
+use super::storage::{block_on, open, open_at, open_or_make_at};
 use super::table::{date, or_dash, table};
 
 #[derive(Debug, Subcommand)]
@@ -118,7 +118,7 @@ pub(super) fn run(command: Command) -> Result<(), CliError> {
 async fn add(args: AddArgs) -> Result<(), CliError> {
     let owner = parse_owner(&args.owner)?;
     let (storage, checker) = args.relay.resolve()?;
-    let (store, _key) = open_storage(&storage).await?;
+    let (store, _key) = open_or_make_at(&storage).await?;
     let (apex, now) = (checker.apex.as_deref(), unix_now());
     let added = domains::add_domain(&*store, apex, args.domain, &owner, args.name, now).await?;
     if args.json {
@@ -152,7 +152,7 @@ fn to_do(added: &DomainEntry, apex: Option<&str>) -> String {
 
 async fn verify(args: VerifyArgs) -> Result<(), CliError> {
     let (storage, checker) = args.relay.resolve()?;
-    let (store, _key) = open_storage(&storage).await?;
+    let (store, _key) = open_at(&storage).await?;
     let found = domains::verify_domain(&*store, &checker, &args.domain, unix_now()).await?;
     if args.json {
         say_json(&found)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use mcpm_relay::admission::IssueError;
-use mcpm_relay::config::ConfigError;
+use mcpm_relay::config::{ConfigError, FileError};
 #[cfg(unix)]
 use mcpm_relay::handover::HandoverError;
 use mcpm_relay::host::CustomDomain;
@@ -39,7 +39,7 @@ pub(super) enum CliError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: Box<toml::de::Error>,
+        source: FileError,
     },
     /// What the relay needs cannot be opened.
     #[error(transparent)]

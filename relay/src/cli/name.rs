@@ -1,5 +1,7 @@
 //! `mcpm-relay name reserve|block|release|ls`: works on the database that a running relay follows.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use mcpm_relay::admission::unix_now;
 use mcpm_relay::operator::{self, NameEntry, Released};
@@ -9,6 +11,7 @@ use mcpm_shared::name::Name;
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::{StorageArgs, StoreArgs};
+use super::span;
 use super::storage::{block_on, open, open_or_make};
 use super::table::{date, or_dash, table};
 
@@ -69,8 +72,8 @@ pub(super) struct ReleaseArgs {
     name: Name,
 
     /// For how long nobody gets a name that is taken from its owner, such as 7d or 0s
-    #[arg(long, value_name = "TIME", default_value = "7d")]
-    cooling: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = span::parse)]
+    cooling: Duration,
 
     /// Print JSON
     #[arg(long)]
@@ -118,7 +121,7 @@ async fn block(args: BlockArgs) -> Result<(), CliError> {
 async fn release(args: ReleaseArgs) -> Result<(), CliError> {
     let (store, _key) = open(args.storage).await?;
     let name = args.name.clone();
-    let released = operator::release_name(&*store, name, *args.cooling, unix_now()).await?;
+    let released = operator::release_name(&*store, name, args.cooling, unix_now()).await?;
     if args.json {
         return say_json(&released);
     }

@@ -1,5 +1,6 @@
 //! `mcpm-relay serve`.
 
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -88,14 +89,14 @@ async fn serve(config: Config, source: CommandLine, before: Before) -> Result<()
     let passing = Passing::listen().map_err(listen)?;
     // A database that does not answer is waited for; nobody shall have to wait with it.
     let mut ports = tokio::select! {
-        opened = Ports::open(&config) => opened?,
+        opened = Ports::inherit(&config, before.left()) => opened?,
         () = told_to_stop(&mut signals) => return Ok(()),
     };
     ports.settings = Some(Arc::new(source));
-    ports.inherited = before.sockets();
     // One that comes from an authority is not for pinning: it changes every few weeks.
     let pinned = !matches!(config.tls, Tls::Acme(_));
     let fingerprint = ports.cert.as_ref().filter(|_| pinned).and_then(|cert| cert.fingerprint());
+    let authority = ports.cert.as_ref().and_then(|cert| cert.authority().map(Path::to_owned));
     let scheme = if ports.cert.is_some() { "https" } else { "http" };
     let takeover = config.takeover_socket.clone();
     let relay = Relay::start(config, ports).await?;
@@ -104,6 +105,9 @@ async fn serve(config: Config, source: CommandLine, before: Before) -> Result<()
     say(&format!("listening on {scheme}://{}{}", relay.addr(), admin.unwrap_or_default()))?;
     if let Some(fingerprint) = fingerprint {
         say(&format!("certificate SHA-256 {fingerprint}"))?;
+    }
+    if let Some(authority) = authority {
+        say(&format!("certificate authority {}", authority.display()))?;
     }
     // The manager learns whom it watches before the process that it watched so far ends.
     manager::ready();

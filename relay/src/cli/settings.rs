@@ -30,6 +30,11 @@ pub(super) struct ServeArgs {
 }
 
 impl ServeArgs {
+    /// Returns the settings file, where one was named.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Puts the layers together and resolves them.
     pub(super) fn resolve(self) -> Result<Config, CliError> {
         let read = |name| std::env::var_os(name)?.into_string().ok().map(Token::new);
@@ -131,7 +136,7 @@ fn read(path: &Path) -> Result<Layer, CliError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| CliError::ConfigFile { path: path.to_owned(), source })?;
     Layer::from_toml(&text)
-        .map_err(|error| CliError::ConfigSyntax { path: path.to_owned(), source: Box::new(error) })
+        .map_err(|source| CliError::ConfigSyntax { path: path.to_owned(), source })
 }
 
 fn default_data_dir() -> Option<PathBuf> {

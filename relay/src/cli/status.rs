@@ -46,6 +46,9 @@ fn lines(status: &Value, now: u64) -> String {
     let up = humantime::format_duration(up);
     line("state", format!("{} since {} ({up})", text("phase"), date(started)));
     line("database", text("database"));
+    if status["certificate"].is_object() {
+        line("certificate", certificate(&status["certificate"]));
+    }
     line("agents", format!("{} with {} connections", text("sessions"), text("connections")));
     line("shares", text("shares"));
     line(
@@ -56,6 +59,18 @@ fn lines(status: &Value, now: u64) -> String {
         line(if n == 0 { "nodes" } else { "" }, in_words(node, &status["node"], now));
     }
     out
+}
+
+/// Says of a certificate what it is for and until when, or why there is none.
+fn certificate(cert: &Value) -> String {
+    let hosts: Vec<_> =
+        cert["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let problem = cert["problem"].as_str();
+    let Some(ends_at) = cert["ends_at"].as_u64() else {
+        return format!("none: {}", problem.unwrap_or("nobody knows why"));
+    };
+    let problem = problem.map(|problem| format!("; {problem}")).unwrap_or_default();
+    format!("{} until {}{problem}", hosts.join(", "), date(ends_at))
 }
 
 /// Says of a node where it is and how it is.
@@ -94,6 +109,24 @@ mod tests {
         shares       4
         requests     7 open, 0 held
         ");
+    }
+
+    #[test]
+    fn a_certificate_is_told_of_or_why_there_is_none() {
+        let said = |cert: Value| {
+            let said = lines(&json!({"started_at": 100_u64, "certificate": cert}), 100);
+            said.lines().find_map(|line| line.strip_prefix("certificate  ").map(str::to_owned))
+        };
+        let mut cert = json!({"hosts": ["share.example.com", "*.share.example.com"],
+            "ends_at": 1_800_000_000_u64, "fingerprint": "ab", "problem": null});
+        let until = "share.example.com, *.share.example.com until 2027-01-15T08:00:00Z";
+        assert_eq!(said(cert.clone()).unwrap(), until);
+        cert["problem"] = "the authority refused".into();
+        assert_eq!(said(cert).unwrap(), format!("{until}; the authority refused"));
+        let none = json!({"hosts": [], "ends_at": null, "fingerprint": null,
+            "problem": "the authority cannot be reached"});
+        assert_eq!(said(none).unwrap(), "none: the authority cannot be reached");
+        assert_eq!(said(Value::Null), None, "without TLS");
     }
 
     #[test]

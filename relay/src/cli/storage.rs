@@ -25,20 +25,30 @@ pub(super) fn block_on(
 
 /// Opens the database and the key, for commands that have nothing to do where no relay was yet.
 pub(super) async fn open(args: StorageArgs) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
-    let storage = args.resolve()?;
-    if let Some(path) = missing(&storage) {
+    open_at(&args.resolve()?).await
+}
+
+/// As [`open`], where settings name the place.
+pub(super) async fn open_at(storage: &Storage) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
+    if let Some(path) = missing(storage) {
         return Err(CliError::NoDatabase(path.to_owned()));
     }
-    open_storage(&storage).await
+    open_storage(storage).await
 }
 
 /// Opens the database and the key, or makes them, for what may be decided before the first start.
 pub(super) async fn open_or_make(
     args: StorageArgs,
 ) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
-    let storage = args.resolve()?;
-    let made = missing(&storage);
-    let opened = open_storage(&storage).await?;
+    open_or_make_at(&args.resolve()?).await
+}
+
+/// As [`open_or_make`], where settings name the place.
+pub(super) async fn open_or_make_at(
+    storage: &Storage,
+) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
+    let made = missing(storage);
+    let opened = open_storage(storage).await?;
     if let Some(path) = made {
         let path = path.display();
         note(&format!("made a new database, {path}: no relay has used it yet"));
@@ -55,10 +65,7 @@ fn missing(storage: &Storage) -> Option<&Path> {
     }
 }
 
-/// Opens the database and the key that settings name.
-pub(super) async fn open_storage(
-    storage: &Storage,
-) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
+async fn open_storage(storage: &Storage) -> Result<(Arc<dyn Store>, RelayKey), CliError> {
     if storage.database == Database::Memory || storage.key == KeySource::Memory {
         return Err(CliError::MemoryDatabase);
     }

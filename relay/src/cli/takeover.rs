@@ -39,9 +39,9 @@ mod unix {
             Ok(Self(found))
         }
 
-        /// Returns its listeners.
-        pub(in crate::cli) fn sockets(&self) -> Inherited {
-            self.0.as_ref().map(Predecessor::sockets).unwrap_or_default()
+        /// Returns what it leaves.
+        pub(in crate::cli) fn left(&self) -> Inherited {
+            self.0.as_ref().map(Predecessor::left).unwrap_or_default()
         }
 
         /// Tells it that this process serves in its place.
@@ -91,7 +91,7 @@ mod unix {
         pub(in crate::cli) fn offer(mut self, path: Option<&Path>, relay: &Relay) -> Self {
             let sockets = relay.take_sockets();
             self.offer = path.and_then(|path| {
-                let offer = Offer::make(path, sockets);
+                let offer = Offer::make(path, sockets, relay.database_lock());
                 offer
                     .inspect_err(|error| {
                         let error = error as &dyn std::error::Error;
@@ -176,7 +176,7 @@ mod elsewhere {
             Err(CliError::NoTakeover)
         }
 
-        pub(in crate::cli) fn sockets(&self) -> Inherited {
+        pub(in crate::cli) fn left(&self) -> Inherited {
             Inherited::default()
         }
 

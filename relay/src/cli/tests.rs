@@ -145,6 +145,24 @@ fn names_and_owners_are_decided_over_in_the_database() {
 }
 
 #[test]
+fn a_value_that_makes_no_sense_is_refused_with_what_is_expected() {
+    let issue = ["token", "issue", "--sub", "ada", "--expires"];
+    let time = "a length of time is written as 90d, 12h, 30m or 45s";
+    let challenges = "[possible values: tls-alpn-01, http-01]";
+    for (args, said) in [
+        (&[&issue[..], &["never"]].concat()[..], time),
+        (&["name", "release", "calc", "--cooling", "x"], time),
+        (&["audit", "--since", "foo"], time),
+        (&["audit", "--limit", "0"], "0 is not in 1.."),
+        (&["serve", "--acme-domains-challenge", "dns-01"], challenges),
+    ] {
+        let error = Cli::try_parse_from([&["mcpm-relay"], args].concat()).unwrap_err().to_string();
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+    Cli::try_parse_from([&["mcpm-relay"], &issue[..], &["1d 12h"]].concat()).unwrap();
+}
+
+#[test]
 fn a_running_relay_is_asked_over_its_admin_listener() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -183,6 +201,8 @@ fn a_wrong_directory_is_not_taken_for_an_empty_relay() {
         &["name", "ls"],
         &["owner", "ls"],
         &["domain", "ls"],
+        &["domain", "rm", "a.example.org"],
+        &["domain", "verify", "a.example.org"],
         &["audit"],
     ] {
         let error = on(&dir, command).unwrap_err();

@@ -1,5 +1,7 @@
 //! `mcpm-relay token issue|ls|revoke`: works on the database that a running relay reads.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use mcpm_relay::admission::{issue_token, revoke_token, unix_now};
 use mcpm_relay::grants::{GrantRequest, NamePattern, NamePatterns};
@@ -9,6 +11,7 @@ use serde::Serialize;
 use super::error::CliError;
 use super::out::{note, say, say_json};
 use super::settings::{StorageArgs, StoreArgs};
+use super::span;
 use super::storage::{block_on, open, open_or_make};
 use super::table::{date, or_dash, table};
 
@@ -37,8 +40,8 @@ pub(super) struct IssueArgs {
     max_shares: Option<u32>,
 
     /// How long it is good for, such as 90d or 12h
-    #[arg(long, value_name = "TIME", default_value = "90d")]
-    expires: humantime::Duration,
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = span::parse)]
+    expires: Duration,
 
     /// Thumbprint of the only agent key that may use it
     #[arg(long, value_name = "THUMBPRINT")]

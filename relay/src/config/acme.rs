@@ -87,6 +87,18 @@ pub enum AcmeChallenge {
     Http,
 }
 
+/// Reads how custom domains are proved: not by records in a DNS that is their owners' alone.
+#[cfg(feature = "bin")]
+pub(super) fn challenges_of_domains() -> impl clap::builder::TypedValueParser<Value = AcmeChallenge>
+{
+    use clap::ValueEnum as _;
+    use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+    let kinds = AcmeChallenge::value_variants().iter().filter(|kind| **kind != AcmeChallenge::Dns);
+    let names = kinds.filter_map(clap::ValueEnum::to_possible_value);
+    PossibleValuesParser::new(names.collect::<Vec<_>>())
+        .try_map(|name| AcmeChallenge::from_str(&name, false))
+}
+
 impl AcmeProof {
     /// Returns the kind, without its details.
     pub fn challenge(&self) -> AcmeChallenge {

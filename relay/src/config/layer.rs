@@ -167,11 +167,16 @@ pub struct Layer {
     )]
     pub acme_dns_wait_secs: Option<u64>,
 
-    /// How custom domains get certificates of their own with --tls acme: tls-alpn-01 or http-01
+    /// How custom domains get certificates of their own with --tls acme
     /// [default: http-01 with --acme-challenge http-01, else tls-alpn-01]
     #[cfg_attr(
         feature = "bin",
-        arg(long, env = "MCPM_RELAY_ACME_DOMAINS_CHALLENGE", value_name = "KIND")
+        arg(
+            long,
+            env = "MCPM_RELAY_ACME_DOMAINS_CHALLENGE",
+            value_name = "KIND",
+            value_parser = super::acme::challenges_of_domains()
+        )
     )]
     pub acme_domains_challenge: Option<AcmeChallenge>,
 
@@ -397,15 +402,6 @@ pub struct LimitsLayer {
 }
 
 impl Layer {
-    /// Reads a layer from the text of a TOML file.
-    ///
-    /// # Errors
-    /// Fails on what is not TOML, on unknown keys and on values of the wrong kind.
-    #[cfg(feature = "bin")]
-    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
-        toml::from_str(text)
-    }
-
     /// Returns this layer, with what it lacks taken from `lower`.
     #[must_use]
     pub fn or(self, lower: Self) -> Self {

@@ -192,8 +192,9 @@ fn differences(a: &Config, b: &Config) -> Vec<String> {
         names.push("secret".to_owned());
     }
     // What stands in its file is a setting too.
-    if a.labels != b.labels && !names.iter().any(|name| name.starts_with("reserved")) {
-        names.push("reserved-names-file".to_owned());
+    let list = "reserved-names-file";
+    if a.labels.listed != b.labels.listed && !names.iter().any(|name| name == list) {
+        names.push(list.to_owned());
     }
     names
 }
@@ -214,6 +215,9 @@ fn compare(prefix: &str, a: &Value, b: &Value, names: &mut Vec<String>) {
     }
 }
 
+#[cfg(test)]
+#[cfg(feature = "bin")]
+mod reference;
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -319,6 +323,18 @@ mod tests {
         let open = Config::local();
         assert_eq!(open.heeding(&new).auth.kind(), open.auth.kind());
         assert_eq!(differences(&open.heeding(&new), &new), ["auth"]);
+    }
+
+    #[test]
+    fn only_the_list_of_names_that_changed_is_named() {
+        let now = Config::local();
+        let brands = changed(|config| config.labels.brands = !config.labels.brands);
+        assert_eq!(differences(&now, &brands), ["protect-brands"]);
+        // What stands in the file may change while its path does not.
+        let listed = changed(|config| config.labels.listed = vec!["corp-*".parse().unwrap()]);
+        assert_eq!(differences(&now, &listed), ["reserved-names-file"]);
+        let both = Config { reserved_names_file: Some("names".into()), ..listed };
+        assert_eq!(differences(&now, &both), ["reserved-names-file"]);
     }
 
     #[test]
