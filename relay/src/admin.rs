@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use self::api::Api;
 use self::dashboard::Dashboard;
+use crate::cert::CertSource;
 use crate::config::Live;
 use crate::metrics::{self, Metrics};
 use crate::store::Store;
@@ -55,6 +56,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// The store that must answer for the relay to be ready.
     pub store: Arc<dyn Store>,
+    /// What is shown to those who connect by TLS; `None` without.
+    pub cert: Option<Arc<dyn CertSource>>,
     /// The settings.
     pub config: Live,
     /// Where the relay is in its life.
@@ -84,7 +87,7 @@ pub fn router(admin: Admin) -> Router {
     }
 }
 
-/// 200 when visitors can be served, else 503 and why. Without its database a relay still serves the
+/// 200 when visitors can be served, else 503 and why. Without a certificate nobody is. Without its database a relay still serves the
 /// shares that are up: were it not ready then, a balancer would take away all nodes at once, and
 /// live shares with them. So it says that it is degraded, and is ready, unless the operator wants it
 /// otherwise.
@@ -95,6 +98,13 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         Phase::Starting => return unready("starting\n"),
         Phase::Draining => return unready("draining\n"),
         Phase::Serving => {}
+    }
+    if let Some(cert) = admin.cert.as_ref().filter(|cert| cert.leaf().is_none()) {
+        // The authority comes through the balancer: it shall find a node that shows the proof.
+        return match cert.proves_at_listeners() && admin.config.load().nodes.is_some() {
+            true => "degraded: no certificate yet\n".into_response(),
+            false => unready("no certificate yet: `mcpm-relay status` says why\n"),
+        };
     }
     let why = match tokio::time::timeout(STORE_TIMEOUT, admin.store.ping()).await {
         Ok(Ok(())) => return "ready\n".into_response(),
@@ -137,6 +147,7 @@ mod tests {
         Admin {
             metrics: Metrics::new(),
             store: Arc::new(MemoryStore::new()),
+            cert: None,
             config: Live::new(Arc::new(Config::local())),
             phase,
             api: None,
@@ -156,6 +167,48 @@ mod tests {
         let (status, _, body) = ask(&router, "/readyz").await;
         assert_eq!((status, body.as_str()), (503, "draining\n"));
         assert_eq!(ask(&router, "/healthz").await.0, 200);
+    }
+
+    /// Has none to show; whether its authority comes to the listeners is given.
+    #[derive(Debug)]
+    struct NoCert(bool);
+
+    impl CertSource for NoCert {
+        fn resolver(&self) -> Arc<dyn rustls::server::ResolvesServerCert> {
+            unreachable!("nobody connects by TLS")
+        }
+
+        fn leaf(&self) -> Option<rustls::pki_types::CertificateDer<'static>> {
+            None
+        }
+
+        fn proves_at_listeners(&self) -> bool {
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_without_a_certificate_is_ready_only_where_the_authority_comes_by_a_balancer() {
+        let (_phase, seen) = watch::channel(Phase::Serving);
+        let secret = mcpm_shared::token::Token::new("what all nodes of this test know together");
+        let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let nodes = crate::config::NodeSettings::new(listen, vec![secret]);
+        for (several, at_listeners, ready) in
+            [(false, false, 503), (false, true, 503), (true, false, 503), (true, true, 200)]
+        {
+            let nodes = several.then(|| nodes.clone());
+            let config = Live::new(Arc::new(Config { nodes, ..Config::local() }));
+            let cert = Some(Arc::new(NoCert(at_listeners)) as Arc<dyn CertSource>);
+            let router = router(Admin { cert, config, ..admin(seen.clone()) });
+            let (status, _, body) = ask(&router, "/readyz").await;
+            assert_eq!(status, ready, "{several} {at_listeners} {body}");
+            assert!(body.contains("no certificate yet"), "{body}");
+        }
+        let domain = "share.example.com".parse().unwrap();
+        let made = crate::cert::SelfSigned::generate(&domain).unwrap();
+        let cert = Some(Arc::new(made) as Arc<dyn CertSource>);
+        let router = router(Admin { cert, ..admin(seen) });
+        assert_eq!(ask(&router, "/readyz").await.2, "ready\n");
     }
 
     #[tokio::test]

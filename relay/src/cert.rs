@@ -6,12 +6,13 @@ mod any;
 mod covers;
 mod files;
 mod self_signed;
+mod status;
 mod validity;
 #[cfg(feature = "acme")]
 mod vault;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(crate) use any::AnyCert;
 pub use covers::Uncovered;
 pub use files::CertFiles;
 pub use self_signed::SelfSigned;
+pub use status::CertStatus;
 #[cfg(feature = "acme")]
 pub use vault::{Place, Vault};
 
@@ -115,6 +117,22 @@ pub trait CertSource: fmt::Debug + Send + Sync + 'static {
     /// Fails when there is one that cannot be used; the old one stays.
     fn refresh(&self) -> Result<bool, CertError> {
         Ok(false)
+    }
+
+    /// Returns why the last attempt to get a certificate came to nothing.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the file with the authority that made the certificate, for those who shall trust it,
+    /// where the relay made both.
+    fn authority(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Tells whether an authority comes to the relay's own listeners before there is a certificate.
+    fn proves_at_listeners(&self) -> bool {
+        false
     }
 
     /// Tells whether an authority may ask for a proof by TLS: then [`ACME_ALPN`] is agreed to.

@@ -5,12 +5,15 @@
 //! one port (`SO_REUSEPORT`) would lose what waits in the queue of the one that closes. They pass
 //! over a Unix socket with mode 0600 in the data directory (`SCM_RIGHTS`, unix(7)):
 //!
-//! 1. the successor connects; the predecessor sends one line of JSON, and with it the listeners;
+//! 1. the successor connects and says `take over`; the predecessor sends one line of JSON, and with
+//!    it the listeners and the right to its database ([`DatabaseLock`]);
 //! 2. the successor starts, serves, and says `ready`;
 //! 3. the predecessor gives up the path of the Unix socket, says `yours`, and drains.
 //!
-//! A successor that ends before `ready` changes nothing.
+//! A successor that ends before `ready` changes nothing, and who connects without a word only looks
+//! whether anybody offers.
 
+mod lock;
 #[cfg(unix)]
 mod unix;
 
@@ -18,6 +21,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+pub use lock::{DatabaseLock, LockError};
 #[cfg(unix)]
 pub use unix::{HandoverError, Offer, Predecessor, Taken, take_over};
 
@@ -32,15 +36,25 @@ pub struct Socket {
     pub listener: TcpListener,
 }
 
-/// The listening sockets that a predecessor has left. Clones share them.
+/// What a predecessor has left: its listening sockets, and the right to its database where that
+/// goes by a lock. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Inherited(Arc<Vec<Socket>>);
+pub struct Inherited {
+    sockets: Arc<Vec<Socket>>,
+    lock: Option<DatabaseLock>,
+}
 
 impl Inherited {
-    /// Wraps sockets that came from elsewhere.
+    /// Wraps what came from elsewhere.
     #[must_use]
-    pub fn new(sockets: Vec<Socket>) -> Self {
-        Self(Arc::new(sockets))
+    pub fn new(sockets: Vec<Socket>, lock: Option<DatabaseLock>) -> Self {
+        Self { sockets: Arc::new(sockets), lock }
+    }
+
+    /// Returns the right to the predecessor's database.
+    #[must_use]
+    pub fn lock(&self) -> Option<&DatabaseLock> {
+        self.lock.as_ref()
     }
 
     /// Returns the socket that was made for this setting and address, if there is one.
@@ -49,12 +63,12 @@ impl Inherited {
     /// When the process has no descriptors left.
     pub fn find(&self, setting: &str, asked: SocketAddr) -> io::Result<Option<TcpListener>> {
         let fits = |socket: &&Socket| socket.setting == setting && socket.asked == asked;
-        self.0.iter().find(fits).map(|socket| socket.listener.try_clone()).transpose()
+        self.sockets.iter().find(fits).map(|socket| socket.listener.try_clone()).transpose()
     }
 
     /// Tells whether there are any.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sockets.is_empty()
     }
 }

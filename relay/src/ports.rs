@@ -11,7 +11,7 @@ use crate::cert::{CertError, CertFiles, CertSource, SelfSigned, Uncovered};
 use crate::cert::{Place, Vault};
 use crate::config::{Acme, Config, Database, KeySource, SettingsSource, Storage, Tls};
 use crate::domains::Domains;
-use crate::handover::Inherited;
+use crate::handover::{DatabaseLock, Inherited, LockError};
 use crate::keys::{KeyFileError, RelayKey, open_admin_token};
 use crate::store::{MemoryStore, Store, StoreError};
 
@@ -34,8 +34,10 @@ pub struct Ports {
     pub admin_token: Option<Token>,
     /// Where the settings are read again; without it they stay as they are.
     pub settings: Option<Arc<dyn SettingsSource>>,
-    /// Listening sockets of a process that this one replaces.
+    /// What a process has left that this one replaces.
     pub inherited: Inherited,
+    /// Keeps other relays from the database, where only one may use it.
+    pub lock: Option<DatabaseLock>,
 }
 
 /// Why the ports of a relay cannot be opened.
@@ -61,6 +63,9 @@ pub enum PortsError {
         /// Why.
         source: StoreError,
     },
+    /// Another relay may be using the database.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// There is no certificate to show.
     #[error(transparent)]
     Cert(#[from] CertError),
@@ -88,6 +93,14 @@ impl PortsError {
                  mcpm-relay wrote it"
                     .to_owned(),
             ),
+            Self::Lock(LockError::Held(_)) => Some(
+                "Stop it first, or replace it without a pause by `serve --take-over` with its own \
+                 settings; several relays over one database need PostgreSQL and --node-listen"
+                    .to_owned(),
+            ),
+            Self::Lock(LockError::Io { .. }) => {
+                Some("Check that this user may write the database's directory".to_owned())
+            }
             Self::Key(KeyFileError::Malformed(_)) => Some(
                 "Restore the key from a backup, or move the file away to get a new key: all agent \
                  tokens must then be issued again"
@@ -129,17 +142,27 @@ impl Ports {
             admin_token: None,
             settings: None,
             inherited: Inherited::default(),
+            lock: None,
         }
     }
 
     /// Opens what the settings name; makes the data directory, key and database when absent.
     ///
     /// # Errors
-    /// Fails when one of them cannot be read or made.
+    /// Fails when one of them cannot be read or made, or another relay uses the database.
     pub async fn open(config: &Config) -> Result<Self, PortsError> {
+        Self::inherit(config, Inherited::default()).await
+    }
+
+    /// Opens what the settings name, in the place of a process that has left its own.
+    ///
+    /// # Errors
+    /// As [`Ports::open`].
+    pub async fn inherit(config: &Config, inherited: Inherited) -> Result<Self, PortsError> {
         if let Some(dir) = &config.data_dir {
             create_private_dir(dir)?;
         }
+        let lock = lock(&config.database, &inherited)?;
         let storage = Storage { database: config.database.clone(), key: config.key.clone() };
         let Self { store, key, domains, .. } = open_patiently(&storage).await?;
         let token_file =
@@ -163,7 +186,7 @@ impl Ports {
                 Some(open_acme(acme, config, shared, &key).await?)
             }
         };
-        Ok(Self { store, cert, domains, key, admin_token, ..Self::in_memory() })
+        Ok(Self { store, cert, domains, key, admin_token, inherited, lock, ..Self::in_memory() })
     }
 
     /// Opens key and database only, making them and their directories when absent.
@@ -185,6 +208,13 @@ impl Ports {
         let store = open_store(&storage.database).await?;
         Ok(Self { store, key, ..Self::in_memory() })
     }
+}
+
+/// Makes this process the only relay of its database. PostgreSQL knows by itself who its nodes are.
+fn lock(database: &Database, left: &Inherited) -> Result<Option<DatabaseLock>, PortsError> {
+    let Database::Sqlite(path) = database else { return Ok(None) };
+    path.parent().map_or(Ok(()), create_private_dir)?;
+    Ok(DatabaseLock::take(path, left.lock())?)
 }
 
 /// Opens key and database; waits a while for a database that starts beside the relay.
@@ -289,8 +319,11 @@ mod tests {
             ..Layer::default()
         };
         let config = layer.resolve().unwrap();
-        let ports = Ports::open(&config).await.unwrap();
+        let mut ports = Ports::open(&config).await.unwrap();
         ports.store.ping().await.unwrap();
+        let error = Ports::open(&config).await.unwrap_err();
+        assert!(matches!(error, PortsError::Lock(_)) && error.hint().is_some(), "{error}");
+        ports.lock = None;
         let again = Ports::open(&config).await.unwrap();
         let print = |ports: &Ports| ports.cert.as_ref().unwrap().fingerprint().unwrap();
         assert_eq!(print(&ports), print(&again));

@@ -29,7 +29,7 @@ use crate::admission::{Admission, unix_now};
 use crate::cert;
 use crate::config::{Config, Live, ReloadError, Reloaded, Reloader};
 use crate::domains::{Checker, keep_checked};
-use crate::handover::Socket;
+use crate::handover::{DatabaseLock, Socket};
 use crate::http::{self, Apex, Edge, Routes, Server};
 use crate::metrics::Metrics;
 use crate::observe::Observers;
@@ -60,6 +60,8 @@ pub struct Relay {
     phase: watch::Sender<Phase>,
     /// Copies of the listening sockets, until a successor is offered them.
     sockets: Mutex<Vec<Socket>>,
+    /// Keeps other relays from the database, where only one may use it.
+    lock: Option<DatabaseLock>,
     /// What accepts visitors and agents: ends first.
     listeners: Scope,
     /// The admin listener.
@@ -123,6 +125,7 @@ impl Relay {
             edge: Arc::clone(&edge),
             reloader: Arc::new(reloader),
             sockets: Mutex::new(sockets),
+            lock: ports.lock.clone(),
             listeners: Scope::new(),
             admin: Scope::new(),
             visitors,
@@ -164,6 +167,7 @@ impl Relay {
             tunnels: Arc::clone(&self.edge.tunnels),
             nodes: self.edge.proxy.nodes.get().cloned(),
             reloader: Arc::clone(&self.reloader),
+            cert: ports.cert.clone(),
             phase: self.phase.subscribe(),
             started_at: unix_now(),
         });
@@ -174,6 +178,7 @@ impl Relay {
         let router = admin::router(Admin {
             metrics: metrics.clone(),
             store: Arc::clone(&ports.store),
+            cert: ports.cert.clone(),
             config: self.edge.config.clone(),
             phase: self.phase.subscribe(),
             api,
@@ -286,6 +291,12 @@ impl Relay {
         std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Returns the right to the database, to be left to a successor.
+    #[must_use]
+    pub fn database_lock(&self) -> Option<DatabaseLock> {
+        self.lock.clone()
+    }
+
     /// Opens the file of the access log again, for whoever has moved it away.
     pub fn reopen_access_log(&self) {
         if let Some(observers) = &*self.edge.observers.load() {
@@ -323,7 +334,9 @@ impl Relay {
 
     /// Ends the relay well after a successor has taken its listeners: as [`Relay::shutdown`], and
     /// connections that rest are closed only when their visitors had a chance to hear of it.
-    pub async fn hand_over(self) -> usize {
+    pub async fn hand_over(mut self) -> usize {
+        // Only the successor's from now on: what this process still ends takes as long as it takes.
+        self.lock = None;
         // First of all, so that agents that are asked to go meet the successor.
         self.listeners.clone().drain(LAST_WORDS).await;
         self.admin.cancel();

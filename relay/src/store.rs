@@ -119,7 +119,7 @@ pub enum ClaimError {
         until: u64,
     },
     /// The owner has as many live names as allowed.
-    #[error("the owner has {max} live shares already, and no more are allowed")]
+    #[error("the owner has {max} live share{} already, and no more are allowed", if *max == 1 { "" } else { "s" })]
     TooMany {
         /// The number allowed.
         max: u32,

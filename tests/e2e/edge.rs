@@ -220,4 +220,27 @@ async fn visitors_come_by_http_2_over_tls() {
     let asked = request("wary", ShareMode::Http, AccessPolicy::public());
     let error = TestAgent::new().open(&relay, asked, service.backend()).refused().await;
     assert_eq!(error.code(), "relay_tls");
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.starts_with("its certificate "), "{why}");
+}
+
+#[tokio::test]
+async fn agents_and_visitors_that_trust_the_relays_own_authority_need_no_pin() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = mcpm_relay::Config {
+        tls: mcpm_relay::config::Tls::SelfSigned,
+        data_dir: Some(dir.path().to_owned()),
+        ..mcpm_relay::Config::for_tests()
+    };
+    let ports = mcpm_relay::Ports::open(&config).await.unwrap();
+    let ca = ports.cert.as_ref().unwrap().authority().unwrap().to_owned();
+    let relay = TestRelay::on(config, ports).await;
+    let mut agent = TestAgent::new();
+    agent.tls = mcpm::tunnel::TlsOptions { ca: Some(ca.clone()), fingerprint: None };
+    let service = Service::echo().await;
+    let (_share, info) = agent.share(&relay, "by-ca", &service, AccessPolicy::public()).await;
+    drop(visitor());
+    let root = reqwest::Certificate::from_pem(&std::fs::read(ca).unwrap()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    assert_eq!(client.get(&info.url).send().await.unwrap().status(), 200);
 }

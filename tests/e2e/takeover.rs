@@ -1,6 +1,8 @@
 //! Relays that are replaced by another process while visitors ask: nobody is refused, nothing fails.
 #![cfg(unix)]
 
+mod http2;
+
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -37,7 +39,10 @@ impl RelayProcess {
     async fn start(data: &Path, args: &[&str]) -> Self {
         let mut command = command(built("mcpm-relay"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.args(["--http-mode", "--requests-per-second", "0", "--grace-secs", "10"]);
+        command.args(["--http-mode", "--requests-per-second", "0"]);
+        if !args.contains(&"--grace-secs") {
+            command.args(["--grace-secs", "10"]);
+        }
         command.arg("--data-dir").arg(data).args(args);
         Self::of(command).await
     }
@@ -55,7 +60,8 @@ impl RelayProcess {
 }
 
 fn listening(line: &str) -> Option<SocketAddr> {
-    line.strip_prefix("listening on http://")?.split_whitespace().next()?.parse().ok()
+    let (_, addr) = line.strip_prefix("listening on ")?.split_once("://")?;
+    addr.split_whitespace().next()?.parse().ok()
 }
 
 /// Shares a service at a relay process; the tunnel ends with `scope`.
@@ -73,6 +79,12 @@ fn share(relay: SocketAddr, name: &str, service: &Service, scope: &Scope) -> Tes
     TestShare { tunnel: Tunnel::start(config, asked, service.backend(), scope.clone()) }
 }
 
+/// Whoever asks a share again and again.
+trait Asks: Send + 'static {
+    /// Asks once, and returns what came in place of the expected answer.
+    fn ask(&mut self, body: &str) -> impl Future<Output = Result<(), String>> + Send;
+}
+
 /// A visitor without mercy: it tries nothing twice, unlike HTTP libraries.
 struct Visitor {
     relay: SocketAddr,
@@ -82,8 +94,7 @@ struct Visitor {
     scope: Scope,
 }
 
-impl Visitor {
-    /// Asks once, and returns what came in place of the expected answer.
+impl Asks for Visitor {
     async fn ask(&mut self, body: &str) -> Result<(), String> {
         // A connection that is known to be closed is nobody's fault.
         let kept = self.sender.take().filter(|sender| !sender.is_closed());
@@ -106,7 +117,9 @@ impl Visitor {
         self.sender = Some(sender).filter(|_| self.keeps && !last);
         Ok(())
     }
+}
 
+impl Visitor {
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let stream = TcpStream::connect(self.relay).await.map_err(|error| error.to_string())?;
         let (sender, connection) =
@@ -119,25 +132,31 @@ impl Visitor {
 /// Visitors who ask all the time.
 struct Crowd {
     scope: Scope,
-    /// Answers so far, to those who keep connections and to those who do not.
+    /// Answers so far, to every other visitor: of HTTP/1.1, to those who do not keep connections and to those who do.
     answers: watch::Receiver<[usize; 2]>,
     failures: watch::Receiver<Vec<String>>,
 }
 
 impl Crowd {
     fn gather(relay: SocketAddr, path: &'static str) -> Self {
+        Self::of(|number, scope| {
+            let (keeps, scope) = (number % 2 == 0, scope.clone());
+            Visitor { relay, path, keeps, sender: None, scope }
+        })
+    }
+
+    fn of<V: Asks>(visitor: impl Fn(usize, &Scope) -> V) -> Self {
         let scope = Scope::new();
         let (answered, answers) = watch::channel([0; 2]);
         let (failed, failures) = watch::channel(Vec::new());
         let told = Arc::new((answered, failed));
         for number in 0..VISITORS {
-            let keeps = number % 2 == 0;
-            let mut visitor = Visitor { relay, path, keeps, sender: None, scope: scope.clone() };
+            let mut visitor = visitor(number, &scope);
             let told = Arc::clone(&told);
             scope.spawn_until_cancelled(async move {
                 for round in 0_usize.. {
                     match visitor.ask(&format!("visitor {number}, round {round}")).await {
-                        Ok(()) => told.0.send_modify(|answers| answers[usize::from(keeps)] += 1),
+                        Ok(()) => told.0.send_modify(|answers| answers[1 - number % 2] += 1),
                         Err(failure) => told.1.send_modify(|failures| failures.push(failure)),
                     }
                 }
@@ -304,6 +323,47 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     relay.ended().await;
     next.program.signal("TERM");
     next.ended().await;
+    scope.cancel();
+}
+
+#[tokio::test]
+async fn a_second_relay_over_one_database_is_refused_and_the_first_notices_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_let_go, may) = watch::channel(true);
+    let (service, scope) = (echo(may).await, Scope::new());
+    let mut relay = RelayProcess::start(dir.path(), &[]).await;
+    let share = share(relay.addr, "only", &service, &scope);
+    let info = share.up().await;
+    let names = || {
+        let mut names = command(built("mcpm-relay"));
+        names.args(["name", "ls", "--data-dir"]).arg(dir.path());
+        Program::start(names)
+    };
+    let before = names().ended().await.stdout;
+
+    let mut second = command(built("mcpm-relay"));
+    second.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "none", "--data-dir"]);
+    second.arg(dir.path());
+    let ended = Program::start(second).ended().await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
+    let database = dir.path().join("relay.db");
+    let told = format!("error: another relay runs on the database {}", database.display());
+    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hint: ") && ended.stderr.contains("--take-over"));
+
+    assert!(before.contains("only") && before.contains("live"), "{before}");
+    assert_eq!(names().ended().await.stdout, before);
+    assert_eq!(share.up().await.generation, info.generation, "its agent was not sent away");
+    relay.program.signal("TERM");
+    let ended = relay.program.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("successor"), "{}", ended.stderr);
+    // The right to the database ends with the process, however that ends.
+    for _ in 0..2 {
+        let mut next = RelayProcess::start(dir.path(), &[]).await;
+        next.program.signal("KILL");
+        next.program.ended().await;
+    }
     scope.cancel();
 }
 

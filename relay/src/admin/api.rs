@@ -26,7 +26,8 @@ use tokio::sync::watch;
 
 use super::{Phase, STORE_TIMEOUT};
 use crate::admission::{IssueError, issue_token, revoke_token, unix_now};
-use crate::config::{ReloadError, Reloaded, Reloader};
+use crate::cert::{CertSource, CertStatus};
+use crate::config::{Layer, Live, ReloadError, Reloaded, Reloader};
 use crate::grants::{GrantRequest, NamePattern, NamePatterns};
 use crate::nodes::Nodes;
 use crate::nodes::shares::{self, CloseError, ShareEntry};
@@ -55,6 +56,8 @@ pub struct Api {
     pub nodes: Option<Arc<Nodes>>,
     /// Reads the settings again.
     pub reloader: Arc<Reloader>,
+    /// What is shown to those who connect by TLS; `None` without.
+    pub cert: Option<Arc<dyn CertSource>>,
     /// Where the relay is in its life.
     pub phase: watch::Receiver<Phase>,
     /// When it started, in Unix seconds.
@@ -97,6 +100,7 @@ const ROUTES: &[Route] = &[
     ("/domains", || routing::get(domains::list)),
     ("/domains/{domain}", || routing::put(domains::add).delete(domains::remove)),
     ("/domains/{domain}/verify", || routing::post(domains::verify)),
+    ("/config", || routing::get(config)),
     ("/reload", || routing::post(reload)),
     ("/audit", || routing::get(audit)),
     ("/openapi.json", || routing::get(openapi)),
@@ -242,6 +246,15 @@ async fn reload(State(api): State<Api>) -> Answer<Reloaded> {
     Ok(Json(api.tunnels.reload(&api.reloader).await?))
 }
 
+/// Returns the settings that are obeyed now, as `config print --json` does: without secrets.
+async fn config(State(api): State<Api>) -> Json<Layer> {
+    Json(config_of(&api.tunnels.config))
+}
+
+fn config_of(live: &Live) -> Layer {
+    Layer::from(&**live.load())
+}
+
 async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
@@ -255,6 +268,8 @@ struct Status {
     phase: &'static str,
     /// `up` or `down`.
     database: &'static str,
+    /// Where the relay speaks TLS.
+    certificate: Option<CertStatus>,
     started_at: u64,
     sessions: i64,
     connections: i64,
@@ -275,6 +290,7 @@ async fn status(State(api): State<Api>) -> Json<Status> {
         domain: config.domain.to_string(),
         phase: phase.name(),
         database: if matches!(ping, Ok(Ok(()))) { "up" } else { "down" },
+        certificate: api.cert.as_deref().map(CertStatus::of),
         started_at: api.started_at,
         sessions: metrics.sessions.get(),
         connections: metrics.connections.get(),
@@ -426,6 +442,9 @@ struct Trail {
 async fn audit(State(api): State<Api>, Query(trail): Query<Trail>) -> Answer<Vec<AuditEvent>> {
     let Trail { limit, since, until, action, actor, object } = trail;
     let limit = limit.unwrap_or(TRAIL).min(MAX_TRAIL);
+    if limit == 0 {
+        return Err(ApiError::Invalid("`limit` must be 1 or more".to_owned()));
+    }
     let filter = AuditFilter { limit, since, until, action, actor, object };
     Ok(Json(api.tunnels.store.audit_events(filter).await?))
 }

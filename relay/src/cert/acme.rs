@@ -17,7 +17,7 @@ mod shared;
 mod tests;
 mod web;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use instant_acme::{Account, AccountCredentials, CertificateIdentifier, NewAccount};
@@ -54,6 +54,8 @@ pub struct AcmeCert {
     current: Arc<Current>,
     proofs: Arc<Proofs>,
     customs: Arc<Customs>,
+    /// Why the relay's own domain has no newer certificate, after an attempt that failed.
+    trouble: Mutex<Option<String>>,
 }
 
 /// One certificate that is ordered and renewed.
@@ -140,6 +142,7 @@ impl AcmeCert {
             current: Arc::new(Current::none()),
             proofs,
             customs: Arc::new(Customs::new(domains, theirs, per_hour)),
+            trouble: Mutex::default(),
         };
         if let Some(kept) = source.kept(&source.names[0]).await? {
             source.current.show(parse(&kept)?);
@@ -151,6 +154,14 @@ impl AcmeCert {
     fn apex(&self) -> Item<'_> {
         let (names, prover, shown) = (&self.names, &self.prover, &self.current);
         Item { names, prover, shown, customs: None }
+    }
+
+    /// Notes what became of an attempt, for those who ask for the relay's own domain.
+    fn note_trouble(&self, item: Item<'_>, trouble: Option<&str>) {
+        if item.customs.is_none() {
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+                trouble.map(str::to_owned);
+        }
     }
 
     /// Returns the name under which a certificate is kept.
@@ -262,6 +273,14 @@ impl CertSource for AcmeCert {
 
     fn leaf(&self) -> Option<CertificateDer<'static>> {
         self.current.leaf()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn proves_at_listeners(&self) -> bool {
+        !matches!(self.prover, Prover::Dns { .. })
     }
 
     fn proves_by_tls(&self) -> bool {

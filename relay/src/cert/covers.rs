@@ -21,10 +21,7 @@ impl Uncovered {
     /// are served by `paths`, what is below it. `None` when there are none, or it is not X.509.
     #[must_use]
     pub fn find(leaf: &[u8], domain: &Domain, paths: bool) -> Option<Self> {
-        let (_, cert) = X509Certificate::from_der(leaf).ok()?;
-        let names = cert.subject_alternative_name().ok()?;
-        let names = names.map_or(&[][..], |names| &names.value.general_names);
-        let covered: Vec<String> = names.iter().filter_map(text).collect();
+        let covered = hosts(leaf)?;
         let good_for = |host: &str| {
             let parent = host.split_once('.').map_or("", |(_, parent)| parent);
             covered.iter().any(|name| {
@@ -47,6 +44,14 @@ impl std::fmt::Display for Uncovered {
             covered => write!(f, ", but {}", covered.join(", ")),
         }
     }
+}
+
+/// Reads which hosts a certificate is good for; `None` when it is not X.509.
+pub(super) fn hosts(leaf: &[u8]) -> Option<Vec<String>> {
+    let (_, cert) = X509Certificate::from_der(leaf).ok()?;
+    let names = cert.subject_alternative_name().ok()?;
+    let names = names.map_or(&[][..], |names| &names.value.general_names);
+    Some(names.iter().filter_map(text).collect())
 }
 
 fn text(name: &GeneralName<'_>) -> Option<String> {

@@ -1,6 +1,6 @@
 //! The two ends of the Unix socket over which listeners pass.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -19,12 +19,15 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Inherited, Socket};
+use super::{DatabaseLock, Inherited, Socket};
 
 /// Version of what is said here. A successor of another version starts on its own, and says so.
 const VERSION: u32 = 1;
-/// How many listeners a relay has at most, with room to grow.
+/// What a successor says first.
+const WISH: &[u8] = b"take over\n";
+/// How many listeners a relay has at most, with room to grow; and one more descriptor, the lock.
 const MAX_SOCKETS: usize = 16;
+const MAX_DESCRIPTORS: usize = MAX_SOCKETS + 1;
 /// Longest line that is read.
 const MAX_LINE: usize = 8 * 1024;
 /// How long a step takes that needs no waiting for anybody.
@@ -57,6 +60,9 @@ pub enum HandoverError {
 struct Offered {
     version: u32,
     sockets: Vec<Meant>,
+    /// Whether the last descriptor is the right to the database.
+    #[serde(default)]
+    lock: bool,
 }
 
 /// What one of the sockets that come along is for.
@@ -72,6 +78,7 @@ pub struct Offer {
     path: PathBuf,
     listener: UnixListener,
     sockets: Vec<Socket>,
+    lock: Option<DatabaseLock>,
 }
 
 /// A successor that serves, and waits for the word that all is its own now.
@@ -83,11 +90,16 @@ pub struct Taken {
 }
 
 impl Offer {
-    /// Offers `sockets` at `path`, which gets mode 0600; what a dead process left there is removed.
+    /// Offers `sockets` and the right to the database at `path`, which gets mode 0600; what a dead
+    /// process left there is removed.
     ///
     /// # Errors
     /// When another relay offers its own there, or the path cannot be used.
-    pub fn make(path: &Path, sockets: Vec<Socket>) -> Result<Self, HandoverError> {
+    pub fn make(
+        path: &Path,
+        sockets: Vec<Socket>,
+        lock: Option<DatabaseLock>,
+    ) -> Result<Self, HandoverError> {
         let fail = |source| HandoverError::Io { path: path.to_owned(), source };
         match StdStream::connect(path) {
             Ok(_) => return Err(HandoverError::InUse(path.to_owned())),
@@ -98,7 +110,7 @@ impl Offer {
         }
         let listener = UnixListener::bind(path).map_err(fail)?;
         // Made before: dropping it removes the path when the rest fails.
-        let offer = Self { path: path.to_owned(), listener, sockets };
+        let offer = Self { path: path.to_owned(), listener, sockets, lock };
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(fail)?;
         Ok(offer)
     }
@@ -116,24 +128,33 @@ impl Offer {
                 }
             };
             match tokio::time::timeout(START, self.pass_to(stream)).await {
-                Ok(Ok(taken)) => return taken,
+                Ok(Ok(Some(taken))) => return taken,
+                // Another relay that would like to offer its own here, and sees that it cannot.
+                Ok(Ok(None)) => tracing::debug!("somebody looked who offers listeners"),
                 Ok(Err(error)) => tracing::warn!(%error, "a successor did not come up; going on"),
                 Err(_) => tracing::warn!("a successor took too long to come up; going on"),
             }
         }
     }
 
-    async fn pass_to(&self, stream: UnixStream) -> io::Result<Taken> {
+    /// Passes everything to who asks for it; `None` when nobody asked.
+    async fn pass_to(&self, mut stream: UnixStream) -> io::Result<Option<Taken>> {
+        let mut said = [0; WISH.len()];
+        let asked = tokio::time::timeout(STEP, stream.read_exact(&mut said)).await;
+        if !matches!(asked, Ok(Ok(_))) || said != *WISH {
+            return Ok(None);
+        }
         let meant =
             |socket: &Socket| Meant { setting: socket.setting.clone(), asked: socket.asked };
-        let offered =
-            Offered { version: VERSION, sockets: self.sockets.iter().map(meant).collect() };
+        let sockets = self.sockets.iter().take(MAX_SOCKETS).map(meant).collect();
+        let offered = Offered { version: VERSION, sockets, lock: self.lock.is_some() };
         let mut line = serde_json::to_vec(&offered)?;
         line.push(b'\n');
-        let sockets: Vec<BorrowedFd<'_>> =
-            self.sockets.iter().take(MAX_SOCKETS).map(|socket| socket.listener.as_fd()).collect();
+        let sockets = self.sockets.iter().take(MAX_SOCKETS).map(|socket| socket.listener.as_fd());
+        let lock = self.lock.iter().map(|lock| lock.file().as_fd());
+        let descriptors: Vec<BorrowedFd<'_>> = sockets.chain(lock).collect();
         stream.writable().await?;
-        let sent = stream.try_io(Interest::WRITABLE, || send_with(&stream, &line, &sockets))?;
+        let sent = stream.try_io(Interest::WRITABLE, || send_with(&stream, &line, &descriptors))?;
         if sent != line.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -142,7 +163,7 @@ impl Offer {
         (&mut stream).take(MAX_LINE as u64).read_line(&mut answer).await?;
         let pid = answer.trim_end().strip_prefix("ready ").and_then(|pid| pid.parse().ok());
         let pid = pid.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Taken { pid, stream: stream.into_inner() })
+        Ok(Some(Taken { pid, stream: stream.into_inner() }))
     }
 }
 
@@ -163,10 +184,10 @@ impl Taken {
     }
 }
 
-fn send_with(stream: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
+fn send_with(stream: &UnixStream, line: &[u8], passed: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+    if !control.push(SendAncillaryMessage::ScmRights(passed)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     Ok(sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::empty())?)
@@ -177,17 +198,17 @@ fn send_with(stream: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io
 pub struct Predecessor {
     path: PathBuf,
     stream: StdStream,
-    sockets: Inherited,
+    left: Inherited,
 }
 
-/// Takes the listeners over that a running relay offers at `path`; `None` where none does. Waits
-/// for a few seconds at most, without a runtime.
+/// Takes over what a running relay offers at `path`; `None` where none does. Waits for a few seconds
+/// at most, without a runtime.
 ///
 /// # Errors
 /// When the relay there fails, or is of a version that says it otherwise.
 pub fn take_over(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
     let fail = |source| HandoverError::Io { path: path.to_owned(), source };
-    let stream = match StdStream::connect(path) {
+    let mut stream = match StdStream::connect(path) {
         Ok(stream) => stream,
         Err(error)
             if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
@@ -198,24 +219,29 @@ pub fn take_over(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
         Err(error) => return Err(fail(error)),
     };
     stream.set_read_timeout(Some(STEP)).map_err(fail)?;
-    let (line, descriptors) = receive(&stream).map_err(fail)?;
+    stream.write_all(WISH).map_err(fail)?;
+    let (line, mut descriptors) = receive(&stream).map_err(fail)?;
     let foreign = || HandoverError::Foreign(path.to_owned());
     let offered: Offered = serde_json::from_slice(&line).map_err(|_| foreign())?;
-    if offered.version != VERSION || offered.sockets.len() != descriptors.len() {
+    let told = offered.sockets.len() + usize::from(offered.lock);
+    if offered.version != VERSION || told != descriptors.len() {
         return Err(foreign());
     }
+    let lock = if offered.lock { descriptors.pop() } else { None };
+    let lock = lock.map(|lock| DatabaseLock::inherited(lock.into()));
     let socket = |(meant, descriptor): (Meant, OwnedFd)| Socket {
         setting: meant.setting,
         asked: meant.asked,
         listener: TcpListener::from(descriptor),
     };
     let sockets = offered.sockets.into_iter().zip(descriptors).map(socket).collect();
-    Ok(Some(Predecessor { path: path.to_owned(), stream, sockets: Inherited::new(sockets) }))
+    let left = Inherited::new(sockets, lock);
+    Ok(Some(Predecessor { path: path.to_owned(), stream, left }))
 }
 
 /// Reads one line and the descriptors that come with it.
 fn receive(mut stream: &StdStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut line = vec![0; MAX_LINE];
     let parts = &mut [IoSliceMut::new(&mut line)];
@@ -243,10 +269,10 @@ fn receive(mut stream: &StdStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 }
 
 impl Predecessor {
-    /// Returns the listeners.
+    /// Returns what it leaves.
     #[must_use]
-    pub fn sockets(&self) -> Inherited {
-        self.sockets.clone()
+    pub fn left(&self) -> Inherited {
+        self.left.clone()
     }
 
     /// Tells the predecessor that this process serves, and waits until it has given up the path.
@@ -275,8 +301,6 @@ impl Predecessor {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     fn socket(setting: &str) -> Socket {
@@ -295,16 +319,18 @@ mod tests {
         let path = dir.path().join("takeover.sock");
         let sockets = vec![socket("--listen"), socket("--admin-listen")];
         let (asked, addr) = (sockets[0].asked, sockets[0].listener.local_addr().unwrap());
-        let offer = Offer::make(&path, sockets).unwrap();
+        let database = dir.path().join("relay.db");
+        let lock = DatabaseLock::take(&database, None).unwrap();
+        let offer = Offer::make(&path, sockets, lock).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let mut waiting = std::net::TcpStream::connect(addr).unwrap();
         waiting.write_all(b"hello").unwrap();
         let successor = async {
             let predecessor = taken_over(&path).await.unwrap();
-            let sockets = predecessor.sockets();
+            let left = predecessor.left();
             predecessor.ready().await.unwrap();
             assert!(!path.exists(), "the path is free for the successor's own offer");
-            sockets
+            left
         };
         let predecessor = async {
             let taken = offer.taken().await;
@@ -312,9 +338,11 @@ mod tests {
             drop(offer);
             taken.release().await;
         };
-        let (sockets, ()) = tokio::join!(successor, predecessor);
-        assert!(sockets.find("--tunnel-listen", asked).unwrap().is_none());
-        let listener = sockets.find("--listen", asked).unwrap().unwrap();
+        let (left, ()) = tokio::join!(successor, predecessor);
+        assert!(DatabaseLock::take(&database, None).is_err(), "the lock has passed, too");
+        assert!(DatabaseLock::take(&database, left.lock()).unwrap().is_some());
+        assert!(left.find("--tunnel-listen", asked).unwrap().is_none());
+        let listener = left.find("--listen", asked).unwrap().unwrap();
         assert_eq!(listener.local_addr().unwrap(), addr);
         let mut text = [0; 5];
         listener.accept().unwrap().0.read_exact(&mut text).unwrap();
@@ -325,7 +353,7 @@ mod tests {
     async fn a_successor_that_does_not_come_up_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("takeover.sock");
-        let offer = Offer::make(&path, vec![socket("--listen")]).unwrap();
+        let offer = Offer::make(&path, vec![socket("--listen")], None).unwrap();
         let tries = async {
             drop(taken_over(&path).await.unwrap());
             taken_over(&path).await.unwrap().ready().await
@@ -343,8 +371,12 @@ mod tests {
         assert!(take_over(&path).unwrap().is_none());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists() && take_over(&path).unwrap().is_none());
-        let offer = Offer::make(&path, Vec::new()).unwrap();
-        assert!(matches!(Offer::make(&path, Vec::new()), Err(HandoverError::InUse(_))));
+        let offer = Offer::make(&path, Vec::new(), None).unwrap();
+        let second = Offer::make(&path, Vec::new(), None);
+        assert!(matches!(second, Err(HandoverError::InUse(_))));
+        // That is no successor which did not come up: nobody asked.
+        let (looked, _) = offer.listener.accept().await.unwrap();
+        assert!(offer.pass_to(looked).await.unwrap().is_none());
         drop(offer);
         assert!(!path.exists());
     }

@@ -32,6 +32,7 @@ impl Bench {
             tunnels: Arc::clone(&tunnels),
             nodes: None,
             reloader: Arc::new(Reloader::new(tunnels.config.clone(), None, Vec::new())),
+            cert: None,
             phase: seen,
             started_at: 1,
         };
@@ -164,6 +165,28 @@ async fn settings_are_read_again_and_what_stays_is_named() {
     assert_eq!(live.load().limits.max_body_bytes, 0);
 }
 
+#[tokio::test]
+async fn the_settings_that_are_obeyed_are_told_without_secrets() {
+    let bench = Bench::new();
+    let mut config = crate::Config::local();
+    config.auth = crate::config::AuthMode::Secret(vec![Token::new("correct horse battery")]);
+    config.database = "postgres://relay:hunter2@db/relay".parse().unwrap();
+    let live = crate::config::Live::new(Arc::new(config));
+    let reloader = Reloader::new(live.clone(), Some(Arc::new(NoBodies)), Vec::new());
+    reloader.reload().unwrap();
+    let settings = serde_json::to_value(config_of(&live)).unwrap();
+    let required = document()["components"]["schemas"]["Settings"]["required"].clone();
+    for key in required.as_array().unwrap() {
+        assert!(!settings[key.as_str().unwrap()].is_null(), "{key} in {settings}");
+    }
+    assert_eq!(settings["limits"]["max-body-bytes"], json!(0), "as it is obeyed now");
+    assert_eq!(settings["database"], json!("postgres://relay@db/relay"));
+    let shown = settings.to_string();
+    assert!(!shown.contains("horse") && !shown.contains("hunter2"), "{shown}");
+    assert_eq!(bench.get("/config").await, json!(config_of(&bench.tunnels.config)));
+    assert_eq!(bench.ask("GET", "/audit?limit=0", Value::Null).await.0, 422);
+}
+
 /// Settings that are read once somebody says so.
 #[derive(Debug)]
 struct Held(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
@@ -218,6 +241,13 @@ async fn shares_are_listed_and_closed() {
     assert_eq!((&shares[0]["node"], &shares[0]["agent"]), (&json!("main"), &json!("k")));
     let status = bench.get("/status").await;
     is_a(&status, "Status");
+    assert_eq!(status["certificate"], Value::Null, "no TLS");
+    let made = crate::cert::SelfSigned::generate(&"share.example.com".parse().unwrap()).unwrap();
+    let cert = Some(Arc::new(made) as Arc<dyn CertSource>);
+    let with_tls = Bench { router: router(Api { cert, ..bench.api.clone() }), ..Bench::new() };
+    let (_, status) = with_tls.send("GET", "/status", bench.token.expose(), Value::Null).await;
+    is_a(&status["certificate"], "Certificate");
+    assert_eq!(status["certificate"]["problem"], Value::Null);
     assert_eq!((&status["shares"], &status["database"]), (&json!(1), &json!("up")));
     assert_eq!(bench.ask("DELETE", "/shares/calc", Value::Null).await.0, 204);
     let told = wire::read::<RelayMessage>(&mut agent.reader).await.unwrap();

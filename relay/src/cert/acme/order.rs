@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::dns::{Dns, DnsError, Txt};
 use super::proofs::{Board, OnBoard};
+use super::web::NoAnswer;
 use crate::cert::CertError;
 
 /// How long an authority may take for its checks, and for the certificate.
@@ -20,7 +21,7 @@ const POLLING: RetryPolicy =
 /// Why an order came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OrderError {
-    #[error("the authority does not do it")]
+    #[error("{}", in_a_word(.0))]
     Acme(#[from] instant_acme::Error),
     #[error(transparent)]
     Dns(#[from] DnsError),
@@ -39,6 +40,17 @@ impl OrderError {
     pub(super) fn is_lost_account(&self) -> bool {
         let Self::Acme(instant_acme::Error::Api(problem)) = self else { return false };
         is(problem, "accountDoesNotExist")
+    }
+}
+
+/// Says of an exchange with an authority what became of it; what it said itself is the source.
+fn in_a_word(error: &instant_acme::Error) -> &'static str {
+    match error {
+        instant_acme::Error::Api(_) => "the authority refused",
+        instant_acme::Error::Other(error) if error.is::<NoAnswer>() => {
+            "the authority cannot be reached"
+        }
+        _ => "the exchange with the authority failed",
     }
 }
 

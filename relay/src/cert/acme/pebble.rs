@@ -26,6 +26,12 @@ pub(super) struct Pebble {
 impl Pebble {
     /// Starts one; `None`, with a line that says so, where it is not installed.
     pub(super) async fn start(dns: SocketAddr) -> Option<Self> {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        Self::issuing(dns, YEAR).await
+    }
+
+    /// The same, of which certificates are good for so long.
+    pub(super) async fn issuing(dns: SocketAddr, life: Duration) -> Option<Self> {
         let [port, management, tls_port, http_port] = free_ports();
         let dir = tempfile::tempdir().unwrap();
         let (ca, cert, key) = server_certificate();
@@ -40,6 +46,7 @@ impl Pebble {
             "privateKey": dir.path().join("key.pem"),
             "httpPort": http_port,
             "tlsPort": tls_port,
+            "certificateValidityPeriod": life.as_secs(),
         } });
         file("config.json", &config.to_string());
         let mut pebble = Self { dir, port, tls_port, http_port, dns, process: None };

@@ -58,9 +58,13 @@ impl AcmeCert {
                 Ok(Got::Issued) => {
                     tracing::info!(names = ?item.names, "certificate issued");
                     metrics.order(true);
+                    self.note_trouble(item, None);
                     (failures, at_once, plan) = (0, false, Plan::new());
                 }
-                Ok(Got::Taken) => (failures, at_once, plan) = (0, false, Plan::new()),
+                Ok(Got::Taken) => {
+                    self.note_trouble(item, None);
+                    (failures, at_once, plan) = (0, false, Plan::new());
+                }
                 Ok(Got::Elsewhere) => tokio::time::sleep(ELSEWHERE).await,
                 Ok(Got::Capped(wait)) => {
                     tracing::debug!(names = ?item.names, "too many certificates in this hour");
@@ -72,6 +76,7 @@ impl AcmeCert {
                     let wait = schedule::retry_after(failures, chance());
                     let again_secs = wait.as_secs();
                     let error = crate::cert::in_full(&error);
+                    self.note_trouble(item, Some(&error));
                     let names = item.names;
                     tracing::error!(
                         error,

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::pebble::{Pebble, signed, until};
 use super::renewal::Plan;
 use super::*;
-use crate::cert::{AnyCert, Place};
+use crate::cert::{AnyCert, CertStatus, Place};
 use crate::config::{AcmeCustoms, Config, KeySource, Tls};
 use crate::domains::fake_dns::{FakeDns, KEY, SECRET};
 use crate::ports::Ports;
@@ -283,4 +283,38 @@ async fn renewal_is_when_the_authority_advises_it() {
     assert!((start..=end).contains(&due), "{due}");
     let again = plan.ask_again_at.saturating_duration_since(tokio::time::Instant::now());
     assert!(again > Duration::from_secs(5 * 3600), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_relay_that_runs_gets_its_next_certificate_when_it_is_time() {
+    let dns = FakeDns::start().await;
+    // Two thirds of this are waited for.
+    let life = Duration::from_secs(9);
+    let Some(pebble) = Pebble::issuing(dns.address(), life).await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&pebble, rfc2136(&dns), dir.path());
+    let (relay, cert, first) = issued(&config).await;
+    let (asked, before) = (&cert, &first);
+    until("there is another", || async move { asked.leaf().as_ref() != Some(before) }).await;
+    let next = shown(relay.addr(), DOMAIN).await.unwrap();
+    assert!(next != first && covers(&next, "calc.share.example.com"));
+    assert_eq!(CertStatus::of(&*cert).problem, None);
+    relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn why_there_is_no_certificate_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody listens there.
+    let source = Arc::new(in_files(&plain("http://127.0.0.1:1/dir".to_owned()), dir.path()).await);
+    assert_eq!(CertStatus::of(&*source).problem.unwrap(), "none was issued yet");
+    let (renewing, scope) = (Arc::clone(&source), Scope::new());
+    scope.spawn_until_cancelled(async move { renewing.renew(&Metrics::new()).await });
+    let asked = &source;
+    until("an attempt failed", || async move { asked.trouble().is_some() }).await;
+    let status = CertStatus::of(&*source);
+    assert_eq!((status.hosts.len(), status.ends_at, status.fingerprint), (0, None, None));
+    let problem = status.problem.unwrap();
+    assert!(problem.starts_with("the authority cannot be reached: "), "{problem}");
+    scope.cancel();
 }

@@ -33,6 +33,11 @@ const MAX_ANSWER: usize = 1024 * 1024;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why there was no answer, to be told from answers that say no.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct NoAnswer(BoxError);
+
 /// An HTTPS client. Clones share connections.
 #[derive(Clone)]
 pub(super) struct Web(Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
@@ -110,7 +115,8 @@ impl HttpClient for Web {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
         let web = self.clone();
         Box::pin(async move {
-            let answer = web.exchange(request).await.map_err(instant_acme::Error::Other)?;
+            let no_answer = |error| instant_acme::Error::Other(Box::new(NoAnswer(error)));
+            let answer = web.exchange(request).await.map_err(no_answer)?;
             Ok(BytesResponse::from(answer))
         })
     }

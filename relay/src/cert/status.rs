@@ -1,0 +1,48 @@
+//! A certificate as operators are told of it.
+
+use rustls::pki_types::UnixTime;
+use serde::Serialize;
+
+use super::validity::Validity;
+use super::{CertSource, covers, has_ended};
+
+/// What is shown to those who connect by TLS, or why nothing is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CertStatus {
+    /// The hosts that the certificate is good for; none while there is none.
+    pub hosts: Vec<String>,
+    /// When it ends, in Unix seconds.
+    pub ends_at: Option<u64>,
+    /// Its SHA-256.
+    pub fingerprint: Option<String>,
+    /// Why there is none, why clients refuse it, or why it was not renewed.
+    pub problem: Option<String>,
+}
+
+impl CertStatus {
+    /// Looks at what a source shows now.
+    #[must_use]
+    pub fn of(source: &dyn CertSource) -> Self {
+        let (leaf, trouble) = (source.leaf(), source.trouble());
+        let problem = match &leaf {
+            None => Some(trouble.unwrap_or_else(|| "none was issued yet".to_owned())),
+            Some(leaf) if has_ended(leaf) => {
+                let why = trouble.map(|trouble| format!(": {trouble}"));
+                Some(format!("it has ended, and clients refuse it{}", why.unwrap_or_default()))
+            }
+            Some(_) => trouble,
+        };
+        Self {
+            hosts: leaf.as_ref().and_then(|leaf| covers::hosts(leaf)).unwrap_or_default(),
+            ends_at: leaf.as_ref().and_then(|leaf| Validity::of(leaf)).map(|it| it.not_after),
+            fingerprint: source.fingerprint().map(|digest| digest.to_string()),
+            problem,
+        }
+    }
+}
+
+/// Tells whether a certificate has so many seconds left, or fewer.
+pub(super) fn ends_within(leaf: &[u8], secs: u64) -> bool {
+    let now = UnixTime::now().as_secs();
+    Validity::of(leaf).is_none_or(|validity| validity.not_after <= now.saturating_add(secs))
+}
