@@ -14,6 +14,8 @@
 # Run it with `--init`: servers may leave processes behind that nobody but an init reaps.
 
 ARG BASE=scratch
+# Others, such as those of a mirror; that of RUST has musl, apk and cargo.
+ARG RUST=rust:1-alpine
 ARG FULL_BASE=node:22-bookworm-slim
 ARG UV=ghcr.io/astral-sh/uv:0.9
 
@@ -41,7 +43,7 @@ WORKDIR /home/mcpm
 VOLUME /home/mcpm
 
 # Alpine builds against musl: what comes out needs no library of any system.
-FROM rust:1-alpine AS build
+FROM ${RUST} AS build
 RUN apk add --no-cache build-base ca-certificates
 WORKDIR /src
 COPY . .

@@ -11,6 +11,8 @@
 # The stages are in this order because builders without BuildKit make every one before the target.
 
 ARG BASE=scratch
+# Another place to build in, such as a mirror's image: with musl, apk and cargo.
+ARG RUST=rust:1-alpine
 
 FROM ${BASE} AS runtime
 LABEL org.opencontainers.image.title="mcpm-relay" \
@@ -35,7 +37,7 @@ COPY --chown=65532:65532 data /data
 VOLUME /data
 
 # Alpine builds against musl: what comes out needs no library of any system.
-FROM rust:1-alpine AS build
+FROM ${RUST} AS build
 RUN apk add --no-cache build-base ca-certificates
 WORKDIR /src
 COPY . .

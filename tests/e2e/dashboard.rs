@@ -199,8 +199,10 @@ async fn a_browser_shows_what_happens_and_does_what_it_is_told() {
     let bench = Arc::new(Bench::start().await);
     let (_agent, share) = bench.share("calc", EVIL).await;
     browser.size(1280, 900).await;
+    let empty = browser.picture("empty").await;
     browser.open(&bench.url("/")).await;
-    browser.picture("login").await;
+    let login = browser.picture("login").await;
+    assert!(login.bytes > empty.bytes, "nothing to be seen: {login:?} beside {empty:?}");
     browser.run("document.querySelector('#token').value = arguments[0]", &[ADMIN]).await;
     browser.run("document.querySelector('form').submit()", &[]).await;
     let row = |name: &str| {
@@ -225,7 +227,11 @@ async fn a_browser_shows_what_happens_and_does_what_it_is_told() {
     {
         browser.size(width, 900).await;
         browser.dark(dark).await;
-        browser.picture(name).await;
+        let picture = browser.picture(name).await;
+        // But for a bar to scroll by.
+        let is_wide = (width - 20..=width).contains(&picture.width);
+        assert!(is_wide && picture.height >= 900, "{name}: {picture:?}");
+        assert!(picture.bytes > 3 * empty.bytes, "{name}: {picture:?} beside {empty:?}");
         let wider = "return document.documentElement.scrollWidth - window.innerWidth";
         assert!(browser.run(wider, &[]).await.as_i64().unwrap() <= 0, "{name} scrolls sideways");
     }

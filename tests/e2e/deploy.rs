@@ -1,6 +1,6 @@
 //! What `deploy/` holds, checked without the engines that would run it: names of settings, YAML, the
 //! templates of the chart, the unit; by Compose and by Helm's library where they can be had. The images themselves are
-//! built by `cargo xtask images`.
+//! built and run by `cargo xtask images`, with which `cargo xtask test` ends.
 
 mod chart;
 mod compose;

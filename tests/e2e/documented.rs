@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use harness::process::{built, command};
 
 /// Words of the documents that stand for something that a program would not take as it is.
-const STAND_INS: [(&str, &str); 3] = [
+const STAND_INS: [(&str, &str); 4] = [
     ("SHA256", "0000000000000000000000000000000000000000000000000000000000000000"),
+    ("PORT", "8080"),
     ("PORT|URL", "8080"),
     ("CLIENT", "cursor"),
 ];
@@ -73,8 +74,8 @@ fn commands(line: &str) -> Vec<Vec<String>> {
 /// One of our programs with its arguments, where the words have it as the command.
 fn ours(words: &[String]) -> Option<(&'static str, Vec<&str>)> {
     let at = words.iter().position(|word| word == "mcpm" || word == "mcpm-relay")?;
-    // What stands before may only run it: `docker run … mcpm` names the image.
-    let runs = ["docker", "kubectl"].contains(&words[0].as_str());
+    // What stands before may only run it: `docker run … mcpm` names the image. `docker build` does not.
+    let runs = ["docker", "kubectl"].contains(&words[0].as_str()) && words[1] != "build";
     if at > 0 && !runs {
         return None;
     }

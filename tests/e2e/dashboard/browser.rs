@@ -9,7 +9,7 @@ use harness::process::{Program, command};
 use harness::{eventually, visitor};
 use serde_json::{Value, json};
 
-/// Where pictures are put, for whoever wants to look at them.
+/// The folder that pictures are put into, for whoever wants to look at them.
 const PICTURES: &str = "MCPM_TEST_PICTURES";
 
 /// One window of a browser of its own.
@@ -102,14 +102,16 @@ impl Browser {
         self.tell("Emulation.setEmulatedMedia", media).await;
     }
 
-    /// Takes a picture of the whole page, where somebody wants it.
-    pub(super) async fn picture(&self, name: &str) {
-        let Some(folder) = std::env::var_os(PICTURES).map(PathBuf::from) else { return };
+    /// Takes a picture of the whole page. It is a file in the folder of `MCPM_TEST_PICTURES`, where somebody wants it.
+    pub(super) async fn picture(&self, name: &str) -> Picture {
         let all = json!({ "format": "png", "captureBeyondViewport": true });
         let taken = self.tell("Page.captureScreenshot", all).await;
         let data = taken["data"].as_str().unwrap();
         let png = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
-        std::fs::write(folder.join(format!("dashboard-{name}.png")), png).unwrap();
+        if let Some(folder) = std::env::var_os(PICTURES).map(PathBuf::from) {
+            std::fs::write(folder.join(format!("dashboard-{name}.png")), &png).unwrap();
+        }
+        Picture::read(&png)
     }
 
     /// Returns what the page has complained of: errors of scripts, things that its policy forbade.
@@ -126,5 +128,24 @@ impl Browser {
     pub(super) async fn close(mut self) {
         self.client.delete(&self.session).send().await.unwrap();
         self.process = None;
+    }
+}
+
+/// What is looked at in a picture.
+#[derive(Debug)]
+pub(super) struct Picture {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// An empty page takes few bytes for its size.
+    pub(super) bytes: usize,
+}
+
+impl Picture {
+    /// Reads the head of a PNG (PNG, third edition, §11.2.1) and sees that it has its end.
+    fn read(png: &[u8]) -> Self {
+        assert!(png.starts_with(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"), "no PNG: {:?}", png.get(..16));
+        assert!(png.ends_with(b"IEND\xae\x42\x60\x82"), "the PNG was cut");
+        let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+        Self { width: number(16), height: number(20), bytes: png.len() }
     }
 }

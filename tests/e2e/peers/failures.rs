@@ -103,6 +103,49 @@ async fn a_relay_that_is_too_busy_is_tried_again_until_the_time_out() {
 }
 
 #[tokio::test]
+async fn who_comes_too_often_is_told_how_long_to_wait() {
+    let stage = working();
+    let relay = stage.relay(&["--handshakes-per-minute", "1"]).await;
+    let address = relay.url();
+    // Whatever asks there is counted.
+    let first = super::visit::get(&format!("{address}/v1/tunnel")).await.unwrap();
+    assert_eq!(first.status, 426);
+    let ended = stage.mcpm(&["share", "demo", "--address", &address, "--retry", "0"]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let hint = ended.stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
+    assert!(hint.contains(" s; ") && hint.contains("--timeout"), "{hint}");
+    assert!(!ended.stderr.contains("trying again"), "{}", ended.stderr);
+    relay.stop().await;
+    stage.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_share_that_never_came_up_is_in_nobodys_way() {
+    let stage = working();
+    let address = format!("http://127.0.0.1:{}", free_port());
+    stage.mcpm_fails(&["share", "demo", "--address", &address, "--retry", "0"]).await;
+    let relay = stage.relay(&[]).await;
+    let (addr, first) = (relay.addr.to_string(), stage.share(&relay, &["demo"]).await);
+    let (url, token) = (first.url.clone(), first.token.clone());
+    for args in [&["token", "ls"][..], &["token", "ls", "demo"], &["token", "new", "demo"]] {
+        let ended = stage.mcpm(args).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {}", ended.stderr);
+        assert!(!ended.stdout.contains(&address), "{args:?}: {}", ended.stdout);
+    }
+    first.stop().await;
+    // What was up once keeps its name and token, whatever fails later.
+    let down = relay.url();
+    relay.stop().await;
+    stage.mcpm_fails(&["share", "demo", "--address", &down, "--retry", "0"]).await;
+    let relay = stage.relay_at(&addr, &[]).await;
+    let again = stage.share(&relay, &["demo"]).await;
+    assert_eq!((&again.url, &again.token), (&url, &token));
+    again.stop().await;
+    relay.stop().await;
+    stage.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn a_relay_with_a_secret_refuses_agents_without_it_and_takes_those_with_it() {
     let stage = working();
     let secret = stage.path("secret");

@@ -2,16 +2,21 @@
 
 #![cfg(unix)]
 
+use futures_util::future::join_all;
 use harness::balancer::Balancer;
 use harness::process::Program;
+use harness::{eventually, visitor};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::sdks::{Sdk, everything, node, node_ready};
 use super::stage::{Relay, Share, Stage};
 use crate::nodes::private_postgres::PrivatePostgres;
 
-/// Calls between two restarts, at least.
+/// How often each client calls between two restarts.
 const CALLS: usize = 40;
+/// How often it calls during a restart, at least; it goes on until the restart is over.
+const MEANWHILE: usize = 10;
 
 /// What the processes have in common.
 struct World {
@@ -48,14 +53,35 @@ impl World {
     }
 }
 
-/// Calls a tool again and again, and expects each answer.
-async fn calls(client: &mut Program, name: &str) {
-    for n in 0..CALLS {
-        let message = format!("{name} {n}");
-        client.say(&json!({ "tool": "echo", "args": { "message": message } }).to_string()).await;
-        let result = client.event("result").await;
-        assert_eq!(result["text"], format!("Echo: {message}"), "{result}");
-    }
+/// Has all clients call a tool again and again, `least` times each and until it is `over`, and expects each answer.
+async fn calls(clients: &mut [Program], name: &str, least: usize, over: watch::Receiver<bool>) {
+    let each = clients.iter_mut().map(|client| async {
+        let mut called = 0;
+        while called < least || !*over.borrow() {
+            let message = format!("{name} {called}");
+            let call = json!({ "tool": "echo", "args": { "message": message } });
+            client.say(&call.to_string()).await;
+            let result = client.event("result").await;
+            assert_eq!(result["text"], format!("Echo: {message}"), "{result}");
+            called += 1;
+        }
+    });
+    join_all(each).await;
+}
+
+/// Stops a node as an orchestrator does: it is told, and the balancer finds out from `/readyz` while it still serves.
+async fn stop(mut old: Relay, others: &[Relay], world: &World) {
+    old.program.signal("TERM");
+    let ready = format!("http://{}/readyz", old.admin);
+    let client = visitor();
+    eventually("the node says that it goes", || async {
+        let answer = client.get(&ready).send().await;
+        (!answer.is_ok_and(|answer| answer.status() == 200)).then_some(())
+    })
+    .await;
+    world.balance(others);
+    let ended = old.program.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,26 +105,25 @@ async fn a_rolling_restart_of_three_nodes_loses_no_call_of_the_typescript_client
     let share = Share::up(Program::start(world.stage.command("mcpm", &args))).await;
     assert!(share.url.starts_with(&address), "{}", share.url);
     let start = |sdk: Sdk| sdk.start("interactive", &share.url, share.token.as_deref(), &json!({}));
-    let mut clients = [Sdk::TypeScript1, Sdk::TypeScript2].map(start);
+    let sdks = [Sdk::TypeScript1, Sdk::TypeScript2, Sdk::TypeScript2Auto, Sdk::TypeScript2];
+    let mut clients = sdks.map(start);
+    let (_, at_once) = watch::channel(true);
     // The first call starts the server, which takes longer than the grace period on a busy machine.
-    for client in &mut clients {
-        calls(client, "before").await;
-    }
+    calls(&mut clients, "before", CALLS, at_once.clone()).await;
     for (turn, id) in ["a2", "b2", "c2"].into_iter().enumerate() {
         let old = nodes.remove(0);
-        world.balance(&nodes);
         let name = format!("while {turn} restarts");
-        let [one, two] = &mut clients;
+        let (ready, over) = watch::channel(false);
         let restart = async {
-            old.stop().await;
-            world.node(id).await
+            stop(old, &nodes, &world).await;
+            let new = world.node(id).await;
+            ready.send_replace(true);
+            new
         };
-        let ((), (), new) = tokio::join!(calls(one, &name), calls(two, &name), restart);
+        let ((), new) = tokio::join!(calls(&mut clients, &name, MEANWHILE, over), restart);
         nodes.push(new);
         world.balance(&nodes);
-        for client in &mut clients {
-            calls(client, "between").await;
-        }
+        calls(&mut clients, "between", CALLS, at_once.clone()).await;
     }
     for mut client in clients {
         client.hang_up();

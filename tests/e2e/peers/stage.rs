@@ -199,13 +199,14 @@ impl Stage {
             command.args(["--auth", "open"]);
         }
         let mut program = Program::start(command);
-        let addr = program
+        let (addr, admin) = program
             .line("the line that says where it listens", |line| {
-                let rest = line.strip_prefix("listening on http://")?;
-                rest.split_whitespace().next()?.parse().ok()
+                let line = line.strip_prefix("listening on http://")?.strip_suffix(')')?;
+                let (addr, admin) = line.split_once(" (admin http://")?;
+                Some((addr.parse().ok()?, admin.parse().ok()?))
             })
             .await;
-        Relay { program, addr }
+        Relay { program, addr, admin }
     }
 
     /// Starts `mcpm share` and waits until the share is up.
@@ -242,6 +243,8 @@ pub(super) struct Relay {
     pub(super) program: Program,
     /// Where it listens.
     pub(super) addr: SocketAddr,
+    /// Where it listens to operators.
+    pub(super) admin: SocketAddr,
 }
 
 impl Relay {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::peers::OF_RELAY;
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
-use crate::{conformance, fuzz, peers};
+use crate::{conformance, fuzz, images, peers};
 
 /// Feature sets that must build: additive features hide a missing `cfg` until somebody turns one off.
 const FEATURE_SETS: [(&str, &[&str]); 4] = [
@@ -45,8 +45,12 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     step::run(tree, "test", tests)?;
     conformance::check(tree)?;
     step::run(tree, "doctest", tree.cargo(&["test", "--workspace", "--doc"]))?;
+    let no_images = images::check(tree)?;
     for line in lines(&fs::read_to_string(&skipped).unwrap_or_default(), &peers) {
         println!("skipped: {line}");
+    }
+    if let Some(why) = no_images {
+        println!("skipped: images of deploy/docker: {why}");
     }
     println!("every check passed in {:.0}s", started.elapsed().as_secs_f32());
     Ok(())

@@ -1,17 +1,17 @@
 //! `cargo xtask images`: builds the images of `deploy/docker` and runs them, where a Docker engine can be had.
 //!
-//! Nothing is downloaded: the programs come from `target`, and the base of an image is made of the libraries that they
-//! are linked to, as this system has them. On a root machine with `dockerd` but no running engine, a private one is
-//! started, and stopped again.
+//! The programs come from `target`, and the base of an image is made of the libraries that they are linked to, as this
+//! system has them. The stages that build from source run with a stand-in for the compiler. On a root machine without a
+//! running engine a private one is started, of Debian's package where there is none, and stopped again.
 
 mod engine;
+mod recipe;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use self::engine::Engine;
+use self::engine::{Engine, Made};
+use self::recipe::Recipe;
 use crate::step::Failed;
 use crate::tree::Tree;
 
@@ -19,6 +19,8 @@ use crate::tree::Tree;
 const MAX_RELAY_MB: u64 = 40;
 /// How long a container may take to come up or to go.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long all of it may take.
+const BOUND: Duration = Duration::from_secs(300);
 /// Who the programs run as in the images.
 const NOBODY: &str = "65532:65532";
 
@@ -29,16 +31,27 @@ pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
         ["--bins", dir] => PathBuf::from(dir),
         _ => return Err(Failed("usage: cargo xtask images [--bins DIR]".to_owned())),
     };
+    match with(tree, bins)? {
+        None => Ok(()),
+        Some(why) => Err(Failed(format!("images: {why}"))),
+    }
+}
+
+/// Builds and runs the images of what the suite has built; returns why it was skipped, if it was.
+pub(crate) fn check(tree: &Tree) -> Result<Option<String>, Failed> {
+    with(tree, tree.target.join("debug"))
+}
+
+fn with(tree: &Tree, bins: PathBuf) -> Result<Option<String>, Failed> {
     let work = tree.target.join("xtask").join("images");
-    let Some(engine) = Engine::find(&work)? else {
-        println!(
-            "images: skipped, because there is no Docker engine, nor one that could be started"
-        );
-        return Ok(());
+    let engine = match Engine::find(tree, &work, BOUND) {
+        Ok(engine) => engine,
+        Err(Failed(why)) => return Ok(Some(why)),
     };
     let bench = Bench { tree, engine, bins, work };
     bench.relay()?;
-    bench.agent()
+    bench.agent()?;
+    Ok(None)
 }
 
 /// The release build where there is one, because its size counts; else the debug build.
@@ -59,167 +72,140 @@ struct Bench<'a> {
     work: PathBuf,
 }
 
-/// A container that is removed when it is dropped.
-struct Container<'a> {
-    engine: &'a Engine,
-    name: &'static str,
-}
-
-impl Drop for Container<'_> {
-    fn drop(&mut self) {
-        let gone = self.engine.docker(&["rm", "--force", "--volumes", self.name]);
-        if let Err(Failed(error)) = gone {
-            eprintln!("images: {error}");
-        }
-    }
-}
-
 impl Bench<'_> {
-    /// Builds the stage `prebuilt` of an image around one of our programs.
-    fn build(
-        &self,
-        image: &str,
-        dockerfile: &str,
-        program: &str,
-        folder: &str,
-    ) -> Result<(), Failed> {
-        let context = self.work.join(image);
-        let fail = |error| Failed::new(format!("prepare {}", context.display()), error);
-        if context.exists() {
-            fs::remove_dir_all(&context).map_err(fail)?;
+    fn recipe<'a>(
+        &'a self,
+        file: &'a str,
+        program: &'a str,
+        folder: &'a str,
+        others: &'a [&'a str],
+    ) -> Recipe<'a> {
+        Recipe {
+            tree: self.tree,
+            engine: &self.engine,
+            file,
+            program,
+            binary: self.bins.join(program),
+            folder,
+            others,
+            work: &self.work,
+            base: "scratch".to_owned(),
         }
-        fs::create_dir_all(context.join(folder)).map_err(fail)?;
-        let binary = self.bins.join(program);
-        // What a debug build has beside the program would only make the test slow.
-        let mut strip = Command::new("strip");
-        let stripped = strip.arg("-o").arg(context.join(program)).arg(&binary).status();
-        if !stripped.is_ok_and(|status| status.success()) {
-            fs::copy(&binary, context.join(program)).map_err(fail)?;
-        }
-        fs::copy("/etc/ssl/certs/ca-certificates.crt", context.join("ca-certificates.crt"))
-            .map_err(fail)?;
-        let base = format!("BASE={}", self.base(&binary, program)?);
-        let dockerfile = self.tree.root.join("deploy/docker").join(dockerfile);
-        let (dockerfile, context) = (text(&dockerfile)?, text(&context)?);
-        let build = ["build", "--quiet", "--target", "prebuilt", "--build-arg", &base];
-        self.engine
-            .docker(&[&build[..], &["--file", dockerfile, "--tag", image, context]].concat())?;
-        Ok(())
-    }
-
-    /// Returns the image that a program can run on: the empty one, or its libraries alone.
-    fn base(&self, binary: &Path, program: &str) -> Result<String, Failed> {
-        let listed = Command::new("ldd").arg(binary).output();
-        let listed = listed.map_err(|error| Failed::new("start ldd", error))?;
-        if !listed.status.success() {
-            // Static programs have none.
-            return Ok("scratch".to_owned());
-        }
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let fail = |error| Failed::new("copy libraries", error);
-        // With its folders: those that an engine makes by itself are closed to others than root.
-        let root = self.work.join(format!("{program}.root"));
-        for library in listed.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
-            let to = root.join(library);
-            fs::create_dir_all(to.parent().unwrap_or(&root)).map_err(fail)?;
-            fs::copy(Path::new("/").join(library), to).map_err(fail)?;
-        }
-        let (archive, image) =
-            (self.work.join(format!("{program}.tar")), format!("{program}-libs"));
-        let mut tar = Command::new("tar");
-        tar.args(["--create", "--mode", "u=rwX,go=rX", "--file"]).arg(&archive);
-        let tar = tar.arg("--directory").arg(&root).arg(".").output();
-        let tar = tar.map_err(|error| Failed::new("start tar", error))?;
-        if !tar.status.success() {
-            return Err(Failed::new("pack libraries", String::from_utf8_lossy(&tar.stderr)));
-        }
-        self.engine.docker(&["import", text(&archive)?, &image])?;
-        Ok(image)
     }
 
     fn relay(&self) -> Result<(), Failed> {
         let started = Instant::now();
+        let mut recipe = self.recipe("relay", "mcpm-relay", "data", &[]);
+        let _bases = recipe.prepare()?;
         let image = "mcpm-relay-under-test";
-        self.build(image, "relay.Dockerfile", "mcpm-relay", "data")?;
-        let megabytes = self.weigh(image)?;
-        if self.bins.ends_with("release") && megabytes > MAX_RELAY_MB {
-            return Err(Failed(format!(
-                "the relay's image has {megabytes} MB, over {MAX_RELAY_MB}"
-            )));
-        }
+        let _image = recipe.build(Some("prebuilt"), image)?;
+        let weight = self.weigh(image, Some(MAX_RELAY_MB))?;
+        self.serve(image)?;
+        let image = "mcpm-relay-from-source-under-test";
+        let _image = recipe.build(None, image)?;
+        self.tells_its_version(image, "mcpm-relay ")?;
+        println!("image of the relay ......... ok {:>6.1}s  {weight}", seconds(started));
+        Ok(())
+    }
+
+    /// Runs the relay as operators do, restarts it and stops it.
+    fn serve(&self, image: &str) -> Result<(), Failed> {
         let docker = |args: &[&str]| self.engine.docker(args);
-        let container = Container { engine: &self.engine, name: "mcpm-relay-under-test" };
-        let run = ["run", "--detach", "--name", container.name, "--read-only", "--network", "none"];
+        let container = "mcpm-relay-under-test";
+        let run = ["run", "--detach", "--name", container, "--read-only", "--network", "none"];
         let shut = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
+        let _container = Made::new(&self.engine, &["rm", "--force", "--volumes", container]);
         docker(&[&run[..], &shut, &["--env", "MCPM_RELAY_LISTEN=127.0.0.1:8080", image]].concat())?;
-        self.wait(&container, "{{.State.Health.Status}}", "healthy")?;
-        let user = docker(&["inspect", "--format", "{{.Config.User}}", container.name])?;
+        self.wait(container, "{{.State.Health.Status}}", "healthy")?;
+        let user = docker(&["inspect", "--format", "{{.Config.User}}", container])?;
         expect("user", &user, NOBODY)?;
         // The programs of the image find its settings, and the volume was made for them.
-        docker(&["exec", container.name, "mcpm-relay", "health"])?;
-        let status = docker(&["exec", container.name, "mcpm-relay", "status"])?;
+        docker(&["exec", container, "mcpm-relay", "health"])?;
+        let status = docker(&["exec", container, "mcpm-relay", "status"])?;
         if !status.contains("serving") {
             return Err(Failed(format!("images: the relay says {status}")));
         }
-        docker(&["exec", container.name, "mcpm-relay", "token", "issue", "--sub", "ada"])?;
-        docker(&["restart", "--time", "30", container.name])?;
-        self.wait(&container, "{{.State.Health.Status}}", "healthy")?;
-        let tokens = docker(&["exec", container.name, "mcpm-relay", "token", "ls"])?;
+        docker(&["exec", container, "mcpm-relay", "token", "issue", "--sub", "ada"])?;
+        docker(&["restart", "--time", "30", container])?;
+        self.wait(container, "{{.State.Health.Status}}", "healthy")?;
+        let tokens = docker(&["exec", container, "mcpm-relay", "token", "ls"])?;
         if !tokens.contains("ada") {
             return Err(Failed(format!("images: the volume was forgotten: {tokens}")));
         }
-        docker(&["stop", "--time", "30", container.name])?;
-        let code = docker(&["inspect", "--format", "{{.State.ExitCode}}", container.name])?;
-        expect("exit code", &code, "0")?;
-        println!(
-            "image of the relay ......... ok {megabytes} MB {:>6.1}s",
-            started.elapsed().as_secs_f32()
-        );
-        Ok(())
+        docker(&["stop", "--time", "30", container])?;
+        let code = docker(&["inspect", "--format", "{{.State.ExitCode}}", container])?;
+        expect("exit code", &code, "0")
     }
 
     fn agent(&self) -> Result<(), Failed> {
         let started = Instant::now();
+        let mut recipe = self.recipe("agent", "mcpm", "home", &["FULL_BASE", "UV"]);
+        let _bases = recipe.prepare()?;
         let image = "mcpm-under-test";
-        self.build(image, "agent.Dockerfile", "mcpm", "home")?;
-        let megabytes = self.weigh(image)?;
-        let run =
-            ["run", "--rm", "--init", "--read-only", "--network", "none", "--cap-drop", "ALL"];
-        let docker = |args: &[&str]| self.engine.docker(&[&run[..], args].concat());
-        let version = docker(&[image, "--version"])?;
-        if !version.starts_with("mcpm ") {
-            return Err(Failed(format!("images: the agent says {version}")));
-        }
+        let _image = recipe.build(Some("prebuilt"), image)?;
+        let weight = self.weigh(image, None)?;
+        self.tells_its_version(image, "mcpm ")?;
         // The volume of its home may be written, and keeps what was.
-        let volume = "mcpm-home-under-test:/home/mcpm";
-        docker(&["--volume", volume, image, "new", "docs", "--url", "https://docs.example/mcp"])?;
-        let listed = docker(&["--volume", volume, image, "ls"])?;
-        self.engine.docker(&["volume", "rm", "mcpm-home-under-test"])?;
+        let volume = "mcpm-home-under-test";
+        let _volume = Made::new(&self.engine, &["volume", "rm", "--force", volume]);
+        let home = format!("{volume}:/home/mcpm");
+        let add = ["new", "docs", "--url", "https://docs.example/mcp"];
+        self.once(&[&["--volume", &home, image], &add[..]].concat())?;
+        let listed = self.once(&["--volume", &home, image, "ls"])?;
         if !listed.contains("docs") {
             return Err(Failed(format!("images: the home was forgotten: {listed}")));
         }
-        println!(
-            "image of the agent ......... ok {megabytes} MB {:>6.1}s",
-            started.elapsed().as_secs_f32()
-        );
+        for (stage, image) in
+            [(Some("slim"), "mcpm-slim-under-test"), (None, "mcpm-full-under-test")]
+        {
+            let _image = recipe.build(stage, image)?;
+            self.tells_its_version(image, "mcpm ")?;
+        }
+        println!("image of the agent ......... ok {:>6.1}s  {weight}", seconds(started));
         Ok(())
     }
 
-    fn weigh(&self, image: &str) -> Result<u64, Failed> {
-        let bytes = self.engine.docker(&["inspect", "--format", "{{.Size}}", image])?;
-        let bytes: u64 = bytes.parse().map_err(|error| Failed::new("read a size", error))?;
-        Ok(bytes.div_ceil(1_000_000))
+    fn tells_its_version(&self, image: &str, start: &str) -> Result<(), Failed> {
+        let version = self.once(&[image, "--version"])?;
+        match version.starts_with(start) {
+            true => Ok(()),
+            false => Err(Failed(format!("images: {image} says {version}"))),
+        }
     }
 
-    fn wait(&self, container: &Container<'_>, format: &str, wanted: &str) -> Result<(), Failed> {
+    /// Runs a container to its end.
+    fn once(&self, args: &[&str]) -> Result<String, Failed> {
+        let run =
+            ["run", "--rm", "--init", "--read-only", "--network", "none", "--cap-drop", "ALL"];
+        self.engine.docker(&[&run[..], args].concat())
+    }
+
+    /// Says how large an image is; of a release build `max` is looked at.
+    fn weigh(&self, image: &str, max: Option<u64>) -> Result<String, Failed> {
+        let bytes = self.engine.docker(&["inspect", "--format", "{{.Size}}", image])?;
+        let bytes: u64 = bytes.parse().map_err(|error| Failed::new("read a size", error))?;
+        let megabytes = bytes.div_ceil(1_000_000);
+        match max {
+            None => Ok(format!("{megabytes} MB")),
+            Some(max) if !self.bins.ends_with("release") => {
+                Ok(format!("{megabytes} MB, no release build: {max} MB is not checked"))
+            }
+            Some(max) if megabytes > max => {
+                Err(Failed(format!("images: {image} has {megabytes} MB, over {max}")))
+            }
+            Some(max) => Ok(format!("{megabytes} of {max} MB")),
+        }
+    }
+
+    fn wait(&self, container: &str, format: &str, wanted: &str) -> Result<(), Failed> {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            let is = self.engine.docker(&["inspect", "--format", format, container.name])?;
+            let is = self.engine.docker(&["inspect", "--format", format, container])?;
             if is == wanted {
                 return Ok(());
             }
             if Instant::now() > give_up {
-                let logs = self.engine.docker(&["logs", container.name])?;
+                let logs = self.engine.docker(&["logs", container])?;
                 return Err(Failed(format!("images: the container stays {is}\n{logs}")));
             }
             engine::pause();
@@ -234,6 +220,6 @@ fn expect(what: &str, is: &str, wanted: &str) -> Result<(), Failed> {
     }
 }
 
-fn text(path: &Path) -> Result<&str, Failed> {
-    path.to_str().ok_or_else(|| Failed(format!("images: {} is not text", path.display())))
+fn seconds(since: Instant) -> f32 {
+    since.elapsed().as_secs_f32()
 }

@@ -33,7 +33,8 @@ usage: cargo xtask CHORE
   bench gateway [--quick] [--only NAME]
                          measure the gateway beside its peers
   bench cli [--quick]    measure the start of commands and of a gateway, and the sizes of the programs
-  images [--bins DIR]    build the images of deploy/docker from built programs, and run them, where there is Docker
+  images [--bins DIR]    build the images of deploy/docker from built programs, and run them; on a root machine without
+                         Docker, by an engine of Debian's for that time
   order                  record which functions the programs run when they start, for the linker (release build, valgrind)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";

@@ -8,29 +8,43 @@ use crate::step::{self, Failed};
 use crate::tree::Tree;
 
 /// The programs that the suites around the relay want, and the packages that have them.
-const WANTED: [(&str, &str); 5] = [
+const WANTED: [(&str, &str); 6] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("slowhttptest", "slowhttptest"),
     ("ip", "iproute2"),
+    ("sqlite3", "sqlite3"),
     ("docker-compose", "docker-compose"),
 ];
 
 /// Unpacks what the system lacks, and says which suites are skipped where that does not work. Returns what is there.
 pub(crate) fn ensure(tree: &Tree) -> impl Iterator<Item = &'static str> {
     let is_there = move |(program, package): (&'static str, &str)| {
-        let folder = tree.peers().join(program);
-        if is_installed(program) || has(&folder, program) {
-            return Some(program);
-        }
-        let unpacked = unpack(tree, package, &folder);
-        if unpacked.is_ok() && has(&folder, program) {
+        if fetch(tree, program, package).is_ok() {
             return Some(program);
         }
         println!("peers: {program} not found: the suites with {program} are skipped");
         None
     };
     WANTED.into_iter().filter_map(is_there)
+}
+
+/// Unpacks the package of a program that the system lacks. Returns the folder, or `None` where the system has its own.
+///
+/// # Errors
+/// When the package cannot be had, or has no such program.
+pub(crate) fn fetch(tree: &Tree, program: &str, package: &str) -> Result<Option<PathBuf>, Failed> {
+    if is_installed(program) {
+        return Ok(None);
+    }
+    let folder = tree.peers().join(program);
+    if !has(&folder, program) {
+        unpack(tree, package, &folder)?;
+    }
+    match has(&folder, program) {
+        true => Ok(Some(folder)),
+        false => Err(Failed(format!("{package} has no {program}"))),
+    }
 }
 
 fn is_installed(program: &str) -> bool {
