@@ -34,8 +34,8 @@ pub enum ConfigError {
     UnknownServer {
         /// What was asked for.
         name: String,
-        /// The known name that looks most like it.
-        near: Option<String>,
+        /// What may have been meant.
+        meant: Meant,
     },
     /// There is no such profile.
     #[error("no profile named `{name}`")]
@@ -99,13 +99,38 @@ pub enum ConfigError {
     },
 }
 
+/// What may have been meant by the name of a server that there is none of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Meant {
+    /// The profile of this name.
+    Profile,
+    /// The server whose name looks most like it.
+    Server(String),
+    /// Something that is not known.
+    Unknown,
+    /// Something that was not installed yet: there is no server at all.
+    NoneYet,
+}
+
 impl Hint for ConfigError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Fs(error) => error.hint(),
-            Self::UnknownServer { near, .. } => Some(match near {
-                Some(near) => format!("Did you mean `{near}`? List servers with `mcpm ls`"),
-                None => "List servers with `mcpm ls`".to_owned(),
+            Self::UnknownServer { name, meant } => Some(match meant {
+                Meant::Profile => format!(
+                    "`{name}` is a profile: share it with `mcpm profile share {name}`, or run it with \
+                     `mcpm profile run {name}`"
+                ),
+                Meant::Server(near) => {
+                    format!("Did you mean `{near}`? List servers with `mcpm ls`")
+                }
+                Meant::Unknown => "List servers with `mcpm ls`".to_owned(),
+                Meant::NoneYet => {
+                    "None is installed yet: install one with `mcpm install`, or add your own with \
+                     `mcpm new`"
+                        .to_owned()
+                }
             }),
             Self::UnknownProfile { near: Some(near), .. } => {
                 Some(format!("Did you mean `{near}`?"))
@@ -148,6 +173,23 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), ConfigErr
         return Ok(());
     }
     Err(ConfigError::BadName { what, name: name.to_owned() })
+}
+
+/// Makes the error for a server that is not among `known`: names, and the profiles of each.
+fn unknown_server<'a>(
+    name: &str,
+    known: impl Iterator<Item = (&'a str, Vec<String>)>,
+) -> ConfigError {
+    let known: Vec<_> = known.collect();
+    let meant = if known.is_empty() {
+        Meant::NoneYet
+    } else if known.iter().any(|(_, profiles)| profiles.iter().any(|profile| profile == name)) {
+        Meant::Profile
+    } else {
+        let near = nearest(name, known.iter().map(|(known, _)| *known));
+        near.map_or(Meant::Unknown, Meant::Server)
+    };
+    ConfigError::UnknownServer { name: name.to_owned(), meant }
 }
 
 /// Returns the candidate that looks most like `name`, if any is near enough to be a slip.

@@ -39,6 +39,7 @@ pub use self::error::TunnelError;
 pub use self::gate::TunnelStats;
 pub use self::look::{Look, look};
 pub use self::serve::Backend;
+pub use self::splice::knock;
 pub use self::tls::{TlsOptions, parse_fingerprint};
 
 use self::gate::Gate;
@@ -83,6 +84,8 @@ pub struct ShareRequest {
     pub expires: Option<Duration>,
     /// The ticket of the last time.
     pub ticket: Option<Arc<str>>,
+    /// How often to try again before it is given up, as long as it was never up; none for ever.
+    pub retries: Option<u32>,
 }
 
 /// A share that is up.
@@ -121,10 +124,28 @@ pub enum TunnelStatus {
         /// When the next try comes.
         retry_in: Duration,
     },
+    /// It was tried as often as asked for and never came up. The tunnel has ended.
+    GivenUp {
+        /// What happened last.
+        reason: String,
+        /// What the user may do.
+        hint: Option<String>,
+    },
     /// The relay will not have it. The tunnel has ended.
     Refused(TunnelError),
     /// The share came to its end. The tunnel has ended.
     Ended(String),
+}
+
+impl TunnelStatus {
+    /// Tells whether the tunnel has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::GivenUp { .. } | Self::Refused(_) | Self::Ended(_) => true,
+            Self::Connecting { .. } | Self::Up(_) | Self::Reconnecting { .. } => false,
+        }
+    }
 }
 
 /// The shares of this process at one relay. Dropping it, and every [`Tunnel`] that it made, ends
@@ -173,12 +194,13 @@ impl Tunnels {
     /// Shares something more, over the session that the others have.
     #[must_use]
     pub fn share(&self, request: ShareRequest, backend: Backend) -> Tunnel {
-        let ShareRequest { name, base, mode, access, expires, ticket } = request;
+        let ShareRequest { name, base, mode, access, expires, ticket, retries } = request;
         let line = &self.0;
         let wanted = Wanted {
             name: name.unwrap_or_else(|| Name::derived(&base, &line.thumbprint)),
             mode,
             expires_at: expires.map(|life| unix_now().saturating_add(life.as_secs())),
+            retries,
         };
         let gate = Gate::new(access, Arc::clone(&line.roster.load));
         let share = Arc::new(Share::new(wanted, backend, gate, ticket));
@@ -244,10 +266,8 @@ impl Tunnel {
         let mut status = self.status();
         self.share.give_up();
         self.line.roster.wake();
-        let is_over =
-            |now: &TunnelStatus| matches!(now, TunnelStatus::Refused(_) | TunnelStatus::Ended(_));
         let ended = async {
-            let _over = status.wait_for(is_over).await;
+            let _over = status.wait_for(TunnelStatus::is_over).await;
         };
         // No longer than it is worth.
         let ended = self.line.scope.token().run_until_cancelled(ended);

@@ -189,7 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             match self.connection.poll_next_inbound(cx) {
                 Poll::Ready(Some(Ok(stream))) => {
                     // A full queue resets the stream: whoever accepts has fallen far behind.
-                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.counts)) {
+                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.counts))
+                    {
                         tracing::debug!(%error, "inbound stream dropped");
                     }
                 }

@@ -3,11 +3,21 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt as _, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How finely libraries may speak, whatever the filter says: no level that somebody chooses may
+/// bring a token, a header field or a body into the log.
+///
+/// Below `info` it is anybody's guess what a library prints. Those that stand here at `debug` were
+/// read: none prints what passes through it there (`tungstenite`, `yamux` and `h2` do at `trace`,
+/// with the tokens in it). `rmcp` prints messages at `info` already. Of ours (`mcpm` is the
+/// beginning of all three crates' names) there is no such line at any level.
+const BOUND: &str = "info,mcpm=trace,h2=debug,hyper=debug,rmcp=warn,rustls=debug,sqlx=debug,\
+    tokio_tungstenite=debug,tungstenite=debug,yamux=debug";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +43,8 @@ pub struct TelemetryError {
 /// Filters by span or field, which `tracing` has too, are not read: they bring an engine of regular
 /// expressions into every program that starts.
 ///
-/// Crates that would print message bodies or frames at `debug` stay at `warn` unless named.
+/// Libraries that say much of little use stay at `warn` unless named, and no name makes any of them
+/// print what passes through it.
 ///
 /// # Errors
 /// When the filter does not parse or a subscriber is installed already.
@@ -53,6 +64,8 @@ pub fn init_changeable(format: LogFormat, filter: &str) -> Result<LogControl, Te
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    // A filter of its own, which no reload reaches.
+    let targets = targets.and(parse_targets(BOUND)?);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(targets));
     subscriber.try_init().map_err(|error| fail(error.into()))?;
     Ok(LogControl(control))
@@ -79,8 +92,42 @@ fn parse(filter: &str) -> Result<Targets, TelemetryError> {
     let directives = format!(
         "rmcp=warn,yamux=warn,hyper=warn,h2=warn,sqlx=warn,rustls_platform_verifier=off,{filter}"
     );
+    parse_targets(&directives)
+        .map_err(|error| TelemetryError { filter: filter.to_owned(), ..error })
+}
+
+fn parse_targets(directives: &str) -> Result<Targets, TelemetryError> {
     directives.parse().map_err(|error: tracing_subscriber::filter::ParseError| TelemetryError {
-        filter: filter.to_owned(),
+        filter: directives.to_owned(),
         source: error.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_bound_where_they_would_print_what_passes_and_we_are_not() {
+        let bound = parse_targets(BOUND).unwrap();
+        for (target, finest) in [
+            ("tungstenite::protocol", Level::DEBUG),
+            ("tokio_tungstenite::compat", Level::DEBUG),
+            ("yamux::frame::io", Level::DEBUG),
+            ("h2::hpack::decoder", Level::DEBUG),
+            ("rmcp::service", Level::WARN),
+            ("sqlx::query", Level::DEBUG),
+            ("some_library_of_tomorrow", Level::INFO),
+            ("mcpm::tunnel", Level::TRACE),
+            ("mcpm_relay::proxy", Level::TRACE),
+            ("mcpm_shared::mux", Level::TRACE),
+        ] {
+            for level in [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
+                let said = bound.would_enable(target, &level);
+                assert_eq!(said, level <= finest, "{target} at {level}");
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod assistant;
 mod clients;
 mod failures;
+mod logs;
 mod profiles;
 mod published;
 mod restarts;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a harness panics where a test fails")]
 
 pub mod balancer;
+pub mod forward;
 pub mod home;
 pub mod peers;
 pub mod process;
@@ -208,6 +209,7 @@ pub fn request(name: &str, mode: ShareMode, access: AccessPolicy) -> ShareReques
         access,
         expires: None,
         ticket: None,
+        retries: None,
     }
 }
 

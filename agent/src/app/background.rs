@@ -12,13 +12,11 @@ pub use self::beacon::{Beacon, BeaconTask, Run};
 pub use self::launch::{LaunchError, Order, launch, leave_terminal};
 pub use self::stop::{StopError, Stopped, stop};
 use super::share::{Access, Patience, ShareSpec, Up};
-use crate::credentials::{CredentialError, ShareFile, ShareTarget, inherited};
+use crate::credentials::{CredentialError, NO_RELAY, ShareFile, ShareTarget, inherited};
 use crate::fs::{FsError, Paths};
 use crate::logs;
 use crate::running::{self, RunningShare, Seen, State, Visitors};
 
-/// What stands for the relay of a share without one.
-const NO_RELAY: &str = "local";
 /// How long a share may take over what has no limit of its own.
 const MARGIN: Duration = Duration::from_secs(20);
 /// How long one attempt to reach a relay may take, with the pause before it.

@@ -104,6 +104,15 @@ pub enum Patience {
     Retries(u32),
 }
 
+impl Patience {
+    fn retries(self) -> Option<u32> {
+        match self {
+            Self::Time(_) => None,
+            Self::Retries(retries) => Some(retries),
+        }
+    }
+}
+
 /// What happened to a share.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -306,6 +315,69 @@ mod tests {
         let error = error.unwrap_err();
         assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("1 retry"), "{error}");
+        assert!(crate::credentials::list(&paths).unwrap().is_empty(), "nobody was shown a token");
+    }
+
+    #[tokio::test]
+    async fn as_many_attempts_are_made_as_asked_for_however_late_somebody_looks() {
+        let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", relay.local_addr().unwrap());
+        let (attempts, counted) = tokio::sync::watch::channel(0);
+        // Each attempt is a connection of its own, which is closed without a word.
+        let hang_up = async || {
+            while relay.accept().await.is_ok() {
+                attempts.send_modify(|attempts| *attempts += 1);
+            }
+        };
+        for retries in [0, 2] {
+            attempts.send_replace(0);
+            let dir = tempfile::tempdir().unwrap();
+            let paths = Paths::new(dir.path());
+            let source = Source::Http("8080".parse().unwrap());
+            let (events, mut inbox) = mpsc::channel(1);
+            let spec = spec(source, &address, Patience::Retries(retries));
+            let late = async {
+                let mut counted = counted.clone();
+                counted.wait_for(|attempts| *attempts == retries + 1).await.unwrap();
+                let mut waits = 0;
+                while let Some(event) = inbox.recv().await {
+                    waits += u32::from(matches!(event, ShareEvent::Reconnecting { .. }));
+                }
+                waits
+            };
+            let sharing = share(spec, &paths, events, CancellationToken::new());
+            let (result, waits) = tokio::select! {
+                () = hang_up() => unreachable!("it takes all who come"),
+                done = async { tokio::join!(sharing, late) } => done,
+            };
+            let error = result.unwrap_err();
+            assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
+            assert_eq!(*counted.borrow(), retries + 1);
+            assert!(waits <= retries, "the last failure is not said to be tried again");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_run_is_warned_of_and_shared_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let running = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let running = format!("http://{}", running.local_addr().unwrap());
+        for (service, warned) in [(nobody(), true), (running, false)] {
+            let source = Source::Http(service.parse().unwrap());
+            let spec = spec(source, &nobody(), Patience::Retries(0));
+            let (events, mut inbox) = mpsc::channel(64);
+            let ended = share(spec, &paths, events, CancellationToken::new()).await.unwrap_err();
+            assert!(matches!(ended, ShareError::Unreachable { .. }), "{ended}");
+            let mut warnings = Vec::new();
+            while let Some(event) = inbox.recv().await {
+                if let ShareEvent::Warning(text) = event {
+                    warnings.push(text);
+                }
+            }
+            assert_eq!(!warnings.is_empty(), warned, "{warnings:?}");
+            assert!(warnings.iter().all(|text| text.contains(&service)), "{warnings:?}");
+        }
     }
 
     #[tokio::test]

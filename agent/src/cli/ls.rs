@@ -36,7 +36,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<(), CliError> {
         return Ok(());
     }
     if listed.is_empty() {
-        ui.note("No servers are installed.");
+        ui.note(
+            "No servers are installed. Install one with `mcpm install`, or add your own with `mcpm new`.",
+        );
     }
     let width = listed.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0);
     for Listed { name, server } in &listed {

@@ -94,7 +94,7 @@ pub(super) struct RelayOptions {
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
     /// Give up when the share is not up after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// End the share after this time, such as 8h
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
@@ -369,6 +369,7 @@ mod tests {
             "time --expires 500ms",
             "time --port 65536",
             "time --connections 9",
+            "time --timeout 0",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }

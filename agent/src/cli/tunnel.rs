@@ -12,7 +12,7 @@ use crate::tunnel::HttpTarget;
 /// Share HTTP servers as they are, where the relay allows it
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A port on this machine, or a URL; of several, each is a share of its own
+    /// A port on this machine, HOST:PORT or a URL; of several, each is a share of its own
     #[arg(value_name = "PORT|URL", required = true)]
     services: Vec<HttpTarget>,
     #[command(flatten)]

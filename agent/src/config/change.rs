@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::text::Text;
-use super::{ConfigError, GlobalConfigManager, nearest};
+use super::{ConfigError, GlobalConfigManager, unknown_server};
 use crate::model::{Server, Transport, Vars};
 
 /// What is to become of a server. Whatever is not named stays as it is.
@@ -75,9 +75,11 @@ impl GlobalConfigManager {
 }
 
 fn entry(text: &Text, name: &str) -> Result<Value, ConfigError> {
-    text.get(&[name]).ok_or_else(|| ConfigError::UnknownServer {
-        name: name.to_owned(),
-        near: nearest(name, text.entries().keys().map(String::as_str)),
+    text.get(&[name]).ok_or_else(|| {
+        let tags = |name: &String| text.get(&[name]).map(|entry| Server::tags_of(&entry));
+        let known = text.entries();
+        let known = known.keys().map(|name| (name.as_str(), tags(name).unwrap_or_default()));
+        unknown_server(name, known)
     })
 }
 

@@ -1,7 +1,7 @@
 //! All servers of the user: `servers.json`.
 
 use super::document::Document;
-use super::{ConfigError, nearest};
+use super::{ConfigError, unknown_server};
 use crate::fs::Paths;
 use crate::model::{EntryError, Server};
 
@@ -49,10 +49,8 @@ impl GlobalConfigManager {
     /// # Errors
     /// When there is none of this name, or its entry is not valid.
     pub fn server(&self, name: &str) -> Result<Server, ConfigError> {
-        let entry = self.document.get(name).ok_or_else(|| ConfigError::UnknownServer {
-            name: name.to_owned(),
-            near: nearest(name, self.document.names()),
-        })?;
+        let unknown = || unknown_server(name, self.tags());
+        let entry = self.document.get(name).ok_or_else(unknown)?;
         Server::from_entry(name, &entry)
             .map_err(|source| ConfigError::InvalidServer { name: name.to_owned(), source })
     }
@@ -123,6 +121,7 @@ impl GlobalConfigManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServerChange;
     use crate::hint::Hint as _;
 
     fn manager(text: &str) -> (tempfile::TempDir, Paths, GlobalConfigManager) {
@@ -152,6 +151,19 @@ mod tests {
             manager.server("zzz").unwrap_err().hint().unwrap(),
             "List servers with `mcpm ls`"
         );
+    }
+
+    #[test]
+    fn an_unknown_server_that_is_a_profile_or_the_first_one_is_met_with_what_helps() {
+        let (_dir, _, mut manager) = manager(r#"{"soll":{"command":"x","profile_tags":["solo"]}}"#);
+        let hint = |error: ConfigError| error.hint().unwrap();
+        assert!(hint(manager.server("solo").unwrap_err()).contains("`mcpm profile share solo`"));
+        let change = ServerChange::default();
+        let edited = manager.edit_server("solo", &change).unwrap_err();
+        assert!(hint(edited).contains("is a profile"));
+        manager.remove_server("soll").unwrap();
+        let empty = hint(manager.server("solo").unwrap_err());
+        assert!(empty.contains("`mcpm install`") && empty.contains("`mcpm new`"), "{empty}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub enum TargetError {
     /// A number that is no port.
     #[error("a port is a number from 1 to 65535")]
     Port,
+    /// A host alone, which is more often a slip than a service at port 80.
+    #[error("it names no port: write {0}:PORT, or http://{0} for port 80")]
+    NoPort(String),
     /// A service that speaks TLS itself, or no HTTP at all.
     #[error("the scheme `{0}` cannot be shared: the service must speak plain http")]
     Scheme(String),
@@ -194,11 +197,21 @@ impl FromStr for HttpTarget {
         if !matches!(url.path(), "" | "/") || url.query().is_some() || !url.username().is_empty() {
             return Err(TargetError::Extra);
         }
-        let host = match url.host().ok_or(TargetError::Malformed)? {
+        let host = url.host().ok_or(TargetError::Malformed)?;
+        // `Url` forgets a port that is its scheme's own.
+        let written = text.trim_end_matches('/').rsplit_once(':').map(|(_, port)| port);
+        if bare && written.is_none_or(|port| port.parse::<u16>().is_err()) {
+            return Err(TargetError::NoPort(host.to_string()));
+        }
+        let port = url.port().unwrap_or(80);
+        if port == 0 {
+            return Err(TargetError::Port);
+        }
+        let host = match host {
             Host::Ipv6(address) => address.to_string(),
             host => host.to_string(),
         };
-        Ok(Self { host, port: url.port().unwrap_or(80) })
+        Ok(Self { host, port })
     }
 }
 
@@ -244,6 +257,9 @@ mod tests {
             ("localhost:3000", "localhost:3000"),
             ("http://192.168.1.5:80", "192.168.1.5:80"),
             ("http://[::1]:9", "[::1]:9"),
+            ("[::1]:80", "[::1]:80"),
+            ("server.lan:80", "server.lan:80"),
+            ("http://server.lan", "server.lan:80"),
         ] {
             assert_eq!(text.parse::<HttpTarget>().unwrap().authority(), authority, "{text}");
         }
@@ -257,6 +273,10 @@ mod tests {
             ("70000", "from 1 to 65535"),
             ("0", "from 1 to 65535"),
             ("localhost:70000", "from 1 to 65535"),
+            ("localhost:0", "from 1 to 65535"),
+            ("abc", "no port: write abc:PORT, or http://abc"),
+            ("abc:", "no port: write abc:PORT"),
+            ("[::1]", "no port: write [::1]:PORT"),
             ("", "write it as PORT"),
             ("http://localhost:1/path", "without path"),
         ] {

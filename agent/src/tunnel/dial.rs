@@ -157,7 +157,7 @@ impl Dialer {
             None => TunnelError::Tls {
                 relay: self.relay.origin(),
                 untrusted: is_untrusted(&source),
-                source: Arc::new(source),
+                source: Arc::new(tls::in_words(source)),
             },
         };
         let name = ServerName::try_from(self.relay.host())

@@ -155,9 +155,13 @@ impl Hint for TunnelError {
                  with `mcpm relay login {relay} --pin`"
             )),
             Self::ProxySetting(_) => Some("Write it as http://HOST:PORT, or unset it".to_owned()),
-            Self::Refused { relay, refusal } => {
-                refusal.hint.clone().or_else(|| hint_for(&refusal.code, relay))
-            }
+            // A relay has several addresses and cannot know which one it is known by here.
+            Self::Refused { relay, refusal } => match &refusal.hint {
+                Some(hint) => {
+                    Some(hint.replace("relay login ADDRESS", &format!("relay login {relay}")))
+                }
+                None => hint_for(refusal, relay),
+            },
             Self::NotARelay { .. } => {
                 Some("Check --address: it must be the relay's own domain".to_owned())
             }
@@ -171,8 +175,16 @@ impl Hint for TunnelError {
 }
 
 /// Says what may be done about a refusal that a relay sent without a hint.
-fn hint_for(refused: &str, relay: &str) -> Option<String> {
-    match refused {
+fn hint_for(refusal: &Refusal, relay: &str) -> Option<String> {
+    match refusal.code.as_ref() {
+        code::RATE_LIMITED | code::UNAVAILABLE => {
+            let wait =
+                refusal.retry_after_secs.map_or_else(String::new, |secs| format!(" {secs} s"));
+            Some(format!(
+                "The relay asks to wait{wait}; what is shared for the first time tries for longer \
+                 with `--timeout SECONDS`"
+            ))
+        }
         code::EXPIRED => Some(format!(
             "Start it again to take the name back, after `mcpm relay login {relay}` if it was your \
              token for the relay that expired"
@@ -205,6 +217,15 @@ mod tests {
             assert!(error.hint().is_some(), "{error}");
         }
         assert!(refused(code::NAME_TAKEN).is_terminal(true));
+    }
+
+    #[test]
+    fn the_hint_of_a_relay_names_the_address_that_it_is_known_by() {
+        let refusal =
+            Refusal::new(code::BAD_CREDENTIAL, "no token").hint("Run `mcpm relay login ADDRESS`");
+        let error =
+            TunnelError::Refused { relay: "https://r".to_owned(), refusal: Box::new(refusal) };
+        assert_eq!(error.hint().unwrap(), "Run `mcpm relay login https://r`");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Wanted {
     pub(super) mode: ShareMode,
     /// The life the user asked for, from the first claim on.
     pub(super) expires_at: Option<u64>,
+    /// How often to try again as long as it was never up.
+    pub(super) retries: Option<u32>,
 }
 
 /// One share, from the moment it is wanted until it has ended.
@@ -33,6 +35,7 @@ pub(super) struct Share {
     ticket: Mutex<Option<Arc<str>>>,
     /// How often it was tried to bring the share up since it was.
     attempts: AtomicU32,
+    was_up: AtomicBool,
     /// Whether nobody wants it any more.
     given_up: AtomicBool,
     /// Whether it has ended, in whatever way.
@@ -53,6 +56,7 @@ impl Share {
             status: watch::Sender::new(TunnelStatus::Connecting { attempt: 1 }),
             ticket: Mutex::new(ticket),
             attempts: AtomicU32::new(0),
+            was_up: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             over: AtomicBool::new(false),
         }
@@ -78,6 +82,18 @@ impl Share {
     /// Tells whether nothing may be served for it any more.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether it was tried for the first time.
+    pub(super) fn is_tried(&self) -> bool {
+        self.attempts.load(Ordering::Relaxed) > 0
+    }
+
+    /// Tells whether it was tried as often as it may be without ever coming up.
+    fn is_exhausted(&self) -> bool {
+        let attempts = self.attempts.load(Ordering::Relaxed);
+        let may_end = !self.was_up.load(Ordering::Relaxed);
+        may_end && self.wanted.retries.is_some_and(|retries| attempts > retries)
     }
 
     /// Returns how a share ends that the relay refuses for good: at the end it was given, where that
@@ -168,10 +184,13 @@ impl Roster {
     pub(super) fn up(&self, share: &Share, info: ShareInfo) {
         share.ticket.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&info.ticket);
         share.attempts.store(0, Ordering::Relaxed);
+        share.was_up.store(true, Ordering::Relaxed);
         self.say(share, TunnelStatus::Up(info));
     }
 
-    /// Tells that the share is not up, and when it is tried again.
+    /// Tells that the share is not up, and when it is tried again; gives it up where that was tried
+    /// often enough. Attempts are counted here, where they are made: whoever follows the status may
+    /// miss some of them.
     pub(super) fn waiting(
         &self,
         share: &Share,
@@ -181,6 +200,9 @@ impl Roster {
     ) {
         use crate::hint::Hint as _;
         let hint = error.hint();
+        if share.is_exhausted() {
+            return self.end(share, TunnelStatus::GivenUp { reason, hint });
+        }
         self.say(share, TunnelStatus::Reconnecting { reason, hint, retry_in });
     }
 

@@ -27,6 +27,8 @@ const LARGE: usize = 64 * 1024;
 
 /// How long connecting to the service may take: it is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long [`knock`] waits: whoever shares something waits for it.
+const KNOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an exchange ended the stream.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +190,15 @@ fn credentials(head: &RequestHead<'_>) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Looks whether something listens at a service's address.
+///
+/// # Errors
+/// When nothing does, or nothing is heard of it for a while.
+pub async fn knock(target: &HttpTarget) -> io::Result<()> {
+    tokio::time::timeout(KNOCK_TIMEOUT, connect(target)).await??;
+    Ok(())
 }
 
 async fn connect(target: &HttpTarget) -> io::Result<TcpStream> {

@@ -29,7 +29,8 @@ pub(super) fn share(name: &str) -> Arc<Share> {
 
 /// The same with a policy and an end.
 pub(super) fn share_with(name: &str, policy: AccessPolicy, expires_at: Option<u64>) -> Arc<Share> {
-    let wanted = Wanted { name: name.parse().unwrap(), mode: ShareMode::Http, expires_at };
+    let wanted =
+        Wanted { name: name.parse().unwrap(), mode: ShareMode::Http, expires_at, retries: None };
     let backend = Backend::Http("9".parse().unwrap());
     Arc::new(Share::new(wanted, backend, Gate::new(policy, Arc::default()), None))
 }

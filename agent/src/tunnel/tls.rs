@@ -146,6 +146,32 @@ pub(super) fn pin_mismatch(error: &io::Error) -> Option<Digest> {
     other.0.downcast_ref::<PinMismatch>().map(|mismatch| mismatch.0)
 }
 
+/// Says in plain words why a certificate is not trusted, or that no TLS was spoken. What rustls says
+/// of it is for the log; other errors stay as they are.
+pub(super) fn in_words(error: io::Error) -> io::Error {
+    use rustls::CertificateError as Fault;
+    let words = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(fault)) => match fault {
+            Fault::UnknownIssuer => "its certificate is not signed by anybody this machine trusts",
+            Fault::Expired | Fault::ExpiredContext { .. } => {
+                "its certificate has expired, or the clock of this machine is wrong"
+            }
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+                "its certificate is not valid yet, or the clock of this machine is wrong"
+            }
+            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            Fault::Revoked => "its certificate was revoked",
+            _ => "its certificate cannot be verified",
+        },
+        Some(Error::InvalidMessage(_)) => "what answers there does not speak TLS",
+        _ => return error,
+    };
+    tracing::debug!(%error, "TLS failed");
+    io::Error::new(error.kind(), words)
+}
+
 /// Where a fingerprint that was seen is noted.
 pub(super) type Seen = Arc<Mutex<Option<Digest>>>;
 
@@ -202,6 +228,8 @@ pub(super) fn looking() -> Result<(ClientConfig, Seen), TunnelError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -236,5 +264,27 @@ mod tests {
         assert_eq!(pin_mismatch(&failed), Some(Digest::of(b"theirs")));
         let expired = Error::InvalidCertificate(rustls::CertificateError::Expired);
         assert_eq!(pin_mismatch(&io::Error::other(expired)), None);
+    }
+    #[test]
+    fn why_a_certificate_is_not_trusted_is_said_in_plain_words() {
+        use rustls::CertificateError as Fault;
+        let said = |fault: Fault| {
+            let error =
+                io::Error::new(io::ErrorKind::InvalidData, Error::InvalidCertificate(fault));
+            in_words(error).to_string()
+        };
+        let (time, not_after) = (UnixTime::now(), UnixTime::since_unix_epoch(Duration::ZERO));
+        for (fault, words) in [
+            (Fault::UnknownIssuer, "not signed by anybody this machine trusts"),
+            (Fault::ExpiredContext { time, not_after }, "has expired"),
+            (Fault::NotValidYetContext { time, not_before: time }, "not valid yet"),
+            (Fault::NotValidForName, "another name"),
+            (Fault::BadEncoding, "cannot be verified"),
+        ] {
+            let said = said(fault);
+            assert!(said.contains(words), "{said}");
+        }
+        let other = io::Error::other("the network is down");
+        assert_eq!(in_words(other).to_string(), "the network is down");
     }
 }

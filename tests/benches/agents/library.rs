@@ -30,6 +30,7 @@ pub(crate) fn start(
         access: AccessPolicy::public(),
         expires: None,
         ticket: None,
+        retries: None,
     };
     Ok(Tunnel::start(config, request, Backend::Http(target.clone()), scope.child()))
 }

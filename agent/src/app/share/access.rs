@@ -7,6 +7,8 @@ use mcpm_shared::name::Name;
 use mcpm_shared::token::Token;
 
 use super::Access;
+use super::error::in_full;
+use super::keeper::{LAST_WORDS, off_thread};
 use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
 use crate::fs::Paths;
 
@@ -18,6 +20,8 @@ pub(super) struct Keyring {
     /// The version that was read last; none before the first look, since somebody may have changed
     /// the file right after it was opened.
     version: Option<Version>,
+    /// The version that this run made of a file that was not there.
+    made: Option<Version>,
     record: ShareRecord,
 }
 
@@ -31,7 +35,8 @@ impl Keyring {
         access: Access,
     ) -> Result<Self, CredentialError> {
         let file = ShareFile::new(paths, &name, relay);
-        let record = file.edit(|record| {
+        let ((record, is_new), version) = file.edit_versioned(|record| {
+            let is_new = record.is_none();
             let mut record = match record {
                 Some(record) if record.target != *target => {
                     // Tokens that were given out for one thing must not open another.
@@ -50,9 +55,21 @@ impl Keyring {
             if access == Access::Link && record.link.is_none() {
                 record.link = Some(Token::generate());
             }
-            Ok((record.clone(), record))
+            Ok((record.clone(), (record, is_new)))
         })?;
-        Ok(Self { file, access, version: None, record })
+        Ok(Self { file, access, version: None, made: is_new.then_some(version), record })
+    }
+
+    /// Forgets a share that never came up: nobody was shown what opens it. One that was there before
+    /// this run, or that somebody else has opened or changed meanwhile, stays.
+    pub(super) async fn forget(self) {
+        let Some(made) = self.made else { return };
+        let file = self.file;
+        let forgotten = off_thread(move || file.forget(made));
+        // Whoever holds the lock does not keep the others from ending.
+        if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, forgotten).await {
+            tracing::warn!(error = in_full(&error), "share not forgotten");
+        }
     }
 
     /// Returns the name of the share.
@@ -137,7 +154,7 @@ impl Keyring {
     /// Looks at the file again, off the thread.
     #[cfg(test)]
     pub(super) async fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
-        let look = super::keeper::off_thread(self.look()).await?;
+        let look = off_thread(self.look()).await?;
         self.take(look)
     }
 }

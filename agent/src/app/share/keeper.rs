@@ -14,7 +14,7 @@ use crate::credentials::{CredentialError, ShareFile};
 use crate::tunnel::ShareInfo;
 
 /// How long the end of the share waits for the last words to be written.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Does file work on a thread that may be blocked.
 ///

@@ -106,18 +106,11 @@ impl Member {
     fn on_status(&mut self, status: TunnelStatus) -> Next {
         let Some(published) = &mut self.published else { return Next::Over(ShareError::Stopped) };
         match status {
-            TunnelStatus::Connecting { attempt } => match &mut published.first {
-                Some(first) => match first.give_up_at(attempt) {
-                    Some(error) => Next::Over(error),
-                    None => {
-                        Next::Tell(ShareEvent::Connecting { relay: first.relay.clone(), attempt })
-                    }
-                },
-                None => Next::Tell(ShareEvent::Connecting {
-                    relay: self.keyring.relay().to_owned(),
-                    attempt,
-                }),
-            },
+            TunnelStatus::Connecting { attempt } => {
+                let first = published.first.as_ref().map(|first| first.relay.clone());
+                let relay = first.unwrap_or_else(|| self.keyring.relay().to_owned());
+                Next::Tell(ShareEvent::Connecting { relay, attempt })
+            }
             TunnelStatus::Up(info) => {
                 let again = std::mem::replace(&mut published.was_up, true);
                 published.first = None;
@@ -135,6 +128,10 @@ impl Member {
                 }
                 Next::Tell(ShareEvent::Reconnecting { reason, hint, retry_in })
             }
+            TunnelStatus::GivenUp { reason, hint } => Next::Over(match &mut published.first {
+                Some(first) => first.given_up(reason, hint),
+                None => ShareError::Ended(reason),
+            }),
             TunnelStatus::Refused(error) => Next::Over(error.into()),
             TunnelStatus::Ended(_) if published.ends && published.was_up => Next::Expired,
             TunnelStatus::Ended(reason) => Next::Over(ShareError::Ended(reason)),
@@ -225,8 +222,12 @@ impl Member {
 
     /// Ends all that the share has: the tunnel first, so that nobody comes any more.
     pub(super) async fn end(self) {
+        let never_up = self.published.as_ref().is_some_and(|published| !published.was_up);
         if let Some(published) = self.published {
             published.tunnel.shutdown().await;
+        }
+        if never_up {
+            self.keyring.forget().await;
         }
         if let Some(reach) = self.reach {
             reach.scope.cancel();
@@ -238,17 +239,14 @@ impl Member {
 }
 
 impl First {
-    /// Returns the error of a share that was tried often enough before this attempt.
-    fn give_up_at(&mut self, attempt: u32) -> Option<ShareError> {
-        let Patience::Retries(retries) = self.patience else { return None };
-        if attempt <= retries.saturating_add(1) {
-            return None;
-        }
-        Some(self.unreachable(match retries {
-            0 => "tried once".to_owned(),
-            1 => "1 retry".to_owned(),
-            retries => format!("{retries} retries"),
-        }))
+    /// Returns the error of a share that was tried as often as asked for.
+    fn given_up(&mut self, reason: String, hint: Option<String>) -> ShareError {
+        (self.reason, self.hint) = (Some(reason), hint);
+        self.unreachable(match self.patience.retries() {
+            None | Some(0) => "tried once".to_owned(),
+            Some(1) => "1 retry".to_owned(),
+            Some(retries) => format!("{retries} retries"),
+        })
     }
 
     fn unreachable(&mut self, tried: String) -> ShareError {

@@ -219,6 +219,7 @@ impl Session {
             access: keyring.policy(),
             expires: starting.spec.expires,
             ticket: keyring.take_ticket().map(Into::into),
+            retries: starting.spec.patience.retries(),
         };
         let origin = relay.address.origin();
         let known = self.lines.iter().position(|line| line.origin == origin);

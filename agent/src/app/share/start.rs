@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::access::Keyring;
 use super::keeper::off_thread;
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source};
-use crate::credentials::{CredentialError, Inherited, agent_key, inherited};
+use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
 use crate::fs::Paths;
 use crate::gateway::listen::{self, ListenOptions, listen};
 use crate::gateway::{Gateway, Probe};
+use crate::tunnel::{HttpTarget, knock};
 
 /// A share that is about to start.
 pub(super) struct Starting {
@@ -72,16 +73,23 @@ impl Starting {
     }
 
     async fn make_ready(&self) -> Result<(AgentKey, Keyring, Option<Reach>), ShareError> {
-        if let Some(gateway) = &self.gateway {
-            self.probe(gateway).await?;
+        match (&self.gateway, &self.spec.source) {
+            (Some(gateway), _) => self.probe(gateway).await?,
+            (None, Source::Http(target)) => self.look_at(target).await,
+            (None, Source::Mcp(_)) => {}
         }
         // Only now: what does not work leaves no tokens behind.
         let (key, keyring) = self.credentials().await?;
-        let reach = match (&self.spec.local, &self.gateway) {
-            (Some(local), Some(gateway)) => Some(self.listen(local, gateway, &keyring).await?),
-            _ => None,
+        let (Some(local), Some(gateway)) = (&self.spec.local, &self.gateway) else {
+            return Ok((key, keyring, None));
         };
-        Ok((key, keyring, reach))
+        match self.listen(local, gateway, &keyring).await {
+            Ok(reach) => Ok((key, keyring, Some(reach))),
+            Err(error) => {
+                keyring.forget().await;
+                Err(error)
+            }
+        }
     }
 
     async fn say(&self, event: ShareEvent) {
@@ -104,11 +112,21 @@ impl Starting {
         Ok(())
     }
 
+    /// Warns when nobody is there to be shared. It may come later, and is shared all the same.
+    async fn look_at(&self, target: &HttpTarget) {
+        if let Err(error) = knock(target).await {
+            let warning =
+                format!("nothing answers at {target} ({error}); visitors get 502 until it does");
+            self.say(ShareEvent::Warning(warning)).await;
+        }
+    }
+
     /// Reads the credentials of the share, or makes them.
     async fn credentials(&self) -> Result<(AgentKey, Keyring), CredentialError> {
         let spec = &self.spec;
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
-        let origin = spec.relay.as_ref().map_or_else(|| "local".to_owned(), |r| r.address.origin());
+        let origin =
+            spec.relay.as_ref().map_or_else(|| NO_RELAY.to_owned(), |r| r.address.origin());
         let paths = self.paths.clone();
         let name = match wanted {
             Some(name) => Some(name),

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::credentials::CredentialError;
 
+/// What stands for the relay of a share that needs none.
+pub const NO_RELAY: &str = "local";
+
 /// What a share makes reachable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,7 +98,7 @@ pub struct NewToken {
 pub struct ShareRecord {
     /// The name at the relay.
     pub name: Name,
-    /// The origin of the relay; `local` for a share without one.
+    /// The origin of the relay; [`NO_RELAY`] for a share without one.
     pub relay: String,
     /// What is shared.
     pub target: ShareTarget,
@@ -138,6 +141,12 @@ impl ShareRecord {
             tokens: self.tokens.iter().map(ShareToken::grant).collect(),
             link: self.link.as_ref().filter(|_| with_link).map(Token::digest),
         }
+    }
+
+    /// Tells whether visitors could ever come: it has a URL, or needs none but those of this machine.
+    #[must_use]
+    pub fn was_up(&self) -> bool {
+        self.url.is_some() || self.relay == NO_RELAY
     }
 
     /// Tells whether somebody has what opens it, a token or the link.

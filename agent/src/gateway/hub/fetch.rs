@@ -231,8 +231,9 @@ pub(super) async fn ask(
 
 /// Returns the result of an answer to a request of ours.
 fn result_of<'a>(answer: &Message<'a>, method: &str) -> Option<&'a RawValue> {
-    if let Some(error) = answer.error() {
-        tracing::debug!(method, error = error.get(), "a server refused a request of ours");
+    if answer.error().is_some() {
+        // Its words are the server's, and may hold anything.
+        tracing::debug!(method, code = answer.error_code(), "a server refused a request of ours");
     }
     answer.result()
 }

@@ -271,7 +271,8 @@ impl Standing {
     /// Makes the message that asks for the share.
     fn claim(&mut self, request: u32, now: Instant, roster: &Roster) -> AgentMessage {
         let share = &self.share;
-        if self.backoff.is_some() {
+        // The first attempt of those that were there before the session is counted with its dialling.
+        if self.backoff.is_some() || !share.is_tried() {
             roster.connecting(share);
         }
         self.state = State::Asked(request, now + CLAIM_TIMEOUT);

@@ -212,6 +212,19 @@ async fn a_lingering_connection_behind_a_dead_network_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_ends_when_the_machine_has_slept_so_that_another_begins() {
+    let scope = Scope::new();
+    let (agent, mut relay) = start(&scope, None).await;
+    grant(&mut relay).await;
+    agent.until_up(0).await;
+    // A clock that goes on during sleep: the next look at it comes far too late.
+    tokio::time::advance(Duration::from_secs(300)).await;
+    let ended = agent.ended.await.unwrap();
+    assert!(matches!(ended, Ended::Slept), "{ended:?}");
+    assert!(agent.connection.is_cancelled(), "what it left is not waited for");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_further_connection_is_left_when_it_has_rested_for_a_minute() {
     let scope = Scope::new();
     let (socket, relay) = FakeRelay::listen(&scope).await;
