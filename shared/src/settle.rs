@@ -8,14 +8,12 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-/// How often in a row a future is polled again before others get their turn.
+/// How often in a row a future is polled before others get their turn.
 const ROUNDS: usize = 4;
 
-/// Nobody polls: a wake goes on to the runtime.
-const RESTS: u8 = 0;
-/// It is being polled, and nobody has woken it since.
+/// The future is being polled; without it, a wake goes on to the runtime.
 const POLLED: u8 = 1;
-/// It was woken while it was polled.
+/// It was woken since.
 const WOKEN: u8 = 2;
 
 /// Drives a future to its end, and polls it again at once where it was woken while it was polled.
@@ -26,14 +24,14 @@ const WOKEN: u8 = 2;
 ///
 /// The future comes pinned, in a box or in its caller, for it would take its room twice otherwise.
 pub async fn settle<F: Future + Unpin>(mut future: F) -> F::Output {
-    let own = Arc::new(Own { state: AtomicU8::new(RESTS), task: AtomicWaker::new() });
+    let own = Arc::new(Own { state: AtomicU8::new(0), task: AtomicWaker::new() });
     let waker = Waker::from(Arc::clone(&own));
     poll_fn(move |cx| {
         own.task.register(cx.waker());
         for _ in 0..ROUNDS {
             own.state.store(POLLED, Ordering::Release);
             let polled = Pin::new(&mut future).poll(&mut Context::from_waker(&waker));
-            let woken = own.state.swap(RESTS, Ordering::AcqRel) == WOKEN;
+            let woken = own.state.swap(0, Ordering::AcqRel) & WOKEN != 0;
             if polled.is_ready() || !woken {
                 return polled;
             }
@@ -56,9 +54,8 @@ impl Wake for Own {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let noted = self.state.compare_exchange(POLLED, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        // What was noted already is so still; where nobody polls, the runtime has to.
-        if noted == Err(RESTS) {
+        // It writes in any case: what was done before the wake is seen by whoever polls after it.
+        if self.state.fetch_or(WOKEN, Ordering::AcqRel) & POLLED == 0 {
             self.task.wake();
         }
     }
