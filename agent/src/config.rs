@@ -119,8 +119,8 @@ impl Hint for ConfigError {
             Self::Fs(error) => error.hint(),
             Self::UnknownServer { name, meant } => Some(match meant {
                 Meant::Profile => format!(
-                    "`{name}` is a profile: share it with `mcpm profile share {name}`, or run it with \
-                     `mcpm profile run {name}`"
+                    "`{name}` is a profile, and `mcpm profile` is for those: `mcpm profile share \
+                     {name}`, or `run`, `inspect`, `edit` and `rm`"
                 ),
                 Meant::Server(near) => {
                     format!("Did you mean `{near}`? List servers with `mcpm ls`")

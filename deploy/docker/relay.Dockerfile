@@ -25,7 +25,7 @@ ENV PATH=/usr/local/bin \
 USER 65532:65532
 # Visitors by HTTPS and HTTP, agents alone, admin (on loopback of the container unless said otherwise).
 EXPOSE 443 80 6276 6277
-HEALTHCHECK --interval=10s --timeout=5s --start-period=40s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 \
     CMD ["/usr/local/bin/mcpm-relay", "health"]
 ENTRYPOINT ["/usr/local/bin/mcpm-relay"]
 CMD ["serve"]

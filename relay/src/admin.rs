@@ -87,10 +87,11 @@ pub fn router(admin: Admin) -> Router {
     }
 }
 
-/// 200 when visitors can be served, else 503 and why. Without a certificate nobody is. Without its database a relay still serves the
-/// shares that are up: were it not ready then, a balancer would take away all nodes at once, and
-/// live shares with them. So it says that it is degraded, and is ready, unless the operator wants it
-/// otherwise.
+/// 200 when visitors can be served, else 503 and why. Without a certificate nobody is; but where the
+/// authority comes through the balancer, it shall find a node that shows the proof. Without its
+/// database a relay still serves the shares that are up: were it not ready then, a balancer would
+/// take away all nodes at once, and live shares with them. So it says that it is degraded, and is
+/// ready, unless the operator wants it otherwise.
 async fn readyz(State(admin): State<Admin>) -> Response {
     let phase = *admin.phase.borrow();
     let unready = |why: &'static str| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -99,14 +100,14 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         Phase::Draining => return unready("draining\n"),
         Phase::Serving => {}
     }
-    if let Some(cert) = admin.cert.as_ref().filter(|cert| cert.leaf().is_none()) {
-        // The authority comes through the balancer: it shall find a node that shows the proof.
-        return match cert.proves_at_listeners() && admin.config.load().nodes.is_some() {
-            true => "degraded: no certificate yet\n".into_response(),
-            false => unready("no certificate yet: `mcpm-relay status` says why\n"),
-        };
+    let no_cert = admin.cert.as_ref().filter(|cert| cert.leaf().is_none());
+    let proves =
+        |cert: &dyn CertSource| cert.proves_at_listeners() && admin.config.load().nodes.is_some();
+    if no_cert.is_some_and(|cert| !proves(cert.as_ref())) {
+        return unready("no certificate yet: `mcpm-relay status` says why\n");
     }
     let why = match tokio::time::timeout(STORE_TIMEOUT, admin.store.ping()).await {
+        Ok(Ok(())) if no_cert.is_some() => return "degraded: no certificate yet\n".into_response(),
         Ok(Ok(())) => return "ready\n".into_response(),
         Ok(Err(error)) if !error.is_unreachable() => {
             tracing::error!(error = &error as &dyn std::error::Error, "store failed");
@@ -203,6 +204,20 @@ mod tests {
             let (status, _, body) = ask(&router, "/readyz").await;
             assert_eq!(status, ready, "{several} {at_listeners} {body}");
             assert!(body.contains("no certificate yet"), "{body}");
+        }
+        // One that waits for the proof is asked for its database as any other.
+        let moody = Arc::new(crate::store::moody::Moody::default());
+        moody.set_away(true);
+        for (ready_without_database, ready) in [(false, 503), (true, 200)] {
+            let nodes = Some(nodes.clone());
+            let config = Config { nodes, ready_without_database, ..Config::local() };
+            let config = Live::new(Arc::new(config));
+            let cert = Some(Arc::new(NoCert(true)) as Arc<dyn CertSource>);
+            let store = Arc::clone(&moody) as Arc<dyn Store>;
+            let router = router(Admin { cert, config, store, ..admin(seen.clone()) });
+            let (status, _, body) = ask(&router, "/readyz").await;
+            let away = "degraded: the database does not answer\n";
+            assert_eq!((status, body.as_str()), (ready, away));
         }
         let domain = "share.example.com".parse().unwrap();
         let made = crate::cert::SelfSigned::generate(&domain).unwrap();

@@ -5,6 +5,7 @@ mod acme;
 mod any;
 mod covers;
 mod files;
+mod private_file;
 mod self_signed;
 mod status;
 mod validity;
@@ -80,6 +81,14 @@ pub enum CertError {
     /// Certificate and key do not fit, or the key is of an unknown kind.
     #[error("the certificate and its key cannot be used together")]
     Unusable(#[source] rustls::Error),
+    /// Others trust an authority that is not the one whose key is here.
+    #[error("{} is not the certificate of the key {}", cert.display(), key.display())]
+    Authority {
+        /// What others trust.
+        cert: PathBuf,
+        /// What would sign for it.
+        key: PathBuf,
+    },
     /// A sealed file was not sealed with this relay's key, or is damaged.
     #[error("{} cannot be opened with this relay's key", .0.display())]
     Sealed(PathBuf),
@@ -127,6 +136,12 @@ pub trait CertSource: fmt::Debug + Send + Sync + 'static {
     /// Returns the file with the authority that made the certificate, for those who shall trust it,
     /// where the relay made both.
     fn authority(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns when such an authority makes the next certificate, in Unix seconds: until then a pin
+    /// of the present one holds.
+    fn renewed_at(&self) -> Option<u64> {
         None
     }
 

@@ -10,8 +10,9 @@
 //! 2. the successor starts, serves, and says `ready`;
 //! 3. the predecessor gives up the path of the Unix socket, says `yours`, and drains.
 //!
-//! A successor that ends before `ready` changes nothing, and who connects without a word only looks
-//! whether anybody offers.
+//! A successor that ends before it hears `yours` changes nothing, and who connects without a word
+//! only looks whether anybody offers. One whose `ready` comes too late asks anew: is it offered the
+//! listeners again, then the predecessor goes on, and the successor ends.
 
 mod lock;
 #[cfg(unix)]

@@ -99,7 +99,7 @@ impl PortsError {
                     .to_owned(),
             ),
             Self::Lock(LockError::Io { .. }) => {
-                Some("Check that this user may write the database's directory".to_owned())
+                Some("Check that this user may write the file and its directory".to_owned())
             }
             Self::Key(KeyFileError::Malformed(_)) => Some(
                 "Restore the key from a backup, or move the file away to get a new key: all agent \
@@ -115,6 +115,11 @@ impl PortsError {
                 "Give every node the key file that it was sealed with, or make it unreadable for \
                  good: DELETE FROM certificates WHERE name = '{name}'; the relay then orders anew"
             )),
+            Self::Cert(CertError::Authority { .. }) => Some(
+                "Restore both from the same backup, or remove all three files of the authority: a \
+                 new one is made, which everybody must be told to trust"
+                    .to_owned(),
+            ),
             Self::Cert(CertError::Read { .. }) => {
                 Some("Check the path, and that this user may read the file".to_owned())
             }
@@ -172,20 +177,19 @@ impl Ports {
             (Tls::None, _) => None,
             (Tls::SelfSigned, Some(dir)) => Some(Arc::new(SelfSigned::open(dir, &config.domain)?)),
             (Tls::SelfSigned, None) => Some(Arc::new(SelfSigned::generate(&config.domain)?)),
-            (Tls::Files { cert, key }, _) => {
-                let files = CertFiles::open(cert, key)?;
-                let leaf = files.leaf();
-                let lacks = leaf.and_then(|it| Uncovered::find(&it, &config.domain, config.paths));
-                if let Some(lacks) = lacks {
-                    tracing::warn!("{lacks}: clients refuse it there");
-                }
-                Some(Arc::new(files))
-            }
+            (Tls::Files { cert, key }, _) => Some(Arc::new(CertFiles::open(cert, key)?)),
             (Tls::Acme(acme), _) => {
                 let shared = (Arc::clone(&store), Arc::clone(&domains));
                 Some(open_acme(acme, config, shared, &key).await?)
             }
         };
+        // What is ordered follows the settings.
+        if !matches!(config.tls, Tls::Acme(_))
+            && let Some(leaf) = cert.as_ref().and_then(|cert| cert.leaf())
+            && let Some(lacks) = Uncovered::find(&leaf, &config.domain, config.paths)
+        {
+            tracing::warn!("{lacks}: clients refuse it there");
+        }
         Ok(Self { store, cert, domains, key, admin_token, inherited, lock, ..Self::in_memory() })
     }
 
@@ -198,12 +202,12 @@ impl Ports {
             KeySource::Memory => RelayKey::generate(),
             KeySource::NodeSecret(path) => RelayKey::of_nodes(path)?,
             KeySource::File(path) => {
-                path.parent().map_or(Ok(()), create_private_dir)?;
+                create_dir_of(path)?;
                 RelayKey::open(path)?
             }
         };
         if let Database::Sqlite(path) = &storage.database {
-            path.parent().map_or(Ok(()), create_private_dir)?;
+            create_dir_of(path)?;
         }
         let store = open_store(&storage.database).await?;
         Ok(Self { store, key, ..Self::in_memory() })
@@ -213,7 +217,7 @@ impl Ports {
 /// Makes this process the only relay of its database. PostgreSQL knows by itself who its nodes are.
 fn lock(database: &Database, left: &Inherited) -> Result<Option<DatabaseLock>, PortsError> {
     let Database::Sqlite(path) = database else { return Ok(None) };
-    path.parent().map_or(Ok(()), create_private_dir)?;
+    create_dir_of(path)?;
     Ok(DatabaseLock::take(path, left.lock())?)
 }
 
@@ -289,6 +293,11 @@ async fn open_acme(
     _: &RelayKey,
 ) -> Result<Arc<dyn CertSource>, CertError> {
     Err(CertError::Order("built without the feature `acme`".to_owned()))
+}
+
+/// Makes the directory that a file is to be in.
+fn create_dir_of(file: &Path) -> Result<(), PortsError> {
+    file.parent().map_or(Ok(()), create_private_dir)
 }
 
 /// Makes a directory and those above it; the empty path is the present one.

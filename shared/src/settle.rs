@@ -126,7 +126,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_wake_is_lost_between_threads() {
         let (to, mut from) = tokio::sync::mpsc::channel::<u32>(1);
-        let read = tokio::spawn(settle(Box::pin(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(settle(Box::pin(async move {
             let mut sum = 0;
             while let Some(n) = from.recv().await {
                 sum += n;
@@ -137,6 +138,6 @@ mod tests {
             to.send(1).await.unwrap();
         }
         drop(to);
-        assert_eq!(read.await.unwrap(), 20_000);
+        assert_eq!(tasks.join_next().await.unwrap().unwrap(), 20_000);
     }
 }

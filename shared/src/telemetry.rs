@@ -14,8 +14,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 ///
 /// Below `info` it is anybody's guess what a library prints. Those that stand here at `debug` were
 /// read: none prints what passes through it there (`tungstenite`, `yamux` and `h2` do at `trace`,
-/// with the tokens in it). `rmcp` prints messages at `info` already. Of ours (`mcpm` is the
-/// beginning of all three crates' names) there is no such line at any level.
+/// with the tokens in it). `rmcp` prints messages at `info` already. Ours (`mcpm` is the beginning
+/// of all three crates' names) print none of it at any level, with one exception: what a server
+/// writes to stderr, and to stdout where that looks like no part of a message, is shown as it is.
 const BOUND: &str = "info,mcpm=trace,h2=debug,hyper=debug,rmcp=warn,rustls=debug,sqlx=debug,\
     tokio_tungstenite=debug,tungstenite=debug,yamux=debug";
 

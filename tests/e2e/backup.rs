@@ -1,11 +1,12 @@
 //! Backup and restore, by the very commands of `docs/upgrade.md`, of a relay that is lost while it serves.
 #![cfg(unix)]
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::peers::programs;
+use harness::peers::{peer, programs};
 use harness::process::{Program, built, command};
 use harness::{Service, TestAgent, request, visitor};
 use mcpm_shared::access::AccessPolicy;
@@ -48,14 +49,17 @@ impl World {
     }
 
     async fn serve(&mut self) -> Program {
-        let mut serve = command(built("mcpm-relay"));
-        serve.args(["serve", "--http-mode", "--admin-listen", "none", "--listen"]);
-        serve.arg(self.addr.to_string()).args(self.at());
-        let mut relay = Program::start(serve);
+        let start = || {
+            let mut serve = command(built("mcpm-relay"));
+            serve.args(["serve", "--http-mode", "--admin-listen", "none", "--listen"]);
+            serve.arg(self.addr.to_string()).args(self.at());
+            serve
+        };
         let addr = |line: &str| {
             line.strip_prefix("listening on http://")?.split_whitespace().next()?.parse().ok()
         };
-        self.addr = relay.line("the line that says where it listens", addr).await;
+        let (relay, addr) = Program::listening(start, addr).await;
+        self.addr = addr;
         relay
     }
 
@@ -82,18 +86,30 @@ impl World {
     }
 
     /// Runs commands of the document, which speaks of other places.
-    fn shell(&self, commands: &str, environment: &[(&str, &str)]) {
+    fn shell(&self, commands: &str, environment: &[(OsString, OsString)]) {
         let places = [("/var/lib/mcpm-relay", "data"), ("/etc/mcpm-relay", "etc")];
         let places = places.into_iter().chain([("/backup", "backup")]);
         let commands = places.fold(commands.to_owned(), |commands, (documented, here)| {
             commands.replace(documented, self.path(here).to_str().unwrap())
         });
         let mut shell = Command::new("sh");
-        shell.args(["-e", "-c", &commands]).envs(environment.iter().copied());
+        shell.args(["-e", "-c", &commands]).envs(environment.iter().cloned());
         let done = shell.current_dir(self.path("backup")).output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success(), "{commands}\n{said}");
     }
+}
+
+/// The environment in which a shell finds a program of other people, which may be unpacked and not installed.
+fn reaching(program: &str) -> Vec<(OsString, OsString)> {
+    let found = peer(program).expect("it was looked for");
+    let found = found.as_std();
+    let own = Path::new(found.get_program()).parent().unwrap().to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&path)));
+    let libraries = found.get_envs().filter(|(name, _)| *name == "LD_LIBRARY_PATH");
+    let libraries = libraries.filter_map(|(name, value)| Some((name.into(), value?.into())));
+    libraries.chain([("PATH".into(), path.unwrap())]).collect()
 }
 
 /// The commands below a heading of the document, block by block.
@@ -152,11 +168,12 @@ async fn a_relay_on_a_file_is_restored_as_documented() {
         return;
     }
     let [backup, restore] = documented("SQLite").try_into().unwrap();
-    let restore = move |world: &World| {
-        world.shell(&restore, &[]);
+    let environment = reaching("sqlite3");
+    let restore = |world: &World| {
+        world.shell(&restore, &environment);
         None
     };
-    comes_back(World::new(None), |world| world.shell(&backup, &[]), restore).await;
+    comes_back(World::new(None), |world| world.shell(&backup, &environment), restore).await;
 }
 
 #[tokio::test]
@@ -168,6 +185,7 @@ async fn a_relay_on_postgres_is_restored_as_documented() {
     let url = server.database();
     let socket = url.split_once("host=").unwrap().1.split('&').next().unwrap().to_owned();
     let environment = [("PGHOST", &*socket), ("PGUSER", "relay")];
+    let environment = environment.map(|(name, value)| (name.into(), value.into()));
     let [commands] = documented("PostgreSQL").try_into().unwrap();
     let name = url.split_once(":///").unwrap().1.split('?').next().unwrap();
     let commands = commands.replace("--host=db.example", &format!("--host={socket}"));

@@ -244,3 +244,28 @@ async fn agents_and_visitors_that_trust_the_relays_own_authority_need_no_pin() {
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
     assert_eq!(client.get(&info.url).send().await.unwrap().status(), 200);
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_relay_with_its_own_authority_says_what_that_is_good_for_and_for_how_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = || async {
+        let mut serve = harness::process::command(harness::process::built("mcpm-relay"));
+        serve.args(["serve", "--domain", "intranet", "--listen", "127.0.0.1:0", "--auth", "open"]);
+        serve
+            .args(["--tls", "self-signed", "--admin-listen", "none", "--data-dir"])
+            .arg(dir.path());
+        let mut relay = harness::process::Program::start(serve);
+        let until = |line: &str| line.contains("pins of this one end then").then_some(());
+        relay.line("how long a pin holds", until).await;
+        relay.signal("TERM");
+        relay.ended().await
+    };
+    let first = said().await;
+    assert_eq!(first.code, Some(0), "{first:?}");
+    assert!(first.stderr.contains("does not cover *.intranet"), "{first:?}");
+    assert!(!first.stderr.contains("cannot make the next certificate"), "{first:?}");
+    std::fs::remove_file(dir.path().join("self-signed-intranet.ca.key")).unwrap();
+    let again = said().await;
+    assert!(again.stderr.contains("cannot make the next certificate"), "{again:?}");
+}

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::eventually;
+
 /// How long a process may take over one thing: a line, or its end. Generous, for a busy machine; no test waits for it
 /// unless it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,6 +98,16 @@ impl Program {
     /// # Panics
     /// When the program ends, or says nothing of the kind for a minute; with all that it said.
     pub async fn line<T>(&mut self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let found = self.line_or_end(what, wanted).await;
+        found.unwrap_or_else(|| panic!("{} ended without {what}\n{}", self.name, self.transcript()))
+    }
+
+    /// As [`Program::line`]; `None` when the program ends without it.
+    async fn line_or_end<T>(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
         let wait = async {
             loop {
                 let ended = *self.stdout.changes.borrow_and_update();
@@ -115,10 +127,32 @@ impl Program {
             }
         };
         match timeout(PATIENCE, wait).await {
-            Ok(Some(found)) => found,
-            Ok(None) => panic!("{} ended without {what}\n{}", self.name, self.transcript()),
+            Ok(found) => found,
             Err(_) => panic!("{} does not come to {what}\n{}", self.name, self.transcript()),
         }
+    }
+
+    /// Starts a program that listens, and waits for the line that says where. An address that was let go may be somebody
+    /// else's for a moment: the program is started again for as long as it is.
+    ///
+    /// # Panics
+    /// As [`Program::line`], and when the address stays taken.
+    pub async fn listening<T>(
+        start: impl Fn() -> Command,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> (Self, T) {
+        let what = "the line that says where it listens";
+        eventually("the address is free again", || async {
+            let mut program = Self::start(start());
+            let found = program.line_or_end(what, &wanted).await;
+            if found.is_none() {
+                let stderr = program.ended().await.stderr;
+                let is_taken = stderr.contains("Address already in use");
+                assert!(is_taken, "{} ended without {what}\n{stderr}", program.name);
+            }
+            Some((program, found?))
+        })
+        .await
     }
 
     /// Waits for the next line of stdout that is a JSON object with this `event`.
@@ -305,4 +339,24 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
         }
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_finds_its_address_taken_is_started_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "mkdir taken 2>/dev/null && { echo 'Address already in use' >&2; exit 1; }
+            echo listening on 1; exec cat";
+        let start = || {
+            let mut shell = command("sh");
+            shell.args(["-c", script]).current_dir(folder.path());
+            shell
+        };
+        let addr = |line: &str| line.strip_prefix("listening on ")?.parse().ok();
+        let (_program, addr): (_, u16) = Program::listening(start, addr).await;
+        assert_eq!(addr, 1);
+    }
 }

@@ -160,7 +160,7 @@ mod tests {
         assert!(hint(manager.server("solo").unwrap_err()).contains("`mcpm profile share solo`"));
         let change = ServerChange::default();
         let edited = manager.edit_server("solo", &change).unwrap_err();
-        assert!(hint(edited).contains("is a profile"));
+        assert!(hint(edited).contains("`edit`"));
         manager.remove_server("soll").unwrap();
         let empty = hint(manager.server("solo").unwrap_err());
         assert!(empty.contains("`mcpm install`") && empty.contains("`mcpm new`"), "{empty}");

@@ -35,6 +35,8 @@ pub(super) const INBOX: usize = 32;
 const MAX_UNSENT: u32 = 1000;
 /// How long what a dead server wrote is still read.
 const LINGER: Duration = Duration::from_secs(2);
+/// How many bytes of a line of noise are shown.
+const NOISE: usize = 400;
 /// How many lines of noise of one server are worth a warning.
 const WARNINGS: u32 = 5;
 /// Read buffer; most messages fit.
@@ -324,12 +326,12 @@ impl Pump {
 
     fn noise(&mut self, line: &[u8]) {
         let server = self.child.server();
-        let text: String = String::from_utf8_lossy(&line[..line.len().min(400)]).into_owned();
+        let (bytes, text) = (line.len(), shown(line));
         self.warned = self.warned.saturating_add(1);
         if self.warned <= WARNINGS {
-            tracing::warn!(server, text, "a line on stdout is not MCP, dropped");
+            tracing::warn!(server, bytes, text, "a line on stdout is not MCP, dropped");
         } else {
-            tracing::trace!(server, text, "a line on stdout is not MCP, dropped");
+            tracing::trace!(server, bytes, text, "a line on stdout is not MCP, dropped");
         }
     }
 
@@ -354,6 +356,13 @@ impl Full {
         }
         refusal(&self.packet.message)
     }
+}
+
+/// Returns how a line that is not MCP begins. Of what looks like a message that is broken, or a part
+/// of one, nothing is shown: it may hold what belongs to a client.
+fn shown(line: &[u8]) -> Option<String> {
+    let json = line.trim_ascii_start().first().is_some_and(|first| b"{[\"".contains(first));
+    (!json).then(|| String::from_utf8_lossy(&line[..line.len().min(NOISE)]).into_owned())
 }
 
 /// Returns the error response to a request whose server died.

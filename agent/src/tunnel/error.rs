@@ -143,8 +143,9 @@ impl Hint for TunnelError {
             )),
             Self::Proxy { .. } => Some("Check HTTPS_PROXY and NO_PROXY".to_owned()),
             Self::Tls { relay, untrusted: true, .. } => Some(format!(
-                "If the relay has a certificate of its own, trust it with `mcpm relay login \
-                 {relay} --fingerprint SHA256` or `--ca FILE`"
+                "If the relay has a certificate of its own, trust its authority with `mcpm relay \
+                 login {relay} --ca FILE`, or that certificate until its renewal with \
+                 `--fingerprint SHA256`"
             )),
             Self::Tls { relay, .. } => Some(format!(
                 "If the relay serves plain HTTP, write {}",
@@ -182,7 +183,7 @@ fn hint_for(refusal: &Refusal, relay: &str) -> Option<String> {
                 refusal.retry_after_secs.map_or_else(String::new, |secs| format!(" {secs} s"));
             Some(format!(
                 "The relay asks to wait{wait}; what is shared for the first time tries for longer \
-                 with `--timeout SECONDS`"
+                 with `--timeout SECONDS`, or more often with `--retry N`"
             ))
         }
         code::EXPIRED => Some(format!(
@@ -226,6 +227,12 @@ mod tests {
         let error =
             TunnelError::Refused { relay: "https://r".to_owned(), refusal: Box::new(refusal) };
         assert_eq!(error.hint().unwrap(), "Run `mcpm relay login https://r`");
+    }
+
+    #[test]
+    fn whoever_is_asked_to_wait_hears_of_both_ways_to_be_patient() {
+        let hint = refused(code::RATE_LIMITED).hint().unwrap();
+        assert!(hint.contains("`--timeout SECONDS`") && hint.contains("`--retry N`"), "{hint}");
     }
 
     #[test]

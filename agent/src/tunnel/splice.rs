@@ -197,15 +197,26 @@ fn credentials(head: &RequestHead<'_>) -> HeaderMap {
 /// # Errors
 /// When nothing does, or nothing is heard of it for a while.
 pub async fn knock(target: &HttpTarget) -> io::Result<()> {
-    tokio::time::timeout(KNOCK_TIMEOUT, connect(target)).await??;
-    Ok(())
+    within(KNOCK_TIMEOUT, connect(target)).await.map(drop)
 }
 
 async fn connect(target: &HttpTarget) -> io::Result<TcpStream> {
     let connecting = TcpStream::connect((target.host(), target.port()));
-    let connection = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
+    let connection = within(CONNECT_TIMEOUT, connecting).await?;
     connection.set_nodelay(true)?;
     Ok(connection)
+}
+
+/// Waits so long for a connection, and says so where there is none.
+async fn within<T>(
+    patience: Duration,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let silent = |_| {
+        let words = format!("no answer within {} s", patience.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, words)
+    };
+    tokio::time::timeout(patience, connecting).await.map_err(silent)?
 }
 
 /// Tells whether a resting connection can carry another request: the service has neither closed

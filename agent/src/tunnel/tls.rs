@@ -146,10 +146,11 @@ pub(super) fn pin_mismatch(error: &io::Error) -> Option<Digest> {
     other.0.downcast_ref::<PinMismatch>().map(|mismatch| mismatch.0)
 }
 
-/// Says in plain words why a certificate is not trusted, or that no TLS was spoken. What rustls says
-/// of it is for the log; other errors stay as they are.
+/// Says in plain words why a certificate is not trusted, or that no TLS was spoken. Other errors stay
+/// as they are.
 pub(super) fn in_words(error: io::Error) -> io::Error {
     use rustls::CertificateError as Fault;
+    let said = |words: String| io::Error::new(error.kind(), words);
     let words = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(fault)) => match fault {
             Fault::UnknownIssuer => "its certificate is not signed by anybody this machine trusts",
@@ -159,18 +160,39 @@ pub(super) fn in_words(error: io::Error) -> io::Error {
             Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
                 "its certificate is not valid yet, or the clock of this machine is wrong"
             }
-            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
-                "its certificate is for another name"
+            Fault::NotValidForNameContext { presented, .. } => {
+                return said(format!("its certificate is for another name{}", names(presented)));
             }
+            Fault::NotValidForName => "its certificate is for another name",
             Fault::Revoked => "its certificate was revoked",
-            _ => "its certificate cannot be verified",
+            fault => return said(format!("its certificate cannot be verified ({fault})")),
         },
         Some(Error::InvalidMessage(_)) => "what answers there does not speak TLS",
         _ => return error,
     };
-    tracing::debug!(%error, "TLS failed");
-    io::Error::new(error.kind(), words)
+    said(words.to_owned())
 }
+
+/// Lists the names of a certificate, which webpki gives as `DnsName("relay.example")`. They are a
+/// stranger's: there may be many, and anything may be in them.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let (_, name) = name.strip_suffix(')')?.split_once('(')?;
+        Some(name.trim_matches('"').escape_default().take(MAX_NAME).collect())
+    };
+    let mut names: Vec<String> = presented.iter().filter_map(bare).take(MAX_NAMES + 1).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    if let Some(more) = names.get_mut(MAX_NAMES) {
+        "…".clone_into(more);
+    }
+    format!(": {}", names.join(", "))
+}
+
+/// How many names of a certificate are shown, and how much of each: a DNS name has 253 letters.
+const MAX_NAMES: usize = 3;
+const MAX_NAME: usize = 253;
 
 /// Where a fingerprint that was seen is noted.
 pub(super) type Seen = Arc<Mutex<Option<Digest>>>;
@@ -274,15 +296,23 @@ mod tests {
             in_words(error).to_string()
         };
         let (time, not_after) = (UnixTime::now(), UnixTime::since_unix_epoch(Duration::ZERO));
+        let of = |presented: &[&str]| Fault::NotValidForNameContext {
+            expected: ServerName::try_from("relay.example").unwrap(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (a, b) = ("DnsName(\"a.example\")", "DnsName(\"\u{1b}[2J\")");
         for (fault, words) in [
+            (of(&[a, "IpAddress(192.0.2.1)"]), "another name: a.example, 192.0.2.1"),
+            (of(&[a, a, b, a, a]), "another name: a.example, a.example, \\u{1b}[2J, …"),
+            (of(&[]), "another name"),
             (Fault::UnknownIssuer, "not signed by anybody this machine trusts"),
             (Fault::ExpiredContext { time, not_after }, "has expired"),
             (Fault::NotValidYetContext { time, not_before: time }, "not valid yet"),
             (Fault::NotValidForName, "another name"),
-            (Fault::BadEncoding, "cannot be verified"),
+            (Fault::BadEncoding, "cannot be verified (BadEncoding)"),
         ] {
             let said = said(fault);
-            assert!(said.contains(words), "{said}");
+            assert!(said.ends_with(words) || said.contains(&format!("{words}, or")), "{said}");
         }
         let other = io::Error::other("the network is down");
         assert_eq!(in_words(other).to_string(), "the network is down");

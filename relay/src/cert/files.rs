@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 
+use super::status::LastLook;
 use super::{CertError, CertSource, Current, certified};
 
 /// Certificate chain and key in two PEM files, read again when either changes.
@@ -18,6 +19,7 @@ pub struct CertFiles {
     key: PathBuf,
     current: Arc<Current>,
     read_at: Mutex<Stamp>,
+    last_look: LastLook,
 }
 
 /// When the files were written, as far as the file system tells.
@@ -36,6 +38,7 @@ impl CertFiles {
             key: key.to_owned(),
             current,
             read_at: Mutex::new(read_at),
+            last_look: LastLook::default(),
         })
     }
 }
@@ -50,6 +53,17 @@ impl CertSource for CertFiles {
     }
 
     fn refresh(&self) -> Result<bool, CertError> {
+        self.last_look.note(self.look())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.last_look.trouble()
+    }
+}
+
+impl CertFiles {
+    /// Shows what is in the files, where they have changed.
+    fn look(&self) -> Result<bool, CertError> {
         let mut read_at = self.read_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let stamp = stamp(&self.cert, &self.key);
         if *read_at == stamp {
@@ -99,6 +113,7 @@ mod tests {
     use mcpm_shared::token::Digest;
 
     use super::*;
+    use crate::cert::CertStatus;
 
     /// Writes a new pair; returns the fingerprint of its certificate.
     fn write_pair(dir: &Path, cert: bool, key: bool) -> Digest {
@@ -145,6 +160,13 @@ mod tests {
         assert!(matches!(files.refresh(), Err(CertError::Unusable(_))));
         assert!(matches!(files.refresh(), Err(CertError::Unusable(_))), "it tries again");
         assert_eq!(files.fingerprint().unwrap(), first);
+        let problem = CertStatus::of(&files).problem.unwrap();
+        assert!(problem.contains("cannot be used together"), "{problem}");
+        let second = write_pair(dir.path(), true, true);
+        let cert = std::fs::File::options().append(true).open(dir.path().join("cert.pem")).unwrap();
+        cert.set_modified(SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+        assert!(files.refresh().unwrap());
+        assert_eq!((files.fingerprint().unwrap(), CertStatus::of(&files).problem), (second, None));
     }
 
     #[test]

@@ -5,8 +5,7 @@
 //! trust it with the rest of the world: it is good for the relay's own hosts only (RFC 5280
 //! §4.2.1.10). A certificate that an earlier version made stays, because agents have pinned it.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +19,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::status::ends_within;
-use super::{CertError, CertSource, Current, certified};
+use super::status::{LastLook, ends_within};
+use super::validity::Validity;
+use super::{CertError, CertSource, Current, certified, in_full, private_file};
 use crate::config::Domain;
 
 const DAY: u64 = 24 * 3600;
@@ -38,6 +39,7 @@ pub struct SelfSigned {
     current: Arc<Current>,
     /// `None` keeps nothing and renews nothing.
     kept: Option<Kept>,
+    last_look: LastLook,
 }
 
 /// What is made for which domain, and where it is kept.
@@ -59,7 +61,7 @@ impl SelfSigned {
     pub fn generate(domain: &Domain) -> Result<Self, CertError> {
         let pem = alone(domain)?;
         let key = parse(Path::new("memory"), pem.as_bytes())?;
-        Ok(Self { current: Current::new(key), kept: None })
+        Ok(Self { current: Current::new(key), kept: None, last_look: LastLook::default() })
     }
 
     /// Reads the domain's certificate from a directory, or makes it there, together with the
@@ -77,7 +79,9 @@ impl SelfSigned {
             Some(pem) => parse(&kept.leaf, &pem)?,
             None => kept.issue(LIFE)?,
         };
-        let source = Self { current: Current::new(key), kept: Some(kept) };
+        kept.complain();
+        let last_look = LastLook::default();
+        let source = Self { current: Current::new(key), kept: Some(kept), last_look };
         // Where that fails the old one stays, and whoever watches the certificate says why.
         drop(source.refresh());
         Ok(source)
@@ -97,7 +101,24 @@ impl CertSource for SelfSigned {
         self.kept.as_ref().map(|kept| kept.ca.as_path()).filter(|ca| ca.exists())
     }
 
+    fn renewed_at(&self) -> Option<u64> {
+        self.authority()?;
+        let validity = Validity::of(&self.leaf()?)?;
+        Some(validity.not_after.saturating_sub(RENEWED_BEFORE))
+    }
+
     fn refresh(&self) -> Result<bool, CertError> {
+        self.last_look.note(self.look())
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.last_look.trouble()
+    }
+}
+
+impl SelfSigned {
+    /// Makes a new certificate where the present one is about to end.
+    fn look(&self) -> Result<bool, CertError> {
         let Some(kept) = &self.kept else { return Ok(false) };
         if self.leaf().is_some_and(|leaf| !ends_within(&leaf, RENEWED_BEFORE)) {
             return Ok(false);
@@ -132,10 +153,11 @@ impl Kept {
     /// Reads the authority, or makes it where there is none.
     fn authority(&self) -> Result<Issuer<'static, KeyPair>, CertError> {
         let params = of_authority(&self.domain)?;
+        let trusted = read(&self.ca)?;
         let key = match read(&self.ca_key)? {
             Some(pem) => key_pair(&self.ca_key, &pem)?,
             // Another one in its place would be trusted by nobody.
-            None if self.ca.exists() => {
+            None if trusted.is_some() => {
                 let (path, source) = (self.ca_key.clone(), ErrorKind::NotFound.into());
                 return Err(CertError::Read { path, source });
             }
@@ -145,13 +167,44 @@ impl Kept {
                 key
             }
         };
-        if !self.ca.exists() {
-            let cert = params.self_signed(&key).map_err(CertError::Make)?;
-            write_private(&self.ca, cert.pem().as_bytes())?;
-            tracing::info!(file = %self.ca.display(), "made an authority for the certificate");
+        let cert = params.self_signed(&key).map_err(CertError::Make)?;
+        match trusted {
+            // Whoever trusts another one would refuse what this key signs, and nobody would know.
+            Some(pem) if !is_one_authority(&der(&self.ca, &pem)?, cert.der()) => {
+                return Err(CertError::Authority {
+                    cert: self.ca.clone(),
+                    key: self.ca_key.clone(),
+                });
+            }
+            Some(_) => {}
+            None => {
+                write_private(&self.ca, cert.pem().as_bytes())?;
+                tracing::info!(file = %self.ca.display(), "made an authority for the certificate");
+            }
         }
         Ok(Issuer::new(params, key))
     }
+
+    /// Says at once what would come out in two years only, when nobody has the right files anymore:
+    /// that the authority cannot sign the next certificate.
+    fn complain(&self) {
+        if self.ca.exists()
+            && let Err(error) = self.authority()
+        {
+            let error = in_full(&error);
+            tracing::warn!(error, "the authority cannot make the next certificate");
+        }
+    }
+}
+
+/// Tells whether two certificates are of one authority to whoever checks what it signed, which goes
+/// by its name and its key (RFC 5280 §6.1.4).
+fn is_one_authority(one: &[u8], other: &[u8]) -> bool {
+    fn of(der: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (_, cert) = X509Certificate::from_der(der).ok()?;
+        Some((cert.tbs_certificate.subject.as_raw(), cert.tbs_certificate.subject_pki.raw))
+    }
+    of(one).is_some_and(|one| of(other) == Some(one))
 }
 
 /// The authority in full: the same whenever it is asked for, so that its name fits.
@@ -160,6 +213,8 @@ fn of_authority(domain: &Domain) -> Result<CertificateParams, CertError> {
     params.distinguished_name.push(DnType::CommonName, format!("mcpm-relay at {domain}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Names of people and programs have no bounds: it shall not vouch for them either.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     (params.not_before, params.not_after) =
         (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2049, 12, 31));
     // What is below a name that is permitted is permitted, too.
@@ -215,20 +270,21 @@ fn names(domain: &Domain) -> Vec<String> {
 }
 
 fn parse(path: &Path, pem: &[u8]) -> Result<CertifiedKey, CertError> {
-    let not_pem = |wanted| move |source| CertError::Pem { path: path.to_owned(), wanted, source };
-    let cert = CertificateDer::from_pem_slice(pem).map_err(not_pem("certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(pem).map_err(not_pem("private key"))?;
-    certified(vec![cert], key)
+    certified(vec![der(path, pem)?], private(path, pem)?)
+}
+
+fn der(path: &Path, pem: &[u8]) -> Result<CertificateDer<'static>, CertError> {
+    let (path, wanted) = (path.to_owned(), "certificate");
+    CertificateDer::from_pem_slice(pem).map_err(|source| CertError::Pem { path, wanted, source })
+}
+
+fn private(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, CertError> {
+    let (path, wanted) = (path.to_owned(), "private key");
+    PrivateKeyDer::from_pem_slice(pem).map_err(|source| CertError::Pem { path, wanted, source })
 }
 
 fn key_pair(path: &Path, pem: &[u8]) -> Result<KeyPair, CertError> {
-    let wanted = "private key";
-    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|source| CertError::Pem {
-        path: path.to_owned(),
-        wanted,
-        source,
-    })?;
-    KeyPair::try_from(&key).map_err(CertError::Make)
+    KeyPair::try_from(&private(path, pem)?).map_err(CertError::Make)
 }
 
 /// Reads a file, where there is one.
@@ -242,21 +298,8 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, CertError> {
 
 /// Writes a file in one step, for its owner only.
 fn write_private(path: &Path, pem: &[u8]) -> Result<(), CertError> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let write = || {
-        // What a process left that was cut off.
-        drop(std::fs::remove_file(&fresh));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&fresh)?;
-        file.write_all(pem)?;
-        file.sync_all()?;
-        std::fs::rename(&fresh, path)
-    };
-    write().map_err(|source| CertError::Write { path: path.to_owned(), source })
+    private_file::write(path, pem)
+        .map_err(|source| CertError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -269,6 +312,7 @@ mod tests {
     use rustls::server::ParsedCertificate;
 
     use super::*;
+    use crate::cert::CertStatus;
 
     fn covers(source: &SelfSigned, name: &str) -> bool {
         let leaf = source.leaf().unwrap();
@@ -330,6 +374,43 @@ mod tests {
             let error = refused.unwrap_err().to_string();
             assert!(error.contains("NameConstraintViolation"), "{error}");
         }
+        let ca = CertificateDer::from_pem_file(source.authority().unwrap()).unwrap();
+        let (_, ca) = X509Certificate::from_der(&ca).unwrap();
+        let usage = ca.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && !usage.client_auth && !usage.email_protection, "{usage:?}");
+    }
+
+    #[test]
+    fn an_authority_signs_only_with_its_own_key_and_under_its_own_name() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = SelfSigned::open(dir.path(), &domain()).unwrap();
+        let kept = source.kept.as_ref().unwrap();
+        let (own_cert, own_key) = (&kept.ca, std::fs::read(&kept.ca_key).unwrap());
+        let old = kept.issue(DAY).unwrap().cert[0].clone();
+        let refused = || {
+            let again = SelfSigned::open(dir.path(), &domain()).unwrap();
+            assert_eq!(again.leaf().as_ref(), Some(&old), "the old one stays");
+            let error = again.refresh().unwrap_err();
+            assert!(matches!(error, CertError::Authority { .. }), "{error}");
+        };
+
+        let other = SelfSigned::open(elsewhere.path(), &domain()).unwrap();
+        std::fs::copy(&other.kept.as_ref().unwrap().ca_key, &kept.ca_key).unwrap();
+        refused();
+        std::fs::write(&kept.ca_key, &own_key).unwrap();
+        let key = key_pair(&kept.ca_key, &own_key).unwrap();
+        let namesake = of_authority(&"other.example".parse().unwrap()).unwrap();
+        write_private(own_cert, namesake.self_signed(&key).unwrap().pem().as_bytes()).unwrap();
+        refused();
+    }
+
+    #[test]
+    fn a_pin_beside_an_authority_holds_until_a_known_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = SelfSigned::open(dir.path(), &domain()).unwrap();
+        let left = source.renewed_at().unwrap() - UnixTime::now().as_secs();
+        assert_eq!(left.div_ceil(DAY), 790);
+        assert_eq!(SelfSigned::generate(&domain()).unwrap().renewed_at(), None);
     }
 
     #[test]
@@ -357,6 +438,8 @@ mod tests {
         assert_eq!(again.leaf().as_ref(), old.cert.first());
         let error = again.refresh().unwrap_err().to_string();
         assert!(error.ends_with("self-signed-share.example.com.ca.key"), "{error}");
+        let problem = CertStatus::of(&again).problem.unwrap();
+        assert!(problem.contains("self-signed-share.example.com.ca.key"), "{problem}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! A certificate as operators are told of it.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use rustls::pki_types::UnixTime;
 use serde::Serialize;
 
 use super::validity::Validity;
-use super::{CertSource, covers, has_ended};
+use super::{CertError, CertSource, covers, has_ended, in_full};
 
 /// What is shown to those who connect by TLS, or why nothing is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +41,22 @@ impl CertStatus {
             fingerprint: source.fingerprint().map(|digest| digest.to_string()),
             problem,
         }
+    }
+}
+
+/// Remembers why the last look for a newer certificate came to nothing.
+#[derive(Debug, Default)]
+pub(super) struct LastLook(ArcSwapOption<String>);
+
+impl LastLook {
+    /// Notes how a look ended.
+    pub(super) fn note(&self, found: Result<bool, CertError>) -> Result<bool, CertError> {
+        self.0.store(found.as_ref().err().map(|error| Arc::new(in_full(error))));
+        found
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.0.load().as_deref().cloned()
     }
 }
 

@@ -115,7 +115,7 @@ fn problems(error: &CliError) -> Vec<Found> {
                 setting: problem.setting.clone(),
                 // With the setting named, its line in the file says no more.
                 message: match problem.setting {
-                    Some(_) => problem.error.message().to_owned(),
+                    Some(_) => problem.message.clone(),
                     None => problem.in_words(),
                 },
             });

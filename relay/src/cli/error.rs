@@ -181,6 +181,11 @@ impl CliError {
                 "List names with `mcpm-relay name ls`"
             }
             #[cfg(unix)]
+            Self::TakeOver(HandoverError::Late(_)) => {
+                "Find out why this one took a minute to start, such as a slow database; then try \
+                 again"
+            }
+            #[cfg(unix)]
             Self::TakeOver(_) => "Stop the running relay, and start this one without --take-over",
             Self::NoTakeover => "Give --data-dir or --takeover-socket, or leave --take-over out",
             Self::NotHttp(_) => "Check that --admin-listen is the same as for `mcpm-relay serve`",
@@ -203,7 +208,7 @@ impl CliError {
         let mut text = format!("error: {self}");
         let mut cause = self.source();
         while let Some(error) = cause {
-            // TOML's own errors show the line, with the position below.
+            // Some end with a line break.
             let said = error.to_string();
             // Some libraries say their cause themselves.
             if !text.ends_with(said.trim_end()) {

@@ -14,6 +14,7 @@ use super::error::{CliError, in_full};
 use super::manager;
 use super::out::say;
 use super::settings::ServeArgs;
+use super::table::date;
 use super::takeover::{Before, Passing, Successor};
 
 #[derive(Debug, clap::Args)]
@@ -97,21 +98,25 @@ async fn serve(config: Config, source: CommandLine, before: Before) -> Result<()
     let pinned = !matches!(config.tls, Tls::Acme(_));
     let fingerprint = ports.cert.as_ref().filter(|_| pinned).and_then(|cert| cert.fingerprint());
     let authority = ports.cert.as_ref().and_then(|cert| cert.authority().map(Path::to_owned));
+    let renewed_at = ports.cert.as_ref().and_then(|cert| cert.renewed_at());
     let scheme = if ports.cert.is_some() { "https" } else { "http" };
     let takeover = config.takeover_socket.clone();
     let relay = Relay::start(config, ports).await?;
 
     let admin = relay.admin_addr().map(|addr| format!(" (admin http://{addr})"));
     say(&format!("listening on {scheme}://{}{}", relay.addr(), admin.unwrap_or_default()))?;
-    if let Some(fingerprint) = fingerprint {
-        say(&format!("certificate SHA-256 {fingerprint}"))?;
-    }
     if let Some(authority) = authority {
         say(&format!("certificate authority {}", authority.display()))?;
     }
+    if let Some(fingerprint) = fingerprint {
+        say(&format!("certificate SHA-256 {fingerprint}"))?;
+    }
+    if let Some(renewed_at) = renewed_at {
+        say(&format!("certificate renewed {}: pins of this one end then", date(renewed_at)))?;
+    }
     // The manager learns whom it watches before the process that it watched so far ends.
     manager::ready();
-    before.replace().await;
+    before.replace().await?;
     let end = follow(&relay, &mut signals, passing.offer(takeover.as_deref(), &relay)).await?;
     let ended = async {
         match end {

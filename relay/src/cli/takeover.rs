@@ -14,7 +14,7 @@ mod unix {
     use std::process::{ExitStatus, Stdio};
 
     use mcpm_relay::config::Config;
-    use mcpm_relay::handover::{Inherited, Offer, Predecessor, Taken, take_over};
+    use mcpm_relay::handover::{HandoverError, Inherited, Offer, Predecessor, Taken, take_over};
     use mcpm_relay::relay::Relay;
     use tokio::process::{Child, Command};
     use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,17 +44,19 @@ mod unix {
             self.0.as_ref().map(Predecessor::left).unwrap_or_default()
         }
 
-        /// Tells it that this process serves in its place.
-        pub(in crate::cli) async fn replace(self) {
-            let Some(predecessor) = self.0 else { return };
+        /// Tells it that this process serves in its place; fails where it goes on all the same.
+        pub(in crate::cli) async fn replace(self) -> Result<(), CliError> {
+            let Some(predecessor) = self.0 else { return Ok(()) };
             match predecessor.ready().await {
                 Ok(()) => tracing::info!("took over from the relay before"),
-                // Its listeners are ours, whatever became of it.
+                Err(late @ HandoverError::Late(_)) => return Err(late.into()),
+                // It is gone, and its listeners are ours, whatever became of it.
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the relay before did not say that it is done");
                 }
             }
+            Ok(())
         }
     }
 
@@ -155,6 +157,41 @@ mod unix {
             }
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[tokio::test]
+        async fn a_successor_ends_where_the_relay_before_no_longer_waits_and_goes_on() {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("takeover.sock");
+            let offer = Offer::make(&path, Vec::new(), None).unwrap();
+            let find = async || {
+                let path = path.clone();
+                let found = tokio::task::spawn_blocking(move || take_over(&path).unwrap());
+                Before(found.await.unwrap())
+            };
+            // Who runs stops waiting as soon as the successor has all, and offers it again.
+            let late = tokio::select! {
+                _ = offer.taken() => unreachable!("nobody said that it serves"),
+                late = find() => late,
+            };
+            let told = tokio::select! {
+                _ = offer.taken() => unreachable!("nobody said in time that it serves"),
+                told = late.replace() => told,
+            };
+            let error = told.unwrap_err();
+            assert!(matches!(error, CliError::TakeOver(HandoverError::Late(_))), "{error}");
+
+            let late = tokio::select! {
+                _ = offer.taken() => unreachable!("nobody said that it serves"),
+                late = find() => late,
+            };
+            drop(offer);
+            late.replace().await.unwrap();
+        }
+    }
 }
 
 #[cfg(not(unix))]
@@ -181,7 +218,9 @@ mod elsewhere {
         }
 
         #[expect(clippy::unused_async, reason = "the other systems' signature")]
-        pub(in crate::cli) async fn replace(self) {}
+        pub(in crate::cli) async fn replace(self) -> Result<(), CliError> {
+            Ok(())
+        }
     }
 
     /// Nothing passes to anybody.

@@ -5,36 +5,34 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::layer::Layer;
 
-/// One thing in a settings file that cannot be understood.
+/// One thing in a settings file that cannot be understood. The line itself is not part of it: any
+/// may hold a secret, such as one that belongs into a file of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileProblem {
     /// The setting, as `limits.NAME` in a table; absent where the file is no TOML.
     pub setting: Option<String>,
-    /// What is wrong, with the line it stands in; that may hold a password.
-    pub error: toml::de::Error,
-    /// The number of that line, where it must not be shown.
-    secret_line: Option<usize>,
+    /// The number of the line it stands in, where there is one.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: String,
 }
 
 impl FileProblem {
-    fn new(text: &str, setting: Option<String>, error: toml::de::Error) -> Self {
-        let secret_line = error.span().and_then(|place| {
-            let before = text.get(..place.start)?;
-            let begins = before.rfind('\n').map_or(0, |at| at + 1);
-            let line = text[begins..].lines().next().unwrap_or_default();
-            // The one setting whose value may hold a password (`database-file` is for those).
-            let secret = line.trim_start().starts_with("database") || line.contains("://");
-            secret.then(|| before.matches('\n').count() + 1)
-        });
-        Self { setting, error, secret_line }
+    fn new(text: &str, setting: Option<String>, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|place| text.get(..place.start));
+        let line = before.map(|before| before.matches('\n').count() + 1);
+        Self { setting, line, message: error.message().to_owned() }
     }
 
-    /// Returns what is wrong and where, with the line itself unless it may hold a password.
+    /// Returns what is wrong and where.
     #[must_use]
     pub fn in_words(&self) -> String {
-        match self.secret_line {
-            Some(line) => format!("TOML error at line {line}\n{}", self.error.message()),
-            None => self.error.to_string().trim_end().to_owned(),
+        let line = self.line.map(|line| format!("line {line}"));
+        let setting = self.setting.as_ref().map(|setting| format!("`{setting}`"));
+        let place: Vec<_> = line.into_iter().chain(setting).collect();
+        match place.is_empty() {
+            true => self.message.clone(),
+            false => format!("{}: {}", place.join(", "), self.message),
         }
     }
 }
@@ -60,25 +58,24 @@ impl Layer {
     pub fn from_toml(text: &str) -> Result<Self, FileError> {
         let parsed = DeTable::parse(text);
         let mut table = parsed
-            .map_err(|error| FileError { problems: vec![FileProblem::new(text, None, error)] })?;
+            .map_err(|error| FileError { problems: vec![FileProblem::new(text, None, &error)] })?;
         let mut problems = Vec::new();
         // What was refused is taken out, to see what else would be.
         loop {
-            let mut error = match Self::deserialize(Deserializer::from(table.clone())) {
+            let error = match Self::deserialize(Deserializer::from(table.clone())) {
                 Ok(layer) if problems.is_empty() => return Ok(layer),
                 Ok(_) => break,
                 Err(error) => error,
             };
-            error.set_input(Some(text));
             let place = error.span();
             let setting = place.and_then(|place| take_out(table.get_mut(), place.start));
             let last = setting.is_none();
-            problems.push(FileProblem::new(text, setting, error));
+            problems.push(FileProblem::new(text, setting, &error));
             if last {
                 break;
             }
         }
-        problems.sort_by_key(|problem| problem.error.span().map(|place| place.start));
+        problems.sort_by_key(|problem| problem.line);
         Err(FileError { problems })
     }
 }
@@ -118,18 +115,23 @@ mod tests {
         let said = error.to_string();
         for (line, what) in [(1, "nobody"), (2, "8080"), (4, "domian"), (7, "many"), (10, "claims")]
         {
-            assert!(said.contains(&format!("at line {line}, ")) && said.contains(what), "{said}");
+            assert!(said.contains(&format!("line {line}, `")) && said.contains(what), "{said}");
         }
     }
 
     #[test]
-    fn a_line_that_may_hold_a_password_is_not_shown() {
+    fn no_line_is_shown_as_any_may_hold_a_secret() {
         for text in [
+            "domain = \"a.example\"\nsecret = \"hunter2\"\n",
+            "domain = \"a.example\"\nacme-dns-token = \"hunter2\n",
+            "domain = \"a.example\"\noidc = { issuer = 1, client-secret = \"hunter2\" }\n",
             "domain = \"a.example\"\ndatabase = \"pg://ada:hunter2@db/relay\"\n",
             "domain = \"a.example\"\ndatabase = \"postgres://ada:hunter2@db/relay\n",
         ] {
-            let said = Layer::from_toml(text).unwrap_err().to_string();
+            let error = Layer::from_toml(text).unwrap_err();
+            let said = error.to_string();
             assert!(said.contains("line 2") && !said.contains("hunter2"), "{said}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
     }
 

@@ -17,8 +17,8 @@ pub enum LockError {
     /// Another relay works on it.
     #[error("another relay runs on the database {}", .0.display())]
     Held(PathBuf),
-    /// The file to lock cannot be made.
-    #[error("cannot make {}", path.display())]
+    /// The file to lock cannot be opened or made.
+    #[error("cannot open {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -36,7 +36,7 @@ impl DatabaseLock {
     /// own, that one counts. `None` on file systems that have no locks.
     ///
     /// # Errors
-    /// When another relay has it, or the file beside the database cannot be made.
+    /// When another relay has it, or the file beside the database cannot be opened or made.
     pub fn take(database: &Path, left: Option<&Self>) -> Result<Option<Self>, LockError> {
         // By whichever way it is named, it is one file; one that is yet to be made has one name.
         let real = database.canonicalize().unwrap_or_else(|_| database.to_owned());
@@ -83,9 +83,9 @@ impl DatabaseLock {
     }
 
     #[cfg(not(unix))]
-    fn is_of(&self, file: &File) -> bool {
+    fn is_of(&self, _: &File) -> bool {
         // Nothing passes from process to process there.
-        std::ptr::eq(Arc::as_ptr(&self.0), file)
+        false
     }
 }
 
@@ -126,5 +126,14 @@ mod tests {
         assert!(DatabaseLock::take(&own, None).is_err(), "the successor has it now");
         drop(passed);
         assert!(DatabaseLock::take(&own, None).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("relay.db.lock")).unwrap();
+        let error = DatabaseLock::take(&dir.path().join("relay.db"), None).unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("cannot open ") && said.ends_with("relay.db.lock"), "{said}");
     }
 }

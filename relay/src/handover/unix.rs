@@ -13,7 +13,7 @@ use rustix::cmsg_space;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
@@ -21,8 +21,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{DatabaseLock, Inherited, Socket};
 
-/// Version of what is said here. A successor of another version starts on its own, and says so.
-const VERSION: u32 = 1;
+/// Version of what is said here. A successor of another version ends, and who runs goes on.
+const VERSION: u32 = 2;
 /// What a successor says first.
 const WISH: &[u8] = b"take over\n";
 /// How many listeners a relay has at most, with room to grow; and one more descriptor, the lock.
@@ -53,6 +53,9 @@ pub enum HandoverError {
     /// The relay there says something else.
     #[error("what offers listeners at {} is no relay of this version", .0.display())]
     Foreign(PathBuf),
+    /// The relay there waits no longer, and serves.
+    #[error("the relay that offers its listeners at {} did not wait, and goes on", .0.display())]
+    Late(PathBuf),
 }
 
 /// What a predecessor says.
@@ -163,7 +166,12 @@ impl Offer {
         (&mut stream).take(MAX_LINE as u64).read_line(&mut answer).await?;
         let pid = answer.trim_end().strip_prefix("ready ").and_then(|pid| pid.parse().ok());
         let pid = pid.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Some(Taken { pid, stream: stream.into_inner() }))
+        let stream = stream.into_inner();
+        // One that said so and waited in vain for the answer has ended since.
+        if hung_up(&stream) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Some(Taken { pid, stream }))
     }
 }
 
@@ -182,6 +190,12 @@ impl Taken {
             tracing::debug!("the successor does not listen");
         }
     }
+}
+
+/// Tells whether who is at the other end, and has said all it had to, is gone.
+fn hung_up(stream: &UnixStream) -> bool {
+    let looked = recv(stream, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    matches!(looked, Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET))
 }
 
 fn send_with(stream: &UnixStream, line: &[u8], passed: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -278,7 +292,8 @@ impl Predecessor {
     /// Tells the predecessor that this process serves, and waits until it has given up the path.
     ///
     /// # Errors
-    /// When it is gone; its listeners are ours all the same.
+    /// [`HandoverError::Late`] when it goes on, so that this process must end; any other when it is
+    /// gone, and its listeners are ours all the same.
     pub async fn ready(self) -> Result<(), HandoverError> {
         let Self { path, stream, .. } = self;
         let say = async {
@@ -295,7 +310,25 @@ impl Predecessor {
         };
         let said = tokio::time::timeout(STEP, say).await;
         let said = said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        said.map_err(|source| HandoverError::Io { path, source })
+        let Err(source) = said else { return Ok(()) };
+        let asked = path.clone();
+        // Who cannot be asked may still be there: two relays over one database are worse than none.
+        match tokio::task::spawn_blocking(move || goes_on(&asked)).await.unwrap_or(true) {
+            true => Err(HandoverError::Late(path)),
+            false => Err(HandoverError::Io { path, source }),
+        }
+    }
+}
+
+/// Tells whether a predecessor that did not answer offers its listeners again. One that hands over
+/// after all lets go of who asks meanwhile; one that is silent finds out later that nobody is left.
+fn goes_on(path: &Path) -> bool {
+    match take_over(path) {
+        Ok(again) => again.is_some(),
+        Err(HandoverError::Io { source, .. }) => {
+            [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&source.kind())
+        }
+        Err(_) => true,
     }
 }
 
@@ -356,12 +389,36 @@ mod tests {
         let offer = Offer::make(&path, vec![socket("--listen")], None).unwrap();
         let tries = async {
             drop(taken_over(&path).await.unwrap());
+            // It serves, and has given up waiting before anybody heard so.
+            let mut impatient = taken_over(&path).await.unwrap();
+            impatient.stream.write_all(b"ready 1\n").unwrap();
+            drop(impatient);
             taken_over(&path).await.unwrap().ready().await
         };
-        let taken = async { offer.taken().await.pid };
+        let taken = async {
+            let pid = offer.taken().await.pid;
+            drop(offer);
+            pid
+        };
         let (pid, failed) = tokio::join!(taken, tries);
-        assert_eq!(pid, std::process::id(), "the second one came up");
-        assert!(failed.is_err(), "it was not told that all is its own");
+        assert_eq!(pid, std::process::id(), "the third one came up");
+        let failed = failed.unwrap_err();
+        assert!(matches!(failed, HandoverError::Io { .. }), "all is its own, untold: {failed}");
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_says_it_otherwise_is_not_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("takeover.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let old = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            stream.write_all(b"{\"version\":1,\"sockets\":[]}\n").unwrap();
+            // Until the successor has left.
+            drop(stream.read_to_end(&mut Vec::new()));
+        });
+        assert!(matches!(take_over(&path), Err(HandoverError::Foreign(_))));
+        old.join().unwrap();
     }
 
     #[tokio::test]

@@ -193,19 +193,20 @@ impl Stage {
     pub(super) async fn relay_at(&self, addr: &str, args: &[&str]) -> Relay {
         let data = self.path("relay");
         let common = ["serve", "--domain", "localhost", "--admin-listen", "127.0.0.1:0"];
-        let mut command = self.command("mcpm-relay", &common);
-        command.args(["--listen", addr]).arg("--data-dir").arg(data).args(args);
-        if !args.contains(&"--auth") {
-            command.args(["--auth", "open"]);
-        }
-        let mut program = Program::start(command);
-        let (addr, admin) = program
-            .line("the line that says where it listens", |line| {
-                let line = line.strip_prefix("listening on http://")?.strip_suffix(')')?;
-                let (addr, admin) = line.split_once(" (admin http://")?;
-                Some((addr.parse().ok()?, admin.parse().ok()?))
-            })
-            .await;
+        let start = || {
+            let mut command = self.command("mcpm-relay", &common);
+            command.args(["--listen", addr]).arg("--data-dir").arg(&data).args(args);
+            if !args.contains(&"--auth") {
+                command.args(["--auth", "open"]);
+            }
+            command
+        };
+        let addresses = |line: &str| {
+            let line = line.strip_prefix("listening on http://")?.strip_suffix(')')?;
+            let (addr, admin) = line.split_once(" (admin http://")?;
+            Some((addr.parse().ok()?, admin.parse().ok()?))
+        };
+        let (program, (addr, admin)) = Program::listening(start, addresses).await;
         Relay { program, addr, admin }
     }
 

@@ -45,11 +45,11 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     step::run(tree, "test", tests)?;
     conformance::check(tree)?;
     step::run(tree, "doctest", tree.cargo(&["test", "--workspace", "--doc"]))?;
-    let no_images = images::check(tree)?;
+    // Before the images, so that it is said also where those fail.
     for line in lines(&fs::read_to_string(&skipped).unwrap_or_default(), &peers) {
         println!("skipped: {line}");
     }
-    if let Some(why) = no_images {
+    if let Some(why) = images::check(tree)? {
         println!("skipped: images of deploy/docker: {why}");
     }
     println!("every check passed in {:.0}s", started.elapsed().as_secs_f32());

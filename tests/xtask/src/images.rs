@@ -7,10 +7,11 @@
 mod engine;
 mod recipe;
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use self::engine::{Engine, Made};
+use self::engine::{Engine, Made, named};
 use self::recipe::Recipe;
 use crate::step::Failed;
 use crate::tree::Tree;
@@ -19,8 +20,6 @@ use crate::tree::Tree;
 const MAX_RELAY_MB: u64 = 40;
 /// How long a container may take to come up or to go.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long all of it may take.
-const BOUND: Duration = Duration::from_secs(300);
 /// Who the programs run as in the images.
 const NOBODY: &str = "65532:65532";
 
@@ -43,14 +42,27 @@ pub(crate) fn check(tree: &Tree) -> Result<Option<String>, Failed> {
 }
 
 fn with(tree: &Tree, bins: PathBuf) -> Result<Option<String>, Failed> {
+    if let Some(why) = recipe::missing() {
+        return Ok(Some(why));
+    }
     let work = tree.target.join("xtask").join("images");
-    let engine = match Engine::find(tree, &work, BOUND) {
+    // One run at a time: they would take files and engine from each other.
+    let lock = fs::create_dir_all(&work).and_then(|()| File::create(work.join("lock")));
+    let lock = lock.map_err(|error| Failed::new(format!("write to {}", work.display()), error))?;
+    lock.lock().map_err(|error| Failed::new("wait for another run", error))?;
+    let engine = match Engine::find(tree, &work) {
         Ok(engine) => engine,
         Err(Failed(why)) => return Ok(Some(why)),
     };
     let bench = Bench { tree, engine, bins, work };
+    if bench.engine.is_private()
+        && let Err(Failed(why)) = bench.probe()
+    {
+        return Ok(Some(format!("a Docker engine starts here, but runs no containers: {why}")));
+    }
     bench.relay()?;
     bench.agent()?;
+    bench.is_empty()?;
     Ok(None)
 }
 
@@ -93,17 +105,41 @@ impl Bench<'_> {
         }
     }
 
+    /// Runs the smallest container, as all others are run.
+    fn probe(&self) -> Result<(), Failed> {
+        let image = named("mcpm-probe");
+        let _image = self.recipe("probe", "", "", &[]).shell(&image)?;
+        self.once(&[&image, "/bin/sh", "-c", ":"]).map(drop)
+    }
+
+    /// Looks whether anything is left in an engine that had nothing before.
+    fn is_empty(&self) -> Result<(), Failed> {
+        if !self.engine.is_private() {
+            return Ok(());
+        }
+        let images = self.engine.docker(&["images", "--all", "--quiet"])?;
+        let containers = self.engine.docker(&["ps", "--all", "--quiet"])?;
+        let volumes = self.engine.docker(&["volume", "ls", "--quiet"])?;
+        match format!("{images}{containers}{volumes}").is_empty() {
+            true => Ok(()),
+            false => {
+                Err(Failed(format!("images: left in the engine: {images} {containers} {volumes}")))
+            }
+        }
+    }
+
     fn relay(&self) -> Result<(), Failed> {
         let started = Instant::now();
         let mut recipe = self.recipe("relay", "mcpm-relay", "data", &[]);
         let _bases = recipe.prepare()?;
-        let image = "mcpm-relay-under-test";
-        let _image = recipe.build(Some("prebuilt"), image)?;
-        let weight = self.weigh(image, Some(MAX_RELAY_MB))?;
-        self.serve(image)?;
-        let image = "mcpm-relay-from-source-under-test";
-        let _image = recipe.build(None, image)?;
-        self.tells_its_version(image, "mcpm-relay ")?;
+        let image = named("mcpm-relay");
+        let _image = recipe.build(Some("prebuilt"), &image)?;
+        let weight = self.weigh(&image, Some(MAX_RELAY_MB))?;
+        self.serve(&image)?;
+        let _stage = recipe.build(Some("build"), &named("mcpm-relay-build"))?;
+        let image = named("mcpm-relay-from-source");
+        let _image = recipe.build(None, &image)?;
+        self.tells_its_version(&image, "mcpm-relay ")?;
         println!("image of the relay ......... ok {:>6.1}s  {weight}", seconds(started));
         Ok(())
     }
@@ -111,11 +147,16 @@ impl Bench<'_> {
     /// Runs the relay as operators do, restarts it and stops it.
     fn serve(&self, image: &str) -> Result<(), Failed> {
         let docker = |args: &[&str]| self.engine.docker(args);
-        let container = "mcpm-relay-under-test";
+        let container = &*named("mcpm-relay");
         let run = ["run", "--detach", "--name", container, "--read-only", "--network", "none"];
         let shut = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
-        let _container = Made::new(&self.engine, &["rm", "--force", "--volumes", container]);
-        docker(&[&run[..], &shut, &["--env", "MCPM_RELAY_LISTEN=127.0.0.1:8080", image]].concat())?;
+        let remove = ["rm", "--force", "--volumes", container];
+        // Ids of processes come again, and so may the name; it is no error that there is none.
+        docker(&remove).ok();
+        let _container = Made::new(&self.engine, &remove);
+        let documented = self.documented()?;
+        let environment = documented.iter().flat_map(|one| ["--env", one]).collect::<Vec<_>>();
+        docker(&[&run[..], &shut, &environment, &[image]].concat())?;
         self.wait(container, "{{.State.Health.Status}}", "healthy")?;
         let user = docker(&["inspect", "--format", "{{.Config.User}}", container])?;
         expect("user", &user, NOBODY)?;
@@ -137,16 +178,31 @@ impl Bench<'_> {
         expect("exit code", &code, "0")
     }
 
+    /// The environment that the README's one line gives to a relay.
+    fn documented(&self) -> Result<Vec<String>, Failed> {
+        let text = fs::read_to_string(self.tree.root.join("README.md"));
+        let text = text.map_err(|error| Failed::new("read README.md", error))?;
+        let line = text.split("docker run -d --name relay ").nth(1).unwrap_or_default();
+        let line = line.split("\ndocker ").next().unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let given = words.windows(2).filter(|pair| pair[0] == "-e").map(|pair| pair[1].to_owned());
+        let given: Vec<String> = given.collect();
+        match given.is_empty() {
+            true => Err(Failed("images: README.md has no `docker run` of a relay".to_owned())),
+            false => Ok(given),
+        }
+    }
+
     fn agent(&self) -> Result<(), Failed> {
         let started = Instant::now();
         let mut recipe = self.recipe("agent", "mcpm", "home", &["FULL_BASE", "UV"]);
         let _bases = recipe.prepare()?;
-        let image = "mcpm-under-test";
+        let image = &*named("mcpm");
         let _image = recipe.build(Some("prebuilt"), image)?;
         let weight = self.weigh(image, None)?;
         self.tells_its_version(image, "mcpm ")?;
         // The volume of its home may be written, and keeps what was.
-        let volume = "mcpm-home-under-test";
+        let volume = &*named("mcpm-home");
         let _volume = Made::new(&self.engine, &["volume", "rm", "--force", volume]);
         let home = format!("{volume}:/home/mcpm");
         let add = ["new", "docs", "--url", "https://docs.example/mcp"];
@@ -155,11 +211,11 @@ impl Bench<'_> {
         if !listed.contains("docs") {
             return Err(Failed(format!("images: the home was forgotten: {listed}")));
         }
-        for (stage, image) in
-            [(Some("slim"), "mcpm-slim-under-test"), (None, "mcpm-full-under-test")]
-        {
-            let _image = recipe.build(stage, image)?;
-            self.tells_its_version(image, "mcpm ")?;
+        let _stage = recipe.build(Some("build"), &named("mcpm-build"))?;
+        let _slim = recipe.build(Some("slim"), &named("mcpm-slim"))?;
+        let _full = recipe.build(None, &named("mcpm-full"))?;
+        for image in ["mcpm-slim", "mcpm-full"] {
+            self.tells_its_version(&named(image), "mcpm ")?;
         }
         println!("image of the agent ......... ok {:>6.1}s  {weight}", seconds(started));
         Ok(())

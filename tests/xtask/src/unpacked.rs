@@ -54,8 +54,8 @@ fn is_installed(program: &str) -> bool {
     folders.any(|folder| folder.join(program).is_file())
 }
 
-/// Where the harness looks too.
-fn has(folder: &Path, program: &str) -> bool {
+/// Tells whether a program was unpacked into this folder. The harness looks in the same places.
+pub(crate) fn has(folder: &Path, program: &str) -> bool {
     // Before usr was merged, some packages had theirs beside it.
     let places = ["usr/sbin", "usr/bin", "sbin", "bin"];
     places.iter().any(|place| folder.join(place).join(program).is_file())

@@ -30,7 +30,6 @@ struct Published {
     status: watch::Receiver<TunnelStatus>,
     /// Whether an end was asked for.
     ends: bool,
-    was_up: bool,
     /// What is known as long as it was never up.
     first: Option<Box<First>>,
 }
@@ -69,7 +68,7 @@ impl Member {
             let patience = spec.patience;
             let first = First { relay, started, patience, reason: None, hint: None };
             let (ends, first) = (spec.expires.is_some(), Some(Box::new(first)));
-            Published { tunnel, status, ends, was_up: false, first }
+            Published { tunnel, status, ends, first }
         });
         let Ready { starting, keyring, reach, .. } = ready;
         Self {
@@ -112,8 +111,7 @@ impl Member {
                 Next::Tell(ShareEvent::Connecting { relay, attempt })
             }
             TunnelStatus::Up(info) => {
-                let again = std::mem::replace(&mut published.was_up, true);
-                published.first = None;
+                let again = published.first.take().is_none();
                 // An end that was not asked for is the relay's own business: the tunnel renews it.
                 let ends = info.expires_at.filter(|_| published.ends);
                 let up = self.up(&info.url, ends, again);
@@ -133,7 +131,7 @@ impl Member {
                 None => ShareError::Ended(reason),
             }),
             TunnelStatus::Refused(error) => Next::Over(error.into()),
-            TunnelStatus::Ended(_) if published.ends && published.was_up => Next::Expired,
+            TunnelStatus::Ended(_) if published.ends && published.first.is_none() => Next::Expired,
             TunnelStatus::Ended(reason) => Next::Over(ShareError::Ended(reason)),
         }
     }
@@ -220,20 +218,21 @@ impl Member {
         }
     }
 
-    /// Ends all that the share has: the tunnel first, so that nobody comes any more.
+    /// Ends all that the share has: the tunnel first, so that nobody comes any more; and files last,
+    /// since somebody may hold their lock.
     pub(super) async fn end(self) {
-        let never_up = self.published.as_ref().is_some_and(|published| !published.was_up);
+        let never_up = self.published.as_ref().is_some_and(|published| published.first.is_some());
         if let Some(published) = self.published {
             published.tunnel.shutdown().await;
-        }
-        if never_up {
-            self.keyring.forget().await;
         }
         if let Some(reach) = self.reach {
             reach.scope.cancel();
         }
         if let Some(gateway) = self.gateway {
             gateway.shutdown().await;
+        }
+        if never_up {
+            self.keyring.forget().await;
         }
     }
 }

@@ -221,6 +221,15 @@ async fn noise_of_the_server_reaches_nobody_and_is_no_use_of_it() {
     assert!(link.last_used() > used);
 }
 
+#[test]
+fn of_noise_only_what_can_be_no_message_is_shown() {
+    assert_eq!(shown(b"npm warn deprecated").as_deref(), Some("npm warn deprecated"));
+    assert_eq!(shown(&[b'x'; 1000]).unwrap().len(), NOISE);
+    for secret in [r#"[{"id":1,"result":"secret"}]"#, r#" {"id":1,"#, r#"  "text": "secret""#] {
+        assert_eq!(shown(secret.as_bytes()), None, "{secret}");
+    }
+}
+
 #[tokio::test]
 async fn a_thousand_calls_are_answered_each_with_its_own_answer() {
     let (link, mut server) = linked(Era::Modern);

@@ -121,3 +121,11 @@ async fn a_service_that_does_not_accept_is_given_up() {
     visitor.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 502");
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn how_long_a_silent_service_was_waited_for_is_said() {
+    let (target, _listener, _queue) = swamped().await;
+    tokio::time::pause();
+    assert_eq!(knock(&target).await.unwrap_err().to_string(), "no answer within 2 s");
+}

@@ -1,13 +1,12 @@
 //! Sealed texts as files of a directory.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::Plain;
-use crate::cert::CertError;
+use crate::cert::{CertError, private_file};
 
 /// Reads a file; `None` when there is none.
 pub(super) fn read(dir: &Path, name: &str) -> Result<Option<Plain>, CertError> {
@@ -58,20 +57,6 @@ pub(super) fn remove(dir: &Path, name: &str) {
 pub(super) fn replace(dir: &Path, name: &str, sealed: &[u8]) -> Result<(), CertError> {
     let path = dir.join(name);
     std::fs::create_dir_all(dir)
-        .and_then(|()| write(&path, sealed))
+        .and_then(|()| private_file::write(&path, sealed))
         .map_err(|source| CertError::Write { path, source })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}.tmp", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)
 }

@@ -15,6 +15,12 @@ use crate::unpacked;
 const START: Duration = Duration::from_secs(60);
 /// How long it may take to remove what was made.
 const CLEAN: Duration = Duration::from_secs(30);
+/// How long one thing that is asked of it may take, on a slow machine too.
+const BOUND: Duration = Duration::from_secs(180);
+/// How long an engine may take to say that it is there.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long a program that is asked to end may take before it is ended by force, and then.
+const GRACE: Duration = Duration::from_secs(2);
 /// How often what comes up is looked at.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -24,30 +30,73 @@ pub(crate) struct Engine {
     host: Option<String>,
     /// The private engine, which ends with this, and the folder that it works in.
     child: Option<(Child, PathBuf)>,
-    /// Where Debian's packages were unpacked, on a system without an engine.
-    unpacked: Option<PathBuf>,
-    /// When all that is asked of it must be done.
-    give_up: Instant,
+    /// Where Debian's packages were unpacked, on a system without an engine or a client.
+    unpacked: Vec<PathBuf>,
 }
 
 impl Engine {
-    /// Finds a running engine, or starts one below `work`, for `bound` at most.
+    /// Finds a running engine, or starts one below `work`, where nobody else may be at work.
     ///
     /// # Errors
     /// When there is none and none can be started; says why.
-    pub(crate) fn find(tree: &Tree, work: &Path, bound: Duration) -> Result<Self, Failed> {
-        let give_up = Instant::now() + bound;
-        let mut engine = Self { host: None, child: None, unpacked: None, give_up };
+    pub(crate) fn find(tree: &Tree, work: &Path) -> Result<Self, Failed> {
+        let mut engine = Self { host: None, child: None, unpacked: Vec::new() };
         if engine.answers() {
             return Ok(engine);
         }
         if !is_root() {
             return Err(Failed("no Docker engine answers, and only root can start one".to_owned()));
         }
-        engine.unpacked = unpacked::fetch(tree, "dockerd", "docker.io")
-            .map_err(|Failed(why)| Failed(format!("no Docker engine can be had: {why}")))?;
+        let unpacked = |program, package| {
+            unpacked::fetch(tree, program, package)
+                .map_err(|Failed(why)| Failed(format!("no Docker engine can be had: {why}")))
+        };
+        engine.unpacked.extend(unpacked("dockerd", "docker.io")?);
+        // Since Debian 13 the client is a package of its own.
+        if !engine.unpacked.iter().any(|folder| unpacked::has(folder, "docker")) {
+            engine.unpacked.extend(unpacked("docker", "docker-cli")?);
+        }
+        engine.ask(&["--version"], ANSWER)?;
+        engine.host = Some(format!("unix://{}", work.join("docker.sock").display()));
+        engine.clear(work)?;
         engine.start(work)?;
         Ok(engine)
+    }
+
+    /// Tells whether this is an engine for this time.
+    pub(crate) fn is_private(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Ends what a run that was interrupted has left running in `work`, and removes what it has left there.
+    fn clear(&self, work: &Path) -> Result<(), Failed> {
+        let id = work.join("dockerd.pid");
+        if self.answers() {
+            let left = fs::read_to_string(&id).map_err(|error| {
+                Failed::new(format!("end the engine that was left in {}", work.display()), error)
+            })?;
+            drop(Command::new("kill").arg(left.trim()).status());
+            let give_up = Instant::now() + START;
+            // It takes this file away last.
+            while self.answers() || id.exists() {
+                if Instant::now() > give_up {
+                    return Err(Failed(format!(
+                        "the dockerd {} of an earlier run stays",
+                        left.trim()
+                    )));
+                }
+                pause();
+            }
+        }
+        for path in ["data", "exec", "dockerd.pid"].map(|name| work.join(name)) {
+            let removed = match path.is_dir() {
+                true => remove(&path),
+                false if path.exists() => fs::remove_file(&path),
+                false => Ok(()),
+            };
+            removed.map_err(|error| Failed::new(format!("remove {}", path.display()), error))?;
+        }
+        Ok(())
     }
 
     fn start(&mut self, work: &Path) -> Result<(), Failed> {
@@ -55,11 +104,11 @@ impl Engine {
         fs::create_dir_all(work).map_err(fail)?;
         let log = File::create(work.join("dockerd.log")).map_err(fail)?;
         let errors = log.try_clone().map_err(fail)?;
-        let host = format!("unix://{}", work.join("docker.sock").display());
         // No layers of file systems and no bridge: both may be forbidden where this runs.
         let child = self
             .program("dockerd")
-            .args(["--host", &host, "--storage-driver", "vfs", "--bridge", "none"])
+            .args(self.host.iter().flat_map(|host| ["--host", host]))
+            .args(["--storage-driver", "vfs", "--bridge", "none"])
             .args(["--iptables=false", "--ip6tables=false"])
             .arg("--data-root")
             .arg(work.join("data"))
@@ -72,10 +121,14 @@ impl Engine {
             .stderr(errors)
             .spawn()
             .map_err(fail)?;
-        (self.host, self.child) = (Some(host), Some((child, work.to_owned())));
+        self.child = Some((child, work.to_owned()));
         let give_up = Instant::now() + START;
-        while !self.answers() {
+        loop {
             let ended = self.child.as_mut().and_then(|(child, _)| child.try_wait().ok().flatten());
+            // In this order: what answers where ours has ended is another.
+            if ended.is_none() && self.answers() {
+                return Ok(());
+            }
             if ended.is_some() || Instant::now() > give_up {
                 let said = fs::read_to_string(work.join("dockerd.log")).unwrap_or_default();
                 let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("silence");
@@ -83,25 +136,30 @@ impl Engine {
             }
             pause();
         }
-        Ok(())
     }
 
     fn answers(&self) -> bool {
-        self.docker(&["version", "--format", "{{.Server.Version}}"])
+        self.ask(&["version", "--format", "{{.Server.Version}}"], ANSWER)
             .is_ok_and(|text| !text.is_empty())
     }
 
     /// One of the engine's own programs.
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(name);
-        if let Some(folder) = &self.unpacked {
-            let own = ["usr/sbin", "usr/bin"].map(|place| folder.join(place));
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            command.env("PATH", joined(own.into_iter().chain(std::env::split_paths(&path))));
-            let libraries = fs::read_dir(folder.join("usr/lib")).into_iter().flatten().flatten();
-            let libraries = libraries.map(|entry| entry.path()).filter(|path| path.is_dir());
-            command.env("LD_LIBRARY_PATH", joined(libraries));
+        if self.unpacked.is_empty() {
+            return command;
         }
+        let below = |places: &'static [&str]| {
+            self.unpacked.iter().flat_map(|folder| places.iter().map(|place| folder.join(place)))
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Before usr was merged, some packages had theirs beside it; and servers are not on everybody's path.
+        let own = below(&["usr/sbin", "usr/bin", "sbin", "bin"]);
+        let system = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+        command.env("PATH", joined(own.chain(std::env::split_paths(&path)).chain(system)));
+        let libraries = below(&["usr/lib", "lib"]).flat_map(fs::read_dir).flatten().flatten();
+        let libraries = libraries.map(|entry| entry.path()).filter(|path| path.is_dir());
+        command.env("LD_LIBRARY_PATH", joined(libraries));
         command
     }
 
@@ -110,16 +168,16 @@ impl Engine {
     /// # Errors
     /// When it ends with another code than 0, with what it says; and when the time is up.
     pub(crate) fn docker(&self, args: &[&str]) -> Result<String, Failed> {
-        self.ask(args, self.give_up)
+        self.ask(args, BOUND)
     }
 
-    fn ask(&self, args: &[&str], give_up: Instant) -> Result<String, Failed> {
+    fn ask(&self, args: &[&str], bound: Duration) -> Result<String, Failed> {
         let mut command = self.program("docker");
         let host = self.host.iter().flat_map(|host| ["--host", host]);
         // The builder of the engine itself: the other one is a plugin that may be missing.
         command.args(host).args(args).env("DOCKER_BUILDKIT", "0");
         let what = || format!("`docker {}`", args.join(" "));
-        let done = output(command, give_up).map_err(|error| Failed::new(what(), error))?;
+        let done = output(command, bound).map_err(|error| Failed::new(what(), error))?;
         let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
         if done.status.success() {
             return Ok(said);
@@ -137,6 +195,7 @@ pub(crate) struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
+    /// Has `remove` told to the client when this is dropped.
     pub(crate) fn new(engine: &'a Engine, remove: &[&str]) -> Self {
         Self { engine, remove: remove.iter().map(|word| (*word).to_owned()).collect() }
     }
@@ -145,7 +204,7 @@ impl<'a> Made<'a> {
 impl Drop for Made<'_> {
     fn drop(&mut self) {
         let remove: Vec<&str> = self.remove.iter().map(String::as_str).collect();
-        if let Err(Failed(error)) = self.engine.ask(&remove, Instant::now() + CLEAN) {
+        if let Err(Failed(error)) = self.engine.ask(&remove, CLEAN) {
             eprintln!("images: left behind: {error}");
         }
     }
@@ -169,7 +228,7 @@ impl Drop for Engine {
         }
         for folder in ["data", "exec"].map(|name| work.join(name)) {
             if folder.exists()
-                && let Err(error) = fs::remove_dir_all(&folder)
+                && let Err(error) = remove(&folder)
             {
                 eprintln!("images: {} was left behind: {error}", folder.display());
             }
@@ -178,17 +237,34 @@ impl Drop for Engine {
 }
 
 /// Runs a program to its end, or ends it when the time is up.
-fn output(mut command: Command, give_up: Instant) -> std::io::Result<Output> {
+fn output(mut command: Command, bound: Duration) -> std::io::Result<Output> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn()?;
     let id = child.id().to_string();
     let (done, waits) = mpsc::channel();
     std::thread::spawn(move || done.send(child.wait_with_output()));
-    let left = give_up.saturating_duration_since(Instant::now());
-    waits.recv_timeout(left).unwrap_or_else(|_| {
-        Command::new("kill").arg(&id).status()?;
-        Err(std::io::Error::other("the time is up"))
-    })
+    if let Ok(done) = waits.recv_timeout(bound) {
+        return done;
+    }
+    for signal in ["TERM", "KILL"] {
+        Command::new("kill").args(["-s", signal, &id]).status()?;
+        // It is gone: it was waited for.
+        if waits.recv_timeout(GRACE).is_ok() {
+            return Err(std::io::Error::other("the time is up"));
+        }
+    }
+    Err(std::io::Error::other(format!("the time is up, and the process {id} does not end")))
+}
+
+/// A name that no other run gives to what it makes in an engine that they have in common.
+pub(crate) fn named(name: &str) -> String {
+    format!("{name}-under-test-{}", std::process::id())
+}
+
+/// Removes a folder of an engine that has ended: one that did not come up leaves its data mounted onto itself.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    drop(Command::new("umount").arg(folder).output());
+    fs::remove_dir_all(folder)
 }
 
 fn joined(folders: impl Iterator<Item = PathBuf>) -> OsString {
@@ -213,16 +289,20 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_hangs_is_ended_when_the_time_is_up() {
-        let mut hangs = Command::new("sleep");
-        hangs.arg("600");
+    fn what_hangs_is_ended_when_the_time_is_up_also_what_does_not_listen() {
         let started = Instant::now();
-        let error = output(hangs, started + Duration::from_millis(50)).unwrap_err();
-        assert_eq!(error.to_string(), "the time is up");
+        // The time is enough for the shell to shut its ears; where it is not, it is ended as the other one.
+        for hangs in ["exec sleep 600", "trap '' TERM; exec sleep 600"] {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", hangs]);
+            // With other words when it is not gone afterwards.
+            let error = output(shell, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(error.to_string(), "the time is up", "{hangs}");
+        }
         assert!(started.elapsed() < Duration::from_secs(60));
         let mut says = Command::new("echo");
         says.arg("hello");
-        let done = output(says, Instant::now() + Duration::from_secs(60)).unwrap();
+        let done = output(says, Duration::from_secs(60)).unwrap();
         assert_eq!(done.stdout, b"hello\n");
     }
 }

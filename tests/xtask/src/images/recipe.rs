@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::engine::{Engine, Made};
+use super::engine::{Engine, Made, named};
 use crate::step::Failed;
 use crate::tree::Tree;
 
 /// What the stages that build from source call for.
 const TOOLS: [&str; 4] = ["sh", "mkdir", "cp", "rm"];
-/// The image that stands for what such stages are built in, and for what `full` is based on.
-const STAND_IN: &str = "mcpm-stand-in";
+/// The authorities that are trusted, where Debian and Alpine have them.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Packages are there, it says.
 const NO_PACKAGES: &str = "#!/bin/sh\n";
 /// "Builds" a program: takes the one that lies there under the name that the last argument says.
@@ -19,6 +19,21 @@ const CARGO: &str = "#!/bin/sh
 for program; do :; done
 mkdir -p target/release && cp \"$program\" target/release/
 ";
+
+/// Says what this system lacks of what images are made with and of, if anything.
+pub(super) fn missing() -> Option<String> {
+    if !cfg!(target_os = "linux") {
+        return Some("this system is not Linux, and its programs run in no image".to_owned());
+    }
+    let tar = Command::new("tar").arg("--version").output();
+    if !tar.is_ok_and(|tar| String::from_utf8_lossy(&tar.stdout).contains("GNU tar")) {
+        return Some("no GNU tar".to_owned());
+    }
+    if Command::new("ldd").arg("--version").output().is_err() {
+        return Some("no ldd".to_owned());
+    }
+    (!Path::new(ROOTS).exists()).then(|| format!("no {ROOTS}"))
+}
 
 /// How one of the files becomes images.
 pub(super) struct Recipe<'a> {
@@ -55,13 +70,12 @@ impl<'a> Recipe<'a> {
         if !stripped.is_ok_and(|status| status.success()) {
             fs::copy(&self.binary, context.join(self.program)).map_err(fail)?;
         }
-        let roots = "/etc/ssl/certs/ca-certificates.crt";
-        fs::copy(roots, context.join("ca-certificates.crt")).map_err(fail)?;
+        fs::copy(ROOTS, context.join("ca-certificates.crt")).map_err(fail)?;
         let root = self.root("libraries")?;
         let mut made = Vec::new();
         // Static programs have none.
         if libraries(&self.binary, &root)? {
-            self.base = format!("{}-libraries", self.program);
+            self.base = named(&format!("{}-libraries", self.program));
             made.push(self.import(&root, &self.base)?);
         }
         made.push(self.stand_in()?);
@@ -75,12 +89,13 @@ impl<'a> Recipe<'a> {
         // The network that a private engine has: none.
         args.extend(["--network", "none", "--file", text(&file)?, "--tag", image].map(Into::into));
         args.extend(stage.iter().flat_map(|stage| ["--target".to_owned(), (*stage).to_owned()]));
+        let stand_in = self.stands_in();
         let mut bases = vec![("BASE", self.base.as_str())];
         if stage != Some("prebuilt") {
-            bases.push(("RUST", STAND_IN));
+            bases.push(("RUST", &stand_in));
         }
         if stage.is_none() {
-            bases.extend(self.others.iter().map(|name| (*name, STAND_IN)));
+            bases.extend(self.others.iter().map(|name| (*name, &*stand_in)));
         }
         for (name, base) in bases {
             args.extend(["--build-arg".to_owned(), format!("{name}={base}")]);
@@ -94,6 +109,20 @@ impl<'a> Recipe<'a> {
         self.work.join(self.file)
     }
 
+    /// Makes an image with a shell and nothing else.
+    pub(super) fn shell(&self, image: &str) -> Result<Made<'a>, Failed> {
+        let root = self.root("shell")?;
+        let shell = Path::new("/bin/sh");
+        libraries(shell, &root)?;
+        copy(shell, &root).map_err(|error| Failed::new("copy a shell", error))?;
+        self.import(&root, image)
+    }
+
+    /// The image that stands for what such stages are built in, and for what `full` is based on.
+    fn stands_in(&self) -> String {
+        named(&format!("{}-stand-in", self.program))
+    }
+
     /// Makes an image with what stands for compilers and for packages.
     fn stand_in(&self) -> Result<Made<'a>, Failed> {
         let root = self.root("stand-in")?;
@@ -103,7 +132,7 @@ impl<'a> Recipe<'a> {
             libraries(&tool, &root)?;
             copy(&tool, &root).map_err(fail)?;
         }
-        copy(Path::new("/etc/ssl/certs/ca-certificates.crt"), &root).map_err(fail)?;
+        copy(Path::new(ROOTS), &root).map_err(fail)?;
         let scripts = [
             ("usr/local/bin/apk", NO_PACKAGES),
             ("usr/local/bin/apt-get", NO_PACKAGES),
@@ -117,7 +146,7 @@ impl<'a> Recipe<'a> {
             fs::copy("/bin/sh", root.join(path)).map_err(fail)?;
             fs::write(root.join(path), script).map_err(fail)?;
         }
-        self.import(&root, STAND_IN)
+        self.import(&root, &self.stands_in())
     }
 
     /// Makes an empty folder that becomes the root of an image.
