@@ -39,7 +39,6 @@ use hyper_util::rt::TokioIo;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
-use mcpm_shared::settle::settle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -138,7 +137,7 @@ pub async fn accept(
         let stop = Stop { listening: listening.clone(), visitors: visitors.clone() };
         let (edge, tls) = (Arc::clone(&edge), tls.clone());
         // Boxed here, so that its kilobytes of state are not moved once more by each layer.
-        visitors.spawn(settle(Box::pin(connection(edge, stream, peer, tls, routes, stop))));
+        visitors.spawn(Box::pin(connection(edge, stream, peer, tls, routes, stop)));
     };
     while let Some(accepted) = listening.token().run_until_cancelled(listener.accept()).await {
         match accepted {

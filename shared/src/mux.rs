@@ -3,7 +3,6 @@
 //! yamux wants one task to drive it; [`connect`] gives that task's future beside the two handles
 //! that the rest uses: [`Opener`] opens streams, [`Incoming`] yields those the peer opened.
 
-mod crowd;
 mod stream;
 mod ws;
 
@@ -19,8 +18,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
-use self::crowd::Crowd;
-use self::stream::Counts;
 pub use self::stream::MuxStream;
 pub use self::ws::{Activity, websocket_config};
 use self::ws::{Flusher, WsIo};
@@ -32,6 +29,9 @@ const QUEUE: usize = 256;
 /// How many streams below yamux's cap no more are opened: a dropped stream counts there until the
 /// connection has seen to it.
 const HEADROOM: usize = 256;
+
+/// With how many streams it is worth to gather their frames.
+const CROWD: usize = 8;
 
 /// How long a close may take before the connection is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -120,15 +120,9 @@ where
     let connection = Connection::new(io, config(), mode);
     let (requests, opening) = mpsc::channel(QUEUE);
     let (accepted, incoming) = mpsc::channel(QUEUE);
-    let driver = Driver {
-        connection,
-        flusher,
-        opening,
-        waiting: None,
-        accepted,
-        counts: Arc::default(),
-        crowd: Crowd::default(),
-    };
+    let open = Arc::new(AtomicUsize::new(0));
+    let driver =
+        Driver { connection, flusher, opening, waiting: None, accepted, open, yielded: false };
     (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
 }
 
@@ -149,8 +143,10 @@ struct Driver<S> {
     /// A request that yamux made wait: too many streams are unacknowledged.
     waiting: Option<oneshot::Sender<Result<MuxStream, MuxError>>>,
     accepted: mpsc::Sender<MuxStream>,
-    counts: Arc<Counts>,
-    crowd: Crowd,
+    /// How many streams are open.
+    open: Arc<AtomicUsize>,
+    /// Whether others were let by since the last round.
+    yielded: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
@@ -170,15 +166,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
         Ok(())
     }
 
-    /// Tells whether this round is left to others.
+    /// Tells whether this round is left to others. A task that is woken runs next, before those that
+    /// have waited: woken by the first of many streams it would send their frames one by one. Behind
+    /// the others it finds the frames of all, for one message.
     fn lets_others_by(&mut self, cx: &Context<'_>) -> bool {
-        let Counts { open, writes } = &*self.counts;
-        let (open, writes) = (open.load(Ordering::Relaxed), writes.load(Ordering::Relaxed));
-        let steps_back = self.crowd.steps_back(open, writes);
-        if steps_back {
+        self.yielded = !self.yielded && self.open.load(Ordering::Relaxed) > CROWD;
+        if self.yielded {
             cx.waker().wake_by_ref();
         }
-        steps_back
+        self.yielded
     }
 
     /// Does all that can be done now: opens, accepts, reads, writes, and last flushes what yamux
@@ -189,8 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             match self.connection.poll_next_inbound(cx) {
                 Poll::Ready(Some(Ok(stream))) => {
                     // A full queue resets the stream: whoever accepts has fallen far behind.
-                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.counts))
-                    {
+                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.open)) {
                         tracing::debug!(%error, "inbound stream dropped");
                     }
                 }
@@ -220,12 +215,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 continue;
             }
             // yamux itself would end the whole connection at its cap.
-            if self.counts.open.load(Ordering::Relaxed) >= MAX_STREAMS - HEADROOM {
+            if self.open.load(Ordering::Relaxed) >= MAX_STREAMS - HEADROOM {
                 let _unwanted = reply.send(Err(MuxError::TooManyStreams));
                 continue;
             }
             let opened = match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream, &self.counts)),
+                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream, &self.open)),
                 Poll::Ready(Err(ConnectionError::TooManyStreams)) => Err(MuxError::TooManyStreams),
                 Poll::Ready(Err(error)) => Err(MuxError::Failed(error)),
                 Poll::Pending => {

@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use mcpm_shared::access::{AccessPolicy, Denied, Presented, Principal, strip_credentials};
 use mcpm_shared::scope::Scope;
-use mcpm_shared::settle::settle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -118,10 +117,7 @@ pub async fn listen(
 async fn accept(listener: TcpListener, gate: Gate, scope: Scope) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let serving = Box::pin(serve(stream, gate.clone(), scope.clone()));
-                scope.spawn(settle(serving));
-            }
+            Ok((stream, _)) => scope.spawn(serve(stream, gate.clone(), scope.clone())),
             Err(error) => {
                 // Most likely out of file descriptors; some connection will give one back.
                 tracing::warn!(%error, "cannot accept a connection");

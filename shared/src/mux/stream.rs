@@ -21,32 +21,23 @@ pub struct MuxStream {
     rest: Bytes,
     /// Whether this end has shut down: from then on both ends' shutdown looks like a reset.
     shut: bool,
-    open: Open,
-}
-
-/// What all streams of a connection count together.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    /// Streams that are open.
-    pub(super) open: AtomicUsize,
-    /// How often one was written to; wraps around.
-    pub(super) writes: AtomicUsize,
+    _open: Open,
 }
 
 /// Counts one open stream while it lives.
 #[derive(Debug)]
-struct Open(Arc<Counts>);
+struct Open(Arc<AtomicUsize>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl MuxStream {
-    pub(super) fn new(inner: yamux::Stream, counts: &Arc<Counts>) -> Self {
-        counts.open.fetch_add(1, Ordering::Relaxed);
-        Self { inner, rest: Bytes::new(), shut: false, open: Open(Arc::clone(counts)) }
+    pub(super) fn new(inner: yamux::Stream, open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self { inner, rest: Bytes::new(), shut: false, _open: Open(Arc::clone(open)) }
     }
 
     /// Reads the next bytes as they came, without a copy; `None` at the end. Cancel-safe.
@@ -96,7 +87,6 @@ impl AsyncWrite for MuxStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.open.0.writes.fetch_add(1, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
