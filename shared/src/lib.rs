@@ -1,7 +1,7 @@
 //! What the mcpm agent and relay must agree on.
 //!
-//! Pure parts first (names, tokens, access policy, identity, protocol messages), then the two
-//! parts that touch tasks and sockets (`mux`, `scope`). Nothing here knows MCP.
+//! Pure parts first (names, tokens, access policy, identity, protocol messages), then those
+//! that touch tasks and sockets (`mux`, `scope`, `settle`). Nothing here knows MCP.
 
 pub mod access;
 pub mod assertion;
@@ -11,6 +11,7 @@ pub mod mux;
 pub mod name;
 pub mod proto;
 pub mod scope;
+pub mod settle;
 pub mod signal;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
