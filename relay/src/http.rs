@@ -11,6 +11,7 @@
 //! With `--http-listen`, a listener for plain HTTP has routes of its own: see `redirect`.
 
 mod forwarded;
+mod lingering;
 pub mod node;
 mod pages;
 mod patience;
@@ -32,6 +33,7 @@ use futures_util::FutureExt as _;
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -39,15 +41,17 @@ use hyper_util::rt::TokioIo;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
+use mcpm_shared::settle::settle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use self::lingering::Lingering;
 use self::pages::{nothing_here, text};
 use self::patience::{HEAD_TIMEOUT, HeadTimer};
 use self::proxy_header::ProxyHeaderError;
 use self::resting::Open;
-pub use self::server::Server;
+pub use self::server::{Server, Stop};
 use crate::admission::unix_now;
 use crate::cert::{ACME_ALPN, CertSource};
 use crate::config::{Config, Domain, Live, PublicUrl};
@@ -124,18 +128,18 @@ pub enum Routes {
 }
 
 /// Accepts connections until `listening` is cancelled, and then those that wait already. They are
-/// tasks of `visitors`; once that is cancelled, they end after the request they are at.
+/// tasks of `stop.visitors`.
 pub async fn accept(
     edge: Arc<Edge>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     routes: Routes,
     listening: Scope,
-    visitors: Scope,
+    stop: Stop,
 ) {
     let serve = |(stream, peer): (TcpStream, SocketAddr)| {
-        let stop = Stop { listening: listening.clone(), visitors: visitors.clone() };
-        let (edge, tls) = (Arc::clone(&edge), tls.clone());
+        let (edge, tls, stop) = (Arc::clone(&edge), tls.clone(), stop.clone());
+        let visitors = stop.visitors.clone();
         // Boxed here, so that its kilobytes of state are not moved once more by each layer.
         visitors.spawn(Box::pin(connection(edge, stream, peer, tls, routes, stop)));
     };
@@ -152,14 +156,6 @@ pub async fn accept(
     while let Some(Ok(accepted)) = listener.accept().now_or_never() {
         serve(accepted);
     }
-}
-
-/// What tells a connection to end.
-struct Stop {
-    /// Nothing more is accepted: where that does no harm, it may end already.
-    listening: Scope,
-    /// It must end after the request it is at.
-    visitors: Scope,
 }
 
 async fn connection(
@@ -193,7 +189,7 @@ async fn connection(
             // Boxed, so that the state of a plain connection is not as large as all together.
             if http2 {
                 // Its visitor is told which requests were heard (RFC 9113 §6.8).
-                Box::pin(serve_http2(connection, stream, stop.listening)).await;
+                Box::pin(serve_http2(connection, stream, stop)).await;
             } else {
                 Box::pin(serve_http1(connection, (stream, timer), stop.visitors)).await;
             }
@@ -230,6 +226,8 @@ struct Connection {
     routes: Routes,
     /// What is open on it.
     open: Arc<Open>,
+    /// Whether the request that came last has a body.
+    uploads: AtomicBool,
 }
 
 impl Connection {
@@ -244,7 +242,8 @@ impl Connection {
         let visitor = Visitor { address, https, by_path: false, hop: None };
         let meant = tls.flatten().map(|sni| edge.apex.classify(sni));
         let proxied = edge.config.load().trusted_proxies.contains(visitor.address);
-        Arc::new(Self { edge, visitor, meant, proxied, routes, open: Arc::default() })
+        let (open, uploads) = (Arc::default(), AtomicBool::new(false));
+        Arc::new(Self { edge, visitor, meant, proxied, routes, open, uploads })
     }
 
     /// Returns who makes a request.
@@ -263,6 +262,7 @@ impl Connection {
         self: Arc<Self>,
         mut request: Request<Incoming>,
     ) -> Result<Response<EdgeBody>, Infallible> {
+        self.uploads.store(!request.body().is_end_stream(), Ordering::Relaxed);
         let mut seen = self.look(&mut request);
         let hsts = self.hsts(&request);
         let mut response = self.edge.route(request, &self, &mut seen).await;
@@ -297,14 +297,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (edge, (stream, timer)) = (Arc::clone(&connection.edge), on);
+    let of_requests = Arc::clone(&connection);
+    let uploads = move || of_requests.uploads.load(Ordering::Relaxed);
     let service = service_fn(move |request| Arc::clone(&connection).answer(request));
     let mut builder = edge.server.load().http1.clone();
     let serving = builder.timer(timer).serve_connection(TokioIo::new(stream), service);
     let finish = http1::UpgradeableConnection::graceful_shutdown;
-    drive(serving.with_upgrades(), finish, &edge.abort, &scope).await;
+    drive(serving.with_upgrades(), uploads, finish, &edge.abort, &scope).await;
 }
 
-async fn serve_http2<S>(connection: Arc<Connection>, stream: S, scope: Scope)
+async fn serve_http2<S>(connection: Arc<Connection>, stream: S, stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -316,25 +318,33 @@ where
         async move { answer.await.map(|response| response.map(|body| counted.until_end(body))) }
     });
     let server = edge.server.load_full();
-    let serving = server.http2.serve_connection(TokioIo::new(stream), service);
+    let io = TokioIo::new(Lingering::new(stream));
+    let serving = server.http2.serve_connection(io, service);
     let finish = http2::Connection::graceful_shutdown;
+    let (scope, patience) = (stop.visitors.child(), edge.config.load().timing.idle);
     // hyper waits for the preface, for requests and for windows as long as it takes; its pings find
     // out who is gone, and not who rests for ever.
-    let (scope, patience) = (scope.child(), edge.config.load().timing.idle);
     tokio::select! {
-        () = drive(serving, finish, &edge.abort, &scope) => {}
+        () = drive(serving, || false, finish, &edge.abort, &scope) => {}
         () = open.rested(patience, many, &scope) => {}
+        () = open.told(&stop.goaways, &scope) => {}
     }
 }
 
-/// Drives one connection to its end. Once the scope is cancelled it is told to `finish`.
-async fn drive<C>(serving: C, finish: impl Fn(Pin<&mut C>), abort: &Scope, scope: &Scope)
-where
+/// Drives one connection to its end; where its request `uploads` a body, what wakes itself goes on at
+/// once. Once the scope is cancelled it is told to `finish`.
+async fn drive<C>(
+    serving: C,
+    uploads: impl Fn() -> bool,
+    finish: impl Fn(Pin<&mut C>),
+    abort: &Scope,
+    scope: &Scope,
+) where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut serving = pin!(serving);
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
+        ended = settle(serving.as_mut(), uploads) => ended,
         () = scope.cancelled() => {
             finish(serving.as_mut());
             tokio::select! {

@@ -30,7 +30,7 @@ use crate::cert;
 use crate::config::{Config, Live, ReloadError, Reloaded, Reloader};
 use crate::domains::{Checker, keep_checked};
 use crate::handover::{DatabaseLock, Socket};
-use crate::http::{self, Apex, Edge, Routes, Server};
+use crate::http::{self, Apex, Edge, Routes, Server, Stop};
 use crate::metrics::Metrics;
 use crate::observe::Observers;
 use crate::ports::Ports;
@@ -66,7 +66,9 @@ pub struct Relay {
     listeners: Scope,
     /// The admin listener.
     admin: Scope,
-    /// Visitors: told to finish when nothing more is accepted.
+    /// Tells visitors on HTTP/2 which of their requests were heard: when nothing more is accepted.
+    goaways: Scope,
+    /// Visitors: told to finish after that.
     visitors: Scope,
     /// Agents, and what upgraded connections carry: ended after the visitors.
     agents: Scope,
@@ -128,6 +130,7 @@ impl Relay {
             lock: ports.lock.clone(),
             listeners: Scope::new(),
             admin: Scope::new(),
+            goaways: Scope::new(),
             visitors,
             agents,
             services,
@@ -148,10 +151,13 @@ impl Relay {
     }
 
     fn listen(&self, bound: Bound, tls: Option<TlsAcceptor>, routes: Routes) {
-        let (edge, visitors) = (Arc::clone(&self.edge), self.visitors.clone());
-        let accept =
-            http::accept(edge, bound.listener, tls, routes, self.listeners.clone(), visitors);
+        let (edge, listening) = (Arc::clone(&self.edge), self.listeners.clone());
+        let accept = http::accept(edge, bound.listener, tls, routes, listening, self.stop());
         self.listeners.spawn_essential(accept);
+    }
+
+    fn stop(&self) -> Stop {
+        Stop { goaways: self.goaways.clone(), visitors: self.visitors.clone() }
     }
 
     fn serve_admin(
@@ -328,7 +334,7 @@ impl Relay {
         if !drain.is_zero() {
             tokio::time::sleep(drain).await;
         }
-        self.listeners.clone().drain(LAST_WORDS).await;
+        self.accept_no_more().await;
         self.finish(if drain.is_zero() { Duration::ZERO } else { PARTING }).await
     }
 
@@ -337,11 +343,16 @@ impl Relay {
     pub async fn hand_over(mut self) -> usize {
         // Only the successor's from now on: what this process still ends takes as long as it takes.
         self.lock = None;
-        // First of all, so that agents that are asked to go meet the successor.
-        self.listeners.clone().drain(LAST_WORDS).await;
+        // First of all, so that agents and visitors that are asked to go meet the successor.
+        self.accept_no_more().await;
         self.admin.cancel();
         self.part(Duration::ZERO);
         self.finish(PARTING).await
+    }
+
+    async fn accept_no_more(&self) {
+        self.listeners.clone().drain(LAST_WORDS).await;
+        self.goaways.cancel();
     }
 
     /// Tells everybody that the relay is about to end: agents now, visitors with each answer.
@@ -396,6 +407,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.listeners.cancel();
         self.admin.cancel();
+        self.goaways.cancel();
         self.visitors.cancel();
         self.edge.abort.cancel();
         self.agents.cancel();
@@ -451,15 +463,4 @@ pub(crate) fn edge(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_service_that_ends_ends_the_relay() {
-        let mut config = Config::local();
-        config.listen.set_port(0);
-        let relay = Relay::start(config, Ports::in_memory()).await.unwrap();
-        relay.serve_always(std::future::ready(()));
-        relay.closed().await;
-    }
-}
+mod tests;

@@ -13,12 +13,12 @@ pub mod owners;
 pub mod refusals;
 pub mod rules;
 pub mod session;
+mod sessions;
 mod settings;
 pub mod share;
 pub mod table;
 pub mod visitor_body;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -43,6 +43,7 @@ use self::owners::Owners;
 use self::refusals::Refusals;
 use self::rules::Rules;
 use self::session::{Outbox, Session};
+use self::sessions::Sessions;
 use self::share::rate_address;
 use self::table::Table;
 use crate::admission::{Admission, Admitted, unix_now};
@@ -92,7 +93,7 @@ pub struct Tunnels {
     pub bound: SocketAddr,
     /// The origins an assertion may be meant for.
     pub audiences: Vec<String>,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    sessions: Mutex<Sessions>,
     handshakes: Keyed<IpAddr>,
     claims: ClaimRates,
     scope: Scope,
@@ -175,7 +176,7 @@ impl Tunnels {
 
     /// Returns the sessions that are up.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        self.locked().values().cloned().collect()
+        self.locked().all().cloned().collect()
     }
 
     /// Forgets addresses at rest; called by the janitor.
@@ -259,7 +260,7 @@ impl Tunnels {
     fn open_session(&self, connected: &Connected, admitted: Admitted) -> Option<Arc<Session>> {
         let id = Token::generate().expose().to_owned();
         let session = Session::new(
-            id.clone(),
+            id,
             admitted,
             rate_address(connected.peer),
             connected.outbox.clone(),
@@ -268,7 +269,7 @@ impl Tunnels {
         let session = Arc::new(session);
         let mut sessions = self.locked();
         self.check_room(&sessions, &session.admitted, session.peer).ok()?;
-        sessions.insert(id, Arc::clone(&session));
+        sessions.insert(Arc::clone(&session));
         self.metrics.sessions.inc();
         Some(session)
     }
@@ -353,7 +354,7 @@ impl Tunnels {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+    fn locked(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

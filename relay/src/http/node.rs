@@ -15,7 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mcpm_shared::scope::Scope;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{ACCEPT_PAUSE, Edge, drive, path_of};
+use super::lingering::Lingering;
+use super::{ACCEPT_PAUSE, Edge, Stop, drive, path_of};
 use crate::error::EdgeError;
 use crate::host::Route;
 use crate::nodes::Nodes;
@@ -29,22 +30,22 @@ use crate::proxy::{EdgeBody, Visitor};
 /// How long a connection may take to prove itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts other nodes until `listening` is cancelled; their requests are tasks of `visitors`.
+/// Accepts other nodes until `listening` is cancelled; their requests are tasks of `stop.visitors`.
 pub async fn accept(
     edge: Arc<Edge>,
     nodes: Arc<Nodes>,
     listener: TcpListener,
     listening: Scope,
-    visitors: Scope,
+    stop: Stop,
 ) {
     while let Some(accepted) = listening.token().run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 let (edge, nodes) = (Arc::clone(&edge), Arc::clone(&nodes));
-                let stop = listening.clone();
-                visitors.spawn(Box::pin(async move {
+                let told = stop.goaways.clone();
+                stop.visitors.spawn(Box::pin(async move {
                     tracing::trace!(%peer, "node connects");
-                    connection(edge, &nodes, stream, stop).await;
+                    connection(edge, &nodes, stream, told).await;
                 }));
             }
             Err(error) => {
@@ -73,19 +74,21 @@ async fn connection(edge: Arc<Edge>, nodes: &Nodes, stream: TcpStream, stop: Sco
     tracing::debug!(node.id = from, "node connected");
     let serving = Arc::clone(&edge);
     let service = service_fn(move |request| answer(Arc::clone(&serving), request));
-    let io = TokioIo::new(stream);
     match speaks {
         Speaks::Requests => {
+            let io = TokioIo::new(Lingering::new(stream));
             let connection = server_builder().serve_connection(io, service);
             // The other node is told which requests were heard (RFC 9113 §6.8).
-            drive(connection, http2::Connection::graceful_shutdown, &edge.abort, &stop).await;
+            let finish = http2::Connection::graceful_shutdown;
+            drive(connection, || false, finish, &edge.abort, &stop).await;
         }
         Speaks::Switch => {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).max_headers(super::server::MAX_HEADERS + 1);
-            let connection = builder.serve_connection(io, service).with_upgrades();
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = connection.with_upgrades();
             let finish = http1::UpgradeableConnection::graceful_shutdown;
-            drive(connection, finish, &edge.abort, &stop).await;
+            drive(connection, || false, finish, &edge.abort, &stop).await;
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Open {
     taken: AtomicU64,
     /// Tells when the last one has ended.
     rests: Notify,
+    /// Tells when the first one has begun.
+    first: Notify,
 }
 
 /// Counts one request while it lives.
@@ -78,8 +80,20 @@ impl Open {
     /// Counts one more request.
     pub(super) fn one(self: &Arc<Self>) -> One {
         self.now.fetch_add(1, Ordering::Relaxed);
-        self.ever.fetch_add(1, Ordering::Relaxed);
+        if self.ever.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first.notify_one();
+        }
         One { open: Arc::clone(self), untaken: None }
+    }
+
+    /// Cancels `scope` once `goaways` is and the visitor has asked something: one that was just let
+    /// in asks first, because many a library does not try again elsewhere when a new connection
+    /// takes no request at all. Never ends.
+    pub(super) async fn told(&self, goaways: &Scope, scope: &Scope) {
+        goaways.cancelled().await;
+        self.first.notified().await;
+        scope.cancel();
+        std::future::pending::<()>().await;
     }
 
     /// Waits until the connection must end at once: the visitor should have asked its first question

@@ -1,9 +1,10 @@
-//! How connections are served: made once, used by all.
+//! How connections are served, and what tells them to end: made once, used by all.
 
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use mcpm_shared::scope::Scope;
 
 use super::patience::HEAD_TIMEOUT;
 use crate::config::Config;
@@ -51,4 +52,15 @@ impl Server {
             .keep_alive_timeout(Duration::from_secs(20));
         Self { http1, http2 }
     }
+}
+
+/// What tells a connection to end.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Nothing more is accepted here, so that whoever connects anew gets elsewhere: where visitors
+    /// are told which requests were heard, it may end already. Before, a visitor who obeys such a
+    /// word could get here once more.
+    pub goaways: Scope,
+    /// It must end after the request it is at.
+    pub visitors: Scope,
 }

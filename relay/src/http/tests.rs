@@ -150,13 +150,17 @@ async fn the_tunnel_listener_serves_the_tunnel_alone() {
     assert_eq!(status(Routes::Tunnel, TUNNEL_PATH).await, "426");
 }
 
+fn stop() -> Stop {
+    Stop { goaways: Scope::new(), visitors: Scope::new() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_visitor_on_http_2_must_ask_soon() {
     for said in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
         let (mut near, far) = tokio::io::duplex(4096);
         near.write_all(said.as_bytes()).await.unwrap();
         let start = Instant::now();
-        serve_http2(visit(Routes::Public), far, Scope::new()).await;
+        serve_http2(visit(Routes::Public), far, stop()).await;
         let waited = start.elapsed();
         assert!(waited.abs_diff(HEAD_TIMEOUT) < Duration::from_millis(50), "{waited:?}");
     }
@@ -187,7 +191,7 @@ async fn a_visitor_on_http_2_that_takes_nothing_and_answers_pings_is_given_up() 
         drop(connection.await);
         drop((sender, response));
     };
-    let both = async { tokio::join!(serve_http2(connection, far, Scope::new()), visitor) };
+    let both = async { tokio::join!(serve_http2(connection, far, stop()), visitor) };
     tokio::time::timeout(10 * patience, both).await.expect("a stream is held for ever");
     let waited = start.elapsed();
     assert!(waited >= patience && waited <= 2 * patience + HEAD_TIMEOUT, "{waited:?}");
@@ -217,5 +221,111 @@ async fn a_relay_that_drains_lets_a_connection_say_that_it_switches() {
         response.headers_mut().insert(header::CONNECTION, upgrade);
         edge.close_when_draining(&mut response);
         assert_eq!(response.headers()[header::CONNECTION], says);
+    }
+}
+
+/// Kinds of frames on HTTP/2 (RFC 9113 §6), and the flag of those that answer one.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+
+/// A visitor on HTTP/2 of whom a test knows each frame.
+struct Frames<S>(S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
+    async fn greet(stream: S) -> Self {
+        let mut frames = Self(stream);
+        frames.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        frames.say(SETTINGS, 0, 0, b"").await;
+        frames.until(|kind, flags, _| kind == SETTINGS && flags == ACK).await;
+        frames
+    }
+
+    async fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+        frame.extend_from_slice(payload);
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// Begins a request; with `END_STREAM` among the flags, that is all of it.
+    async fn ask(&mut self, stream: u32, flags: u8) {
+        let head = b"\x82\x87\x04\x08/healthz\x01\x09localhost";
+        self.say(HEADERS, flags | 0x4, stream, head).await;
+    }
+
+    /// Reads up to a frame, or to the end; returns the kinds of those before, and what it carries.
+    async fn until(&mut self, wanted: impl Fn(u8, u8, &[u8]) -> bool) -> (Vec<u8>, Vec<u8>) {
+        let mut before = Vec::new();
+        loop {
+            let mut head = [0; 9];
+            if self.0.read_exact(&mut head).await.is_err() {
+                return (before, Vec::new());
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            self.0.read_exact(&mut payload).await.unwrap();
+            if wanted(head[3], head[4], &payload) {
+                return (before, payload);
+            }
+            before.push(head[3]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_that_was_just_let_in_asks_before_it_is_told_to_go() {
+    let (near, far) = tokio::io::duplex(4096);
+    let stop = stop();
+    stop.goaways.cancel();
+    let visitor = async {
+        let mut visitor = Frames::greet(near).await;
+        visitor.say(PING, 0, 0, b"anything").await;
+        let (before, _) = visitor.until(|kind, flags, _| kind == PING && flags == ACK).await;
+        assert!(!before.contains(&GOAWAY), "{before:?}");
+        visitor.ask(1, 0x1).await;
+        let (mut heard, ping) = visitor.until(|kind, flags, _| kind == PING && flags == 0).await;
+        assert!(heard.contains(&GOAWAY), "{heard:?}");
+        visitor.say(PING, ACK, 0, &ping).await;
+        heard.extend(visitor.until(|_, _, _| false).await.0);
+        assert!(heard.contains(&HEADERS) && heard.contains(&DATA), "{heard:?}");
+    };
+    tokio::join!(serve_http2(visit(Routes::Public), far, stop), visitor);
+}
+
+#[tokio::test]
+async fn a_visitor_reads_which_requests_were_not_heard_however_much_it_still_has_to_say() {
+    let listener = TcpListener::bind(loopback()).await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    let stop = stop();
+    let (connection, goaways) = (visit(Routes::Public), stop.goaways.clone());
+    let visitor = async {
+        let mut visitor = Frames::greet(near).await;
+        visitor.ask(1, 0x1).await;
+        visitor.until(|kind, flags, _| kind == DATA && flags & 0x1 != 0).await;
+        goaways.cancel();
+        let (_, ping) = visitor.until(|kind, flags, _| kind == PING && flags == 0).await;
+        // What was begun before the word came is sent only now.
+        visitor.say(PING, ACK, 0, &ping).await;
+        visitor.ask(3, 0).await;
+        let (_, last) = visitor.until(|kind, _, _| kind == GOAWAY).await;
+        assert_eq!(last, [0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(visitor.0.read(&mut [0]).await.unwrap(), 0, "the relay has no more to say");
+        for _ in 0..10 {
+            visitor.say(DATA, 0, 3, b"never heard").await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let served = async {
+        serve_http2(connection, far, stop).await;
+        panic!("closed before the visitor has");
+    };
+    tokio::select! {
+        () = served => {}
+        () = visitor => {}
     }
 }

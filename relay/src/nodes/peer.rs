@@ -54,9 +54,26 @@ pub enum HopError {
     /// The node has as many connections from here as allowed.
     #[error("too many requests are on their way to the node `{0}`")]
     Full(String),
+    /// The node was about to end, and said that it did not hear the request.
+    #[error("the node did not hear the request")]
+    Unheard(#[source] hyper::Error),
     /// The connection broke while the request was there: whether an agent saw it is not known.
     #[error("the connection to another node broke")]
     Broken(#[source] hyper::Error),
+}
+
+impl HopError {
+    /// Says what it means that a connection took a request and gave no answer. What the other end
+    /// says it did not hear was heard by nobody (RFC 9113 §6.8, §8.7).
+    fn of(error: hyper::Error) -> Self {
+        let told = std::error::Error::source(&error).and_then(|told| told.downcast_ref());
+        let unheard = told.is_some_and(|told: &h2::Error| match told.reason() {
+            Some(h2::Reason::NO_ERROR) => told.is_remote() && told.is_go_away(),
+            Some(h2::Reason::REFUSED_STREAM) => told.is_remote() && told.is_reset(),
+            _ => false,
+        });
+        if unheard { Self::Unheard(error) } else { Self::Broken(error) }
+    }
 }
 
 /// Another node.
@@ -137,7 +154,7 @@ impl Peer {
                 // It never left the queue of a connection that was about to close.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None => return Err(HopError::Broken(error.into_error())),
+                    None => return Err(HopError::of(error.into_error())),
                 },
             }
         }
@@ -260,4 +277,56 @@ pub fn server_builder() -> server::conn::http2::Builder<TokioExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Sends a request to a node that hears it and says no more than `last`.
+    async fn told(last: &[u8]) -> HopError {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let node = async {
+            far.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            far.read_exact(&mut [0; "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()]).await.unwrap();
+            let mut head = [0; 9];
+            // Until the head of the request.
+            while head[3] != 1 {
+                far.read_exact(&mut head).await.unwrap();
+                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                far.read_exact(&mut payload).await.unwrap();
+            }
+            far.write_all(last).await.unwrap();
+            far.shutdown().await.unwrap();
+            drop(far.read_to_end(&mut Vec::new()).await);
+        };
+        let (mut sender, connection) = builder().handshake(TokioIo::new(near)).await.unwrap();
+        let request = Request::get("http://node/").body(HopBody::empty()).unwrap();
+        let asked = sender.try_send_request(request);
+        let (error, _, _) = tokio::join!(asked, connection, node);
+        HopError::of(error.unwrap_err().into_error())
+    }
+
+    #[tokio::test]
+    async fn what_a_node_says_it_did_not_hear_and_nothing_else_may_be_sent_again() {
+        let unheard: [&[u8]; 2] =
+            [b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0", b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x07"];
+        // It heard the request; it has failed; it gave this request up; it is gone.
+        let broken: [&[u8]; 4] = [
+            b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
+            b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02",
+            b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x02",
+            b"",
+        ];
+        for last in unheard {
+            let error = told(last).await;
+            assert!(matches!(error, HopError::Unheard(_)), "{last:?}: {error:?}");
+        }
+        for last in broken {
+            let error = told(last).await;
+            assert!(matches!(error, HopError::Broken(_)), "{last:?}: {error:?}");
+        }
+    }
 }

@@ -181,7 +181,9 @@ impl Proxy {
                 let why = &error as &dyn std::error::Error;
                 tracing::debug!(error = why, share.name = %hop.name, "hop failed");
                 Err(match error {
-                    HopError::Unreachable { .. } => (EdgeError::Offline, true),
+                    HopError::Unreachable { .. } | HopError::Unheard(_) => {
+                        (EdgeError::Offline, true)
+                    }
                     HopError::Full(_) => (EdgeError::Busy, false),
                     HopError::Broken(_) if replay.is_cut() => (EdgeError::Malformed, false),
                     HopError::Broken(_) => (EdgeError::AgentFailed, false),

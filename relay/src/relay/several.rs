@@ -42,8 +42,8 @@ impl Relay {
         let (edge, kept) = (Arc::clone(&self.edge), Arc::clone(&nodes));
         let tunnels = Arc::clone(&edge.tunnels);
         self.serve_always(async move { kept.keep(&tunnels).await });
-        let (listening, visitors) = (self.listeners.clone(), self.visitors.clone());
-        let accept = http::node::accept(edge, nodes, bound.listener, listening, visitors);
+        let (listening, stop) = (self.listeners.clone(), self.stop());
+        let accept = http::node::accept(edge, nodes, bound.listener, listening, stop);
         self.listeners.spawn_essential(accept);
     }
 

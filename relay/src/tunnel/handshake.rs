@@ -1,6 +1,5 @@
 //! The handshake of a tunnel connection: an agent asks to be let in, and is told in plain HTTP.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use mcpm_shared::proto::{HANDSHAKE_TIMEOUT, PROTOCOL_VERSION, Refusal, SUBPROTOC
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Tunnels;
-use super::session::Session;
+use super::sessions::Sessions;
 use super::share::rate_address;
 use crate::admission::{Admitted, Refused, unix_now};
 
@@ -89,20 +88,16 @@ impl Tunnels {
     /// `address` is as rates count it.
     pub(super) fn check_room(
         &self,
-        sessions: &HashMap<String, Arc<Session>>,
+        sessions: &Sessions,
         admitted: &Admitted,
         address: IpAddr,
     ) -> Result<(), Refused> {
         if sessions.len() >= self.config.load().limits.max_sessions {
             return Err(unavailable("the relay is full"));
         }
-        let key = &admitted.subject;
-        let mut same = (0, 0);
-        for session in sessions.values() {
-            same.0 += usize::from(session.admitted.subject == *key);
-            same.1 += usize::from(session.peer == address);
-        }
-        if same.0 >= SESSIONS_PER_KEY || same.1 >= SESSIONS_PER_ADDRESS {
+        if sessions.of_key(&admitted.subject) >= SESSIONS_PER_KEY
+            || sessions.of_address(address) >= SESSIONS_PER_ADDRESS
+        {
             let refusal =
                 Refusal::new(code::RATE_LIMITED, "too many agents of yours are connected")
                     .retry_after(10);

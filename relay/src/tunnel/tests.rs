@@ -1,7 +1,7 @@
 //! Connections of agents over an in-memory socket: how they end.
 
-use mcpm_shared::proto::control::Claim;
-use mcpm_shared::proto::{Refusal, ShareMode, code};
+use mcpm_shared::proto::control::{Beat, Claim};
+use mcpm_shared::proto::{PING_INTERVAL, Refusal, ShareMode, code};
 use tokio::io::{AsyncWriteExt as _, WriteHalf};
 
 use super::*;
@@ -26,7 +26,7 @@ pub(crate) fn tunnels_over(scope: &Scope, ports: &Ports) -> Arc<Tunnels> {
     Arc::clone(&edge.tunnels)
 }
 
-fn admitted() -> Admitted {
+pub(super) fn admitted() -> Admitted {
     Admitted {
         owner: Owner::of_key("k"),
         subject: "k".to_owned(),
@@ -142,6 +142,25 @@ async fn a_connection_that_its_agent_leaves_ends_when_nothing_is_in_flight_there
     assert!(!first.scope.is_cancelled());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_which_nothing_comes_any_more_is_given_up_and_one_that_pings_is_not() {
+    let scope = Scope::new();
+    let tunnels = tunnels(&scope);
+    let mut agent = Agent::connect(&tunnels, &scope, None).await;
+    agent.claim("still").await;
+    for seq in 0..4 {
+        tokio::time::sleep(PING_INTERVAL).await;
+        agent.say(&AgentMessage::Ping(Beat { seq })).await;
+        let pong = wire::read::<RelayMessage>(&mut agent.reader).await;
+        assert!(matches!(&pong, Ok(RelayMessage::Pong(beat)) if beat.seq == seq), "{pong:?}");
+    }
+    let started = tokio::time::Instant::now();
+    tokio::time::timeout(2 * DEAD_AFTER, agent.scope.cancelled()).await.unwrap();
+    let borne = started.elapsed();
+    assert!((DEAD_AFTER..DEAD_AFTER + 2 * FAREWELL).contains(&borne), "{borne:?}");
+    assert!(tunnels.sessions().is_empty());
+}
+
 /// Opens a connection that goes as far as `speak`, and returns how long the relay bears it.
 async fn borne(speak: impl AsyncFnOnce(&Opener)) -> Duration {
     let scope = Scope::new();
@@ -214,6 +233,17 @@ async fn one_key_that_shook_hands_many_times_at_once_gets_no_more_sessions_than_
     }
     assert!(turned_away(&tunnels, &scope).await);
     assert_eq!(tunnels.sessions().len(), handshake::SESSIONS_PER_KEY);
+    // One that ends makes room for another, whatever it ends by.
+    agents.pop().unwrap().scope.cancel();
+    let ended = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        while tunnels.sessions().len() == handshake::SESSIONS_PER_KEY {
+            tick.tick().await;
+        }
+    };
+    tokio::time::timeout(LONG, ended).await.unwrap();
+    agents.push(Agent::connect(&tunnels, &scope, None).await);
+    assert!(turned_away(&tunnels, &scope).await);
 }
 
 #[tokio::test]

@@ -9,127 +9,72 @@ use super::*;
 const BEGIN: &str = "<!-- made of what a reload obeys: begin -->\n";
 const END: &str = "<!-- made of what a reload obeys: end -->\n";
 
-/// Two relays that differ in all settings, and yet ask the same issuer.
-const PROVIDER: [&str; 2] = [
-    r#"
-domain = "a.example"
-listen = "127.0.0.1:1"
-tunnel-listen = "127.0.0.1:2"
-http-listen = "127.0.0.1:3"
-admin-listen = "127.0.0.1:4"
-admin-token-file = "a"
-data-dir = "a"
-database = "postgres://a@db/a"
-key-file = "a"
-takeover-socket = "a"
-ready-without-database = true
-paths = true
-public-url = "https://a.example"
+/// Two relays that differ in all settings, and yet ask the same issuer. Where they differ, `<A|B>` has
+/// what each says.
+const PROVIDER: &str = r#"
+domain = "<a|b>.example"
+listen = "127.0.0.<1|2>:1"
+tunnel-listen = "127.0.0.<1|2>:2"
+http-listen = "127.0.0.<1|2>:3"
+admin-listen = "127.0.0.<1|2>:4"
+admin-token-file = "<a|b>"
+data-dir = "<a|b>"
+database = "postgres://<a|b>@db/<a|b>"
+key-file = "<a|b>"
+takeover-socket = "<a|b>"
+ready-without-database = <true|false>
+paths = <true|false>
+public-url = "https://<a|b>.example"
 tls = "acme"
-acme-directory = "https://a.example/a"
-acme-email = "a@a.example"
-acme-ca = "a"
+acme-directory = "https://<a|b>.example/<a|b>"
+acme-email = "<a|b>@<a|b>.example"
+acme-ca = "<a|b>"
 acme-challenge = "dns-01"
-acme-dns = "desec"
-acme-dns-token-file = "DIR/secret-a"
-acme-dns-wait-secs = 1
-acme-domains-challenge = "tls-alpn-01"
-acme-domains-per-hour = 1
-dns-servers = "192.0.2.1"
-hsts = 1
-proxy-protocol = "192.0.2.1"
-trusted-proxies = "192.0.2.1"
-http-mode = true
-node-id = "a"
-node-listen = "127.0.0.1:5"
-node-advertise = "a.example:1"
-node-secret-file = "DIR/secret-a"
-log-format = "text"
-log = "info"
-access-log = "text"
-access-log-file = "a"
-otlp-endpoint = "http://a.example:1"
-trace-ratio = 0.1
-grace-secs = 101
-drain-secs = 101
-hold-secs = 101
-idle-secs = 101
-share-ttl-secs = 101
-keep-name-days = 101
-reserved-names-file = "DIR/names-a"
-protect-brands = true
-abuse-contact = "a@a.example"
+acme-dns = "<desec|cloudflare>"
+acme-dns-token-file = "DIR/secret-<a|b>"
+acme-dns-wait-secs = <1|2>
+acme-domains-challenge = "<tls-alpn-01|http-01>"
+acme-domains-per-hour = <1|2>
+dns-servers = "192.0.2.<1|2>"
+hsts = <1|2>
+proxy-protocol = "192.0.2.<1|2>"
+trusted-proxies = "192.0.2.<1|2>"
+http-mode = <true|false>
+node-id = "<a|b>"
+node-listen = "127.0.0.<1|2>:5"
+node-advertise = "<a|b>.example:1"
+node-secret-file = "DIR/secret-<a|b>"
+log-format = "<text|json>"
+log = "<info|debug>"
+access-log = "<text|json>"
+access-log-file = "<a|b>"
+otlp-endpoint = "http://<a|b>.example:1"
+trace-ratio = 0.<1|2>
+grace-secs = 10<1|2>
+drain-secs = 10<1|2>
+hold-secs = 10<1|2>
+idle-secs = 10<1|2>
+share-ttl-secs = 10<1|2>
+keep-name-days = 10<1|2>
+reserved-names-file = "DIR/names-<a|b>"
+protect-brands = <true|false>
+abuse-contact = "<a|b>@<a|b>.example"
 [oidc]
 issuer = "https://idp.example"
-audience = "a"
-names-claim = "a"
-require = "a=a"
-ca = "DIR/secret-a"
-"#,
-    r#"
-domain = "b.example"
-listen = "127.0.0.2:1"
-tunnel-listen = "127.0.0.2:2"
-http-listen = "127.0.0.2:3"
-admin-listen = "127.0.0.2:4"
-admin-token-file = "b"
-data-dir = "b"
-database = "postgres://b@db/b"
-key-file = "b"
-takeover-socket = "b"
-ready-without-database = false
-paths = false
-public-url = "https://b.example"
-tls = "acme"
-acme-directory = "https://b.example/b"
-acme-email = "b@b.example"
-acme-ca = "b"
-acme-challenge = "dns-01"
-acme-dns = "cloudflare"
-acme-dns-token-file = "DIR/secret-b"
-acme-dns-wait-secs = 2
-acme-domains-challenge = "http-01"
-acme-domains-per-hour = 2
-dns-servers = "192.0.2.2"
-hsts = 2
-proxy-protocol = "192.0.2.2"
-trusted-proxies = "192.0.2.2"
-http-mode = false
-node-id = "b"
-node-listen = "127.0.0.2:5"
-node-advertise = "b.example:1"
-node-secret-file = "DIR/secret-b"
-log-format = "json"
-log = "debug"
-access-log = "json"
-access-log-file = "b"
-otlp-endpoint = "http://b.example:1"
-trace-ratio = 0.2
-grace-secs = 102
-drain-secs = 102
-hold-secs = 102
-idle-secs = 102
-share-ttl-secs = 102
-keep-name-days = 102
-reserved-names-file = "DIR/names-b"
-protect-brands = false
-abuse-contact = "b@b.example"
-[oidc]
-issuer = "https://idp.example"
-audience = "b"
-names-claim = "b"
-require = "b=b"
-ca = "DIR/secret-b"
-"#,
-];
+audience = "<a|b>"
+names-claim = "<a|b>"
+require = "<a|b>=<a|b>"
+ca = "DIR/secret-<a|b>"
+"#;
 
 /// Two relays of teams with a secret, a certificate in files and a database in a file.
-const TEAM: [&str; 2] = [
-    "secret-file = \"DIR/secret-a\"\ntls-cert = \"a\"\ntls-key = \"a\"\ndatabase-file = \"DIR/url-a\"\n\
-     key-file = \"a\"\n",
-    "secret-file = \"DIR/secret-b\"\ntls-cert = \"b\"\ntls-key = \"b\"\ndatabase-file = \"DIR/url-b\"\n\
-     key-file = \"b\"\n",
-];
+const TEAM: &str = r#"
+secret-file = "DIR/secret-<a|b>"
+tls-cert = "<a|b>"
+tls-key = "<a|b>"
+database-file = "DIR/url-<a|b>"
+key-file = "<a|b>"
+"#;
 
 /// Two relays that differ in what says who owns names, and in where certificates come from.
 const OTHER: [&str; 2] = [
@@ -138,6 +83,18 @@ const OTHER: [&str; 2] = [
     "database = \"memory:\"\ntls = \"self-signed\"\n[oidc]\nissuer = \"https://b.example\"\n\
      audience = \"b\"\nowner-claim = \"b\"\n",
 ];
+
+/// Returns what each of two relays says.
+fn both(text: &str) -> [String; 2] {
+    let mut parts = text.split(['<', '|', '>']);
+    let begin = parts.next().unwrap_or_default().to_owned();
+    let mut both = [begin.clone(), begin];
+    while let (Some(one), Some(other), Some(common)) = (parts.next(), parts.next(), parts.next()) {
+        both[0].extend([one, common]);
+        both[1].extend([other, common]);
+    }
+    both
+}
 
 /// Adds the settings that are mere numbers, all of which differ.
 fn with_numbers(text: &str, number: u32) -> Layer {
@@ -166,12 +123,12 @@ fn decided() -> (BTreeSet<String>, BTreeSet<String>) {
     }
     let at = dir.path().to_str().unwrap();
     let (mut at_once, mut later) = (BTreeSet::new(), BTreeSet::new());
-    for pair in [PROVIDER, TEAM, OTHER] {
+    for [one, other] in [both(PROVIDER), both(TEAM), OTHER.map(str::to_owned)] {
         let resolve = |text: &str, number| {
             let layer = with_numbers(&text.replace("DIR", at), number);
             layer.resolve().unwrap_or_else(|error| panic!("{error}"))
         };
-        let (now, wanted) = (resolve(pair[0], 9001), resolve(pair[1], 9002));
+        let (now, wanted) = (resolve(&one, 9001), resolve(&other, 9002));
         let next = now.heeding(&wanted);
         at_once.extend(differences(&now, &next));
         later.extend(differences(&next, &wanted));
