@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use mcpm_shared::access::{AccessPolicy, Denied, Presented, Principal, strip_credentials};
 use mcpm_shared::scope::Scope;
+use mcpm_shared::settle::settle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -117,7 +118,10 @@ pub async fn listen(
 async fn accept(listener: TcpListener, gate: Gate, scope: Scope) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => scope.spawn(serve(stream, gate.clone(), scope.clone())),
+            Ok((stream, _)) => {
+                let serving = Box::pin(serve(stream, gate.clone(), scope.clone()));
+                scope.spawn(settle(serving, || true));
+            }
             Err(error) => {
                 // Most likely out of file descriptors; some connection will give one back.
                 tracing::warn!(%error, "cannot accept a connection");

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::poll_immediate;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::sync::mpsc;
@@ -97,22 +96,14 @@ impl Reply {
         let left = claims.len();
         let mut waiting = Waiting { source: Some(Source { queue, claims, left }), log };
         let mut first: VecDeque<Bytes> = VecDeque::new();
-        let mut patience = None;
+        let patience = tokio::time::sleep(HEAD_PATIENCE);
+        tokio::pin!(patience);
         while accept.json && waiting.left() > 0 {
-            // An answer that is there already needs no timer.
-            let there = poll_immediate(waiting.next()).await;
-            let packet = match there {
-                Some(packet) => packet,
-                None if accept.events => {
-                    let patience =
-                        patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(HEAD_PATIENCE)));
-                    tokio::select! {
-                        biased;
-                        packet = waiting.next() => packet,
-                        () = patience => break,
-                    }
-                }
-                None => waiting.next().await,
+            let packet = tokio::select! {
+                // An answer that is there already needs no timer.
+                biased;
+                packet = waiting.next() => packet,
+                () = &mut patience, if accept.events => break,
             };
             let Some(packet) = packet else { break };
             if packet.last {

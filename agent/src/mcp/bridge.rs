@@ -17,7 +17,7 @@ mod tests;
 pub use self::error::{Failure, URL_REQUIRED, legacy_error, modern_error};
 pub use self::input::{
     InputRequest, InputRequired, input_request, input_responses, legacy_answer, legacy_question,
-    legacy_refusal, may_ask, request_state,
+    legacy_refusal, legacy_withdrawal, may_ask, request_state,
 };
 pub use self::level::{Level, level_of};
 pub use self::opening::{

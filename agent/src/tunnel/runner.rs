@@ -143,7 +143,65 @@ fn was_stable(up_since: Option<Instant>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use mcpm_shared::access::AccessPolicy;
+    use mcpm_shared::identity::AgentKey;
+    use mcpm_shared::proto::ShareMode;
+    use tokio::net::TcpListener;
+
+    use super::super::testing::FakeRelay;
+    use super::super::{Backend, ProxySettings, ShareRequest, TlsOptions, Tunnel, TunnelStatus};
     use super::*;
+
+    /// One share of an agent that dials this relay.
+    fn dialling(relay: &TcpListener, scope: &Scope) -> Tunnel {
+        let config = TunnelConfig {
+            relay: format!("http://{}", relay.local_addr().unwrap()).parse().unwrap(),
+            key: AgentKey::generate(),
+            proof: Default::default(),
+            tls: TlsOptions::default(),
+            connections: 1,
+            proxy: ProxySettings::default(),
+            agent_version: "test".to_owned(),
+        };
+        let request = ShareRequest {
+            name: Some("x".parse().unwrap()),
+            base: "x".to_owned(),
+            mode: ShareMode::Http,
+            access: AccessPolicy::public(),
+            expires: None,
+            ticket: None,
+            retries: None,
+        };
+        Tunnel::start(config, request, Backend::Http("9".parse().unwrap()), scope.child())
+    }
+
+    #[tokio::test]
+    async fn an_agent_dials_again_as_soon_as_its_machine_has_slept() {
+        let scope = Scope::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tunnel = dialling(&listener, &scope);
+        let mut status = tunnel.status();
+        let mut connect = async || {
+            let mut relay = FakeRelay::accept(&listener, &scope).await;
+            let claim = relay.claim().await;
+            relay.grant(claim, None).await;
+            status.wait_for(|now| matches!(now, TunnelStatus::Up(_))).await.unwrap();
+            relay
+        };
+        let _before = connect().await;
+        // The clock stands only for this moment: a paused one would jump while a socket is waited for.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(300)).await;
+        tokio::time::resume();
+        let mut later = tunnel.status();
+        let waits = |now: &TunnelStatus| matches!(now, TunnelStatus::Reconnecting { .. });
+        let seen = later.wait_for(waits).await.unwrap().clone();
+        let TunnelStatus::Reconnecting { reason, retry_in, .. } = seen else { unreachable!() };
+        assert_eq!(reason, TunnelError::Lost("this machine slept".to_owned()).to_string());
+        assert!(retry_in < Duration::from_secs(1), "{retry_in:?}");
+        let _after = connect().await;
+        scope.cancel();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_times_start_anew_only_after_a_share_that_was_up_for_a_while() {

@@ -1,7 +1,7 @@
 //! What happens on a data stream at the agent: head, verdict, then HTTP in process.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -17,6 +17,7 @@ use mcpm_shared::access::{Denied, Grant, Presented, strip_credentials};
 use mcpm_shared::mux::MuxStream;
 use mcpm_shared::proto::HANDSHAKE_TIMEOUT;
 use mcpm_shared::proto::head::{HEAD_LEN, StreamHead, Verdict};
+use mcpm_shared::settle::settle;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::address::HttpTarget;
@@ -76,7 +77,7 @@ async fn serve_gateway(stream: MuxStream, gateway: &Gateway, gate: &Arc<Gate>) {
     let serving = http1::Builder::new()
         .max_buf_size(128 * 1024)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = serving.await {
+    if let Err(error) = settle(pin!(serving), || true).await {
         tracing::debug!(%error, "data stream ended");
     }
 }

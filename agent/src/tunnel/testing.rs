@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::mux::{self, Activity, Incoming, MuxStream, Opener, Side};
-use mcpm_shared::proto::ShareMode;
 use mcpm_shared::proto::control::{
     self as wire, AgentMessage, Beat, Claim, Claimed, ControlError, Limits, RelayMessage, Welcome,
 };
 use mcpm_shared::proto::head::{StreamHead, Verdict};
+use mcpm_shared::proto::{SUBPROTOCOL, ShareMode};
 use mcpm_shared::scope::Scope;
 use tokio::io::{
-    AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split,
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf,
+    WriteHalf, duplex, split,
 };
-use tokio_tungstenite::WebSocketStream;
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
@@ -44,6 +48,19 @@ pub(super) async fn mux(
     let (near, far) = duplex(64 * 1024);
     let config = Some(mux::websocket_config());
     let socket = WebSocketStream::from_raw_socket(near, Role::Server, config).await;
+    let (opener, streams) = mux_over(socket, scope, dead);
+    (opener, streams, far)
+}
+
+/// The same over a socket that is there already.
+fn mux_over<S>(
+    socket: WebSocketStream<S>,
+    scope: &Scope,
+    dead: CancellationToken,
+) -> (Opener, Incoming)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (opener, streams, driver) =
         mux::connect(socket, Side::Relay, Activity::default(), scope.token().clone());
     scope.spawn_essential(async move {
@@ -54,7 +71,7 @@ pub(super) async fn mux(
             _ended = &mut driver => {}
         }
     });
-    (opener, streams, far)
+    (opener, streams)
 }
 
 /// The relay's end of a connection that has said welcome.
@@ -78,24 +95,46 @@ impl FakeRelay {
     ) -> (DuplexStream, impl Future<Output = Self> + use<>) {
         let scope = scope.child();
         let dead = CancellationToken::new();
-        let (opener, mut streams, far) = mux(&scope, dead.clone()).await;
-        let meet = async move {
-            let (mut reader, mut writer) = split(streams.recv().await.unwrap());
-            let hello = wire::read(&mut reader).await;
-            assert!(matches!(hello, Ok(AgentMessage::Hello(_))), "{hello:?}");
-            let limits = Limits { connections: 8, streams: 4096, shares: 9, body_bytes: 1 << 20 };
-            let welcome = RelayMessage::Welcome(Welcome {
-                version: 1,
-                relay: "test".to_owned(),
-                node: "n".to_owned(),
-                session: "s".to_owned(),
-                limits,
-                capabilities: Vec::new(),
-            });
-            wire::write(&mut writer, &welcome).await.unwrap();
-            Self { opener, reader, writer, scope, dead, given: 0, _streams: streams }
+        let (opener, streams, far) = mux(&scope, dead.clone()).await;
+        (far, Self::meet(opener, streams, scope, dead))
+    }
+
+    /// Takes the agent that dials next, as far as welcome.
+    pub(super) async fn accept(listener: &TcpListener, scope: &Scope) -> Self {
+        let (tcp, _) = listener.accept().await.unwrap();
+        #[expect(clippy::result_large_err, reason = "the handshake wants a refusal of this type")]
+        let agree = |_: &Request, mut response: Response| {
+            let protocol = HeaderValue::from_static(SUBPROTOCOL);
+            response.headers_mut().insert("sec-websocket-protocol", protocol);
+            Ok(response)
         };
-        (far, meet)
+        let config = Some(mux::websocket_config());
+        let socket = accept_hdr_async_with_config(tcp, agree, config).await.unwrap();
+        let (scope, dead) = (scope.child(), CancellationToken::new());
+        let (opener, streams) = mux_over(socket, &scope, dead.clone());
+        Self::meet(opener, streams, scope, dead).await
+    }
+
+    async fn meet(
+        opener: Opener,
+        mut streams: Incoming,
+        scope: Scope,
+        dead: CancellationToken,
+    ) -> Self {
+        let (mut reader, mut writer) = split(streams.recv().await.unwrap());
+        let hello = wire::read(&mut reader).await;
+        assert!(matches!(hello, Ok(AgentMessage::Hello(_))), "{hello:?}");
+        let limits = Limits { connections: 8, streams: 4096, shares: 9, body_bytes: 1 << 20 };
+        let welcome = RelayMessage::Welcome(Welcome {
+            version: 1,
+            relay: "test".to_owned(),
+            node: "n".to_owned(),
+            session: "s".to_owned(),
+            limits,
+            capabilities: Vec::new(),
+        });
+        wire::write(&mut writer, &welcome).await.unwrap();
+        Self { opener, reader, writer, scope, dead, given: 0, _streams: streams }
     }
 
     /// Says something.

@@ -287,6 +287,7 @@ mod tests {
         let expired = Error::InvalidCertificate(rustls::CertificateError::Expired);
         assert_eq!(pin_mismatch(&io::Error::other(expired)), None);
     }
+
     #[test]
     fn why_a_certificate_is_not_trusted_is_said_in_plain_words() {
         use rustls::CertificateError as Fault;

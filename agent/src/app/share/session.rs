@@ -12,6 +12,7 @@ use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::keeper::{Keeper, off_thread};
 use super::member::{Member, Next};
@@ -38,6 +39,8 @@ pub(super) struct Session {
     /// Those that have not begun.
     queue: VecDeque<Starting>,
     starting: FuturesUnordered<BoxFuture<'static, Result<Ready, Failed>>>,
+    /// Gives up those that start.
+    over_all: CancellationToken,
     /// The gateways of both, which are to be ended in any case.
     gateways: BTreeMap<usize, Option<Gateway>>,
     members: Vec<Member>,
@@ -67,6 +70,7 @@ impl Session {
             lines: Vec::new(),
             queue: VecDeque::new(),
             starting: FuturesUnordered::new(),
+            over_all: CancellationToken::new(),
             gateways: BTreeMap::new(),
             members: Vec::new(),
             leaving: FuturesUnordered::new(),
@@ -99,6 +103,7 @@ impl Session {
                         spec,
                         gateway,
                         stop,
+                        over: self.over_all.clone(),
                         paths,
                         events,
                         heirs: Arc::clone(&heirs),
@@ -115,6 +120,7 @@ impl Session {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.skip();
             while self.starting.len() < AT_ONCE
                 && let Some(next) = self.queue.pop_front()
             {
@@ -145,7 +151,13 @@ impl Session {
     /// Ends all that has not ended.
     pub(super) async fn shutdown(mut self) {
         self.queue.clear();
-        self.starting.clear();
+        // Each takes back what it has made, which does not take long.
+        self.over_all.cancel();
+        while let Some(outcome) = self.starting.next().await {
+            if let Ok(ready) = outcome {
+                ready.give_up().await;
+            }
+        }
         for (at, gateway) in std::mem::take(&mut self.gateways) {
             self.end_gateway(at, gateway, Ok(()));
         }
@@ -170,6 +182,19 @@ impl Session {
             let Ok(permit) = self.events.reserve().await else { return self.over.clear() };
             if let Some((at, result)) = self.over.pop_front() {
                 permit.send((at, ShareEvent::Over(result)));
+            }
+        }
+    }
+
+    /// Lets those go that are to end before it was their turn to begin.
+    fn skip(&mut self) {
+        let mut index = 0;
+        while let Some(next) = self.queue.get(index) {
+            if !next.stop.is_cancelled() {
+                index += 1;
+            } else if let Some(Starting { at, gateway, .. }) = self.queue.remove(index) {
+                self.gateways.remove(&at);
+                self.end_gateway(at, gateway, Ok(()));
             }
         }
     }
@@ -334,8 +359,6 @@ async fn until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
-
     use super::super::tests::{nobody, spec};
     use super::super::{Patience, ShareSpec};
     use super::*;
@@ -390,5 +413,46 @@ mod tests {
         assert_eq!(session.members.len(), 1);
         session.shutdown().await;
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_share_that_is_stopped_before_its_turn_waits_for_no_other() {
+        use super::super::share_all;
+        use crate::app::serving::Serving;
+        use crate::model::Server;
+
+        let dir = tempfile::tempdir().unwrap();
+        let wish = |at: usize| {
+            let server = Server::stdio(at.to_string(), "sleep", ["3600"]);
+            let source = Source::Mcp(Serving::server(server));
+            let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(600)));
+            let target = ShareTarget::Server(at.to_string());
+            Wish { spec: ShareSpec { target, ..spec }, stop: CancellationToken::new() }
+        };
+        let wishes: Vec<_> = (0..=AT_ONCE).map(wish).collect();
+        let (last, stop) = (wishes[AT_ONCE].stop.clone(), CancellationToken::new());
+        let (events, mut inbox) = mpsc::channel(64);
+        let follow = async {
+            let mut begun = 0;
+            let mut ends = Vec::new();
+            while let Some((at, event)) = inbox.recv().await {
+                match event {
+                    ShareEvent::Probing => begun += 1,
+                    ShareEvent::Over(result) => ends.push((at, result.is_ok())),
+                    _ => {}
+                }
+                if begun == AT_ONCE {
+                    last.cancel();
+                }
+                if !ends.is_empty() {
+                    stop.cancel();
+                }
+            }
+            ends
+        };
+        let paths = Paths::new(dir.path());
+        let ((), ends) = tokio::join!(share_all(wishes, &paths, events, stop.clone()), follow);
+        assert_eq!((ends[0], ends.len()), ((AT_ONCE, true), AT_ONCE + 1), "{ends:?}");
     }
 }

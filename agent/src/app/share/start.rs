@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Keyring;
-use super::keeper::off_thread;
+use super::keeper::{LAST_WORDS, off_thread};
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
 use crate::fs::Paths;
@@ -25,6 +25,8 @@ pub(super) struct Starting {
     pub(super) spec: ShareSpec,
     pub(super) gateway: Option<Gateway>,
     pub(super) stop: CancellationToken,
+    /// Cancelled when all shares of the run end.
+    pub(super) over: CancellationToken,
     pub(super) paths: Paths,
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all shares of a run need to know only once.
@@ -57,38 +59,77 @@ pub(super) struct Failed {
     pub(super) result: Result<(), ShareError>,
 }
 
+/// What a share needs before it can be published.
+type Made = (AgentKey, Keyring, Option<Reach>);
+
+impl Ready {
+    /// Lets go of a share that nobody wants any more, and of what was made for it.
+    pub(super) async fn give_up(self) {
+        if let Some(reach) = self.reach {
+            reach.scope.cancel();
+        }
+        self.keyring.forget().await;
+    }
+}
+
 impl Starting {
     /// Makes the share ready; one that is given up meanwhile fails well.
     pub(super) async fn start(self) -> Result<Ready, Failed> {
-        let stop = self.stop.clone();
-        let result = match stop.run_until_cancelled(self.make_ready()).await {
-            Some(Ok((key, keyring, reach))) => {
+        let result = match self.make_ready().await {
+            Ok(Some((key, keyring, reach))) => {
                 return Ok(Ready { starting: self, key, keyring, reach });
             }
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         };
         let Self { at, gateway, .. } = self;
         Err(Failed { at, gateway, result })
     }
 
-    async fn make_ready(&self) -> Result<(AgentKey, Keyring, Option<Reach>), ShareError> {
+    /// Returns what the share needs; `None` when it is given up, and then nothing of it stays.
+    async fn make_ready(&self) -> Result<Option<Made>, ShareError> {
+        match self.unless_given_up(self.try_out()).await {
+            Some(tried) => tried?,
+            None => return Ok(None),
+        }
+        // Only now: what does not work leaves no tokens behind. The work goes on whoever waits for it,
+        // so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
+        let patience = async {
+            self.unless_given_up(std::future::pending::<()>()).await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let (key, keyring) = tokio::select! {
+            made = self.credentials() => made?,
+            () = patience => return Ok(None),
+        };
+        let failed = match self.unless_given_up(self.reach(&keyring)).await {
+            Some(Ok(reach)) => return Ok(Some((key, keyring, reach))),
+            Some(Err(error)) => Err(error),
+            None => Ok(None),
+        };
+        keyring.forget().await;
+        failed
+    }
+
+    /// Does what is not needed any more once the share, or the whole run, is to end.
+    async fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.over.run_until_cancelled(self.stop.run_until_cancelled(work)).await.flatten()
+    }
+
+    async fn try_out(&self) -> Result<(), ShareError> {
         match (&self.gateway, &self.spec.source) {
             (Some(gateway), _) => self.probe(gateway).await?,
             (None, Source::Http(target)) => self.look_at(target).await,
             (None, Source::Mcp(_)) => {}
         }
-        // Only now: what does not work leaves no tokens behind.
-        let (key, keyring) = self.credentials().await?;
-        let (Some(local), Some(gateway)) = (&self.spec.local, &self.gateway) else {
-            return Ok((key, keyring, None));
-        };
-        match self.listen(local, gateway, &keyring).await {
-            Ok(reach) => Ok((key, keyring, Some(reach))),
-            Err(error) => {
-                keyring.forget().await;
-                Err(error)
-            }
+        Ok(())
+    }
+
+    /// Opens the local address, where one was asked for.
+    async fn reach(&self, keyring: &Keyring) -> Result<Option<Reach>, ShareError> {
+        match (&self.spec.local, &self.gateway) {
+            (Some(local), Some(gateway)) => self.listen(local, gateway, keyring).await.map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -164,5 +205,54 @@ impl Starting {
         let scope = self.scope.child();
         let address = listen(gateway.clone(), options, &scope).await?;
         Ok(Reach { url: format!("http://{address}{}", listen::PATH), access, scope })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{nobody, spec};
+    use super::super::{Patience, share};
+    use super::*;
+    use crate::credentials::{ShareFile, list};
+
+    #[test]
+    fn a_share_that_is_stopped_while_its_tokens_are_made_leaves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let (name, relay): (Name, _) = ("x-abc".parse().unwrap(), nobody());
+        let (locked, is_locked) = std::sync::mpsc::channel();
+        let (let_go, is_let_go) = std::sync::mpsc::channel();
+        let file = ShareFile::new(&paths, &name, &relay);
+        let holder = std::thread::spawn(move || {
+            file.edit::<()>(|_| {
+                locked.send(()).unwrap();
+                is_let_go.recv().unwrap();
+                Err(CredentialError::UnknownShare("nothing is to be written".to_owned()))
+            })
+        });
+        is_locked.recv().unwrap();
+        let source = Source::Http("8080".parse().unwrap());
+        let spec = spec(source, &relay, Patience::Time(Duration::from_secs(60)));
+        let spec = ShareSpec { name: Some(name), ..spec };
+        let (stop, (events, _inbox)) = (CancellationToken::new(), mpsc::channel(16));
+        let stopping = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(5));
+            // The tokens come after the key.
+            while !paths.agent_key().exists() {
+                tick.tick().await;
+            }
+            stop.cancel();
+            let_go.send(()).unwrap();
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sharing = share(spec, &paths, events, stop.clone());
+        let (result, ()) = runtime.block_on(async { tokio::join!(sharing, stopping) });
+        result.unwrap();
+        // What still runs on threads has its end here.
+        drop(runtime);
+        holder.join().unwrap().unwrap_err();
+        assert!(list(&paths).unwrap().is_empty());
     }
 }

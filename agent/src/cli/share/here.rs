@@ -50,9 +50,10 @@ pub(in crate::cli) fn run_here(
     }
     let specs: Vec<_> =
         specs.into_iter().enumerate().filter(|(at, _)| !book.is_over(*at)).collect();
-    let (task, stops) = book.light(&specs, run, paths, &stop)?;
     block_on(Threads::Many, async {
+        // Before anybody knows of the shares: a signal must not leave their records behind.
         let mut signals = listen()?;
+        let (task, stops) = book.light(&specs, run, paths, &stop)?;
         let scope = Scope::new();
         scope.spawn(task.run());
         let (places, wishes): (Vec<_>, _) = specs

@@ -45,6 +45,15 @@ impl Face<'_> {
             return reply::error(StatusCode::BAD_REQUEST, id, HEADER_MISMATCH, &text);
         }
         let talk = self.caller();
+        let accept = Accept::of(headers);
+        if accept.json
+            && let Some(answer) = talk.0.at_once(message)
+        {
+            if let Some(learner) = Learner::of(message, &self.view.params) {
+                learner.learn(&answer);
+            }
+            return reply::json(StatusCode::OK, answer);
+        }
         let (sink, queue) = mpsc::channel(INBOX);
         let claims = match talk.begin(message, sink).await {
             Ok(claim) => vec![claim],
@@ -52,7 +61,6 @@ impl Face<'_> {
         };
         let status = if message.method() == DISCOVER { Status::BadRequest } else { Status::ByCode };
         let learner = Learner::of(message, &self.view.params);
-        let accept = Accept::of(headers);
         Reply { queue, claims, accept, batch: false, status, log: None, learner }.answer().await
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Drive<'a> {
     /// The request as the client wrote it.
     pub(super) text: &'a [u8],
     pub(super) sink: &'a mpsc::Sender<Packet>,
+    /// Where the client reads; for a request within a request that is not `sink`.
+    pub(super) front: &'a mpsc::Sender<Packet>,
     /// How the client took the request back, if it did.
     pub(super) taken_back: TakenBack,
     /// Under what the client knows the request, where its ids are unique: free again with the answer.
@@ -69,6 +71,12 @@ pub(super) fn id_of<'a>(request: &Message<'a>) -> &'a str {
     request.id().map_or("null", RawValue::get)
 }
 
+/// Returns the answer to a request that has this result.
+pub(super) fn result(request: &Message<'_>, result: &str) -> Bytes {
+    let parts = [r#"{"jsonrpc":"2.0","id":"#, id_of(request), r#","result":"#, result, "}"];
+    parts.concat().into()
+}
+
 impl<'a> Drive<'a> {
     pub(super) fn new(
         session: &'a Arc<Session>,
@@ -77,7 +85,7 @@ impl<'a> Drive<'a> {
         taken_back: TakenBack,
     ) -> Self {
         let (answered, trouble) = (OnceLock::new(), OnceLock::new());
-        Self { session, text, sink, taken_back, key: None, answered, trouble }
+        Self { session, text, sink, front: sink, taken_back, key: None, answered, trouble }
     }
 }
 
@@ -260,7 +268,10 @@ impl Drive<'_> {
             }
             let call = self.noted(member, request);
             let (sink, mut packets) = mpsc::channel(INBOX);
-            let inner = Drive::new(self.session, self.text, &sink, self.taken_back.clone());
+            let inner = Drive {
+                front: self.front,
+                ..Drive::new(self.session, self.text, &sink, self.taken_back.clone())
+            };
             // Boxed: a request within a request.
             let asked = Box::pin(inner.carry(member, request, Vec::new()));
             let answer = async {
@@ -308,8 +319,7 @@ impl Drive<'_> {
 
     /// Answers with a result of ours.
     pub(super) async fn reply(&self, request: &Message<'_>, result: &str) {
-        let parts = [r#"{"jsonrpc":"2.0","id":"#, id_of(request), r#","result":"#, result, "}"];
-        self.send(Packet { message: parts.concat().into(), last: true }).await;
+        self.send(Packet { message: self::result(request, result), last: true }).await;
     }
 
     /// Answers with an error of ours.

@@ -64,6 +64,25 @@ pub(super) async fn answer(drive: &Drive<'_>, request: &Message<'_>, list: List)
     drive.reply(request, &merge(session, parts, list)).await;
 }
 
+/// Returns the list of several servers for whom nobody has to be asked or started: each of them rests,
+/// and what it last said is known.
+pub(super) fn at_once(
+    session: &Arc<Session>,
+    request: &Message<'_>,
+    list: List,
+) -> Option<Arc<str>> {
+    if session.view.single().is_some() || cursor_of(request).is_some() {
+        return None;
+    }
+    let members = session.view.members.iter().filter(|member| offers(member, list));
+    let resting = |member: &Arc<Member>| {
+        let lives = member.slot(session.slot_key(member)).current().is_some();
+        if lives { None } else { remembered(session, member, list) }
+    };
+    let parts: Option<Vec<Part>> = members.map(resting).collect();
+    Some(merge(session, parts?, list))
+}
+
 /// Returns the cursor of a page that is asked for.
 pub(super) fn cursor_of<'a>(request: &Message<'a>) -> Option<&'a RawValue> {
     request.params().and_then(|params| lists::member(params, "cursor"))
@@ -130,6 +149,16 @@ pub(super) fn offers(member: &Member, list: List) -> bool {
     member.known().offers(list)
 }
 
+/// Returns the items of a server that rests, where they are known and it was not late with them.
+fn remembered(session: &Session, member: &Arc<Member>, list: List) -> Option<Part> {
+    let mut known = member.known();
+    let listed = |era| known.said(era).lists[list.at()].is_some();
+    if known.slow || !known.hop(session.era).is_some_and(listed) {
+        return None;
+    }
+    stand_in(&mut known, session, member, list)
+}
+
 /// Returns the items of one server; `None` when it does not say in time.
 pub(super) async fn items(
     session: &Arc<Session>,
@@ -142,17 +171,15 @@ pub(super) async fn items(
     let slot = member.slot(session.slot_key(member));
     let living = slot.current();
     let lives = living.is_some();
+    if !lives && let Some(part) = remembered(session, member, list) {
+        return Some(part);
+    }
     let patience = {
         let mut known = member.known();
-        let its = living.as_ref().map(|conn| conn.facts().era).or_else(|| known.hop(session.era));
-        let listed = its.is_some_and(|era| known.said(era).lists[list.at()].is_some());
-        if known.slow || (listed && !lives) {
-            let slow = known.slow;
+        if known.slow {
             let part = stand_in(&mut known, session, member, list);
             drop(known);
-            if slow {
-                retry(session, member, list);
-            }
+            retry(session, member, list);
             return part;
         }
         match (known.list(session.era, list), session.view.members.len()) {

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::drive::{Drive, id_of};
 use super::member::Member;
@@ -124,8 +126,11 @@ async fn finish(drive: &Drive<'_>, request: &Message<'_>, packet: &Packet) -> Ro
 }
 
 /// Asks the client all questions at once and waits for its answers; `None` when one of them is an
-/// error or does not come.
+/// error or does not come. What is open then is withdrawn, as with a request that is given up.
 async fn ask(drive: &Drive<'_>, input: &InputRequired) -> Option<Vec<(String, Box<RawValue>)>> {
+    let mut open = Open { drive, ids: Vec::new() };
+    // For all of them, before the session forgets the first: what it has forgotten is not withdrawn.
+    let until = Instant::now() + PATIENCE;
     let mut waiting = Vec::new();
     for question in &input.requests {
         let (id, answer) = drive.session.questions.ask_ourselves()?;
@@ -133,11 +138,12 @@ async fn ask(drive: &Drive<'_>, input: &InputRequired) -> Option<Vec<(String, Bo
         let params = question.params.as_deref();
         let text = bridge::legacy_question(&id, &question.method, params, &elicitation);
         drive.send(Packet { message: text.into(), last: false }).await;
+        open.ids.push(id);
         waiting.push((question, answer));
     }
     let mut answers = Vec::new();
     for (question, answer) in waiting {
-        let answer = tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()?;
+        let answer = tokio::time::timeout_at(until, answer).await.ok()?.ok()?;
         let Ok(Incoming::One(answer)) = Incoming::parse(&answer) else { return None };
         debug_assert!(answer.kind() == Kind::Response, "answers are responses");
         let result = match (answer.result(), answer.error_code()) {
@@ -151,4 +157,25 @@ async fn ask(drive: &Drive<'_>, input: &InputRequired) -> Option<Vec<(String, Bo
         answers.push((question.key.clone(), result));
     }
     Some(answers)
+}
+
+/// Questions that a client was asked. Dropped, it withdraws those without an answer: a modern server
+/// has nothing to withdraw, and the client would go on asking its user (2025-11-25 §Cancellation).
+struct Open<'a> {
+    drive: &'a Drive<'a>,
+    ids: Vec<String>,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let session = self.drive.session;
+        for id in self.ids.drain(..).filter(|id| session.questions.give_up(id)) {
+            let message = Bytes::from(bridge::legacy_withdrawal(&id));
+            let packet = Packet { message: message.clone(), last: false };
+            // Where the question went, if nobody has to be waited for.
+            if self.drive.front.try_send(packet).is_err() {
+                session.say(message);
+            }
+        }
+    }
 }

@@ -79,6 +79,12 @@ impl Questions {
         Some((self.add(Asker::Bridge(sender))?, answer))
     }
 
+    /// Forgets a question of our own by its id in JSON; `false` when it is answered already.
+    pub(super) fn give_up(&self, id: &str) -> bool {
+        let key = Key::Text(id.trim_matches('"').to_owned());
+        self.open().waiting.remove(&key).is_some()
+    }
+
     /// Takes an answer of the client; returns what the server that asked is to read.
     pub(super) fn answered(&self, response: &Message<'_>) -> Option<Reply> {
         let id = response.id()?;

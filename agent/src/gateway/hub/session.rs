@@ -19,7 +19,7 @@ use super::ledger::Ledger;
 use super::member::{Isolation, Member, SlotKey, Unavailable};
 use super::outlet::{Outlet, Said};
 use super::questions::Questions;
-use super::{Hub, filter};
+use super::{Hub, filter, lists};
 use crate::gateway::http::Params;
 use crate::gateway::link::{Busy, Packet, Refusal};
 use crate::gateway::upstream::{Conn, Opening};
@@ -232,6 +232,20 @@ impl Session {
             self.hub.scope().spawn_until_cancelled(call);
         }
         Ok(cancel.drop_guard())
+    }
+
+    /// Answers a request for which nobody has to be asked, without beginning it.
+    pub(in crate::gateway) fn at_once(self: &Arc<Self>, request: &Message<'_>) -> Option<Bytes> {
+        let list = List::of_method(request.method())?;
+        if self.is_over() || filter::is_shady(self, request) {
+            return None;
+        }
+        let result = lists::at_once(self, request, list)?;
+        if let Some(ledger) = &self.usage {
+            ledger.saw(self, request);
+        }
+        self.touch();
+        Some(drive::result(request, &result))
     }
 
     /// Takes a notification or a response of the client.

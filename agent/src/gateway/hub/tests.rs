@@ -239,6 +239,28 @@ async fn a_legacy_client_uses_a_modern_server() {
 }
 
 #[tokio::test]
+async fn what_a_modern_server_asks_is_withdrawn_with_the_call_that_its_legacy_client_takes_back() {
+    let servers = [server("old", LEGACY), server("new", MODERN_SERVER)];
+    let mut client = Client::of(&servers, Default::default());
+    client.open().await;
+    client.ask("tools/list", json!({})).await;
+    let call = json!({"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"new_ask"}});
+    client.say(&call).await;
+    let question = client.hear().await;
+    assert_eq!(question["method"], "elicitation/create", "{question}");
+    let cancel =
+        json!({"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}});
+    client.say(&cancel).await;
+    let withdrawn = client.hear().await;
+    assert_eq!(withdrawn["method"], "notifications/cancelled", "{withdrawn}");
+    assert_eq!(withdrawn["params"]["requestId"], question["id"]);
+    // An answer that crossed it on the way is for nobody.
+    client.say(&json!({"jsonrpc":"2.0","id":question["id"],"result":{"action":"cancel"}})).await;
+    assert_eq!(text(&client.call("new_one").await), "new one");
+    client.end().await;
+}
+
+#[tokio::test]
 async fn lists_of_known_servers_start_none_and_the_first_call_starts_one() {
     let dir = tempfile::tempdir().unwrap();
     let options = || GatewayOptions {

@@ -172,6 +172,14 @@ pub fn legacy_question(
     format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{method_text},"params":{params}}}"#)
 }
 
+/// Writes what takes a question back that a legacy client was asked; `id` is JSON text.
+#[must_use]
+pub fn legacy_withdrawal(id: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},"reason":"the answer is not needed any more"}}}}"#
+    )
+}
+
 /// Writes the answer to a request of a legacy server; `id` is as the server wrote it.
 #[must_use]
 pub fn legacy_answer(id: &RawValue, answer: &RawValue) -> String {

@@ -103,3 +103,40 @@ async fn a_listener_resumes_and_a_strange_id_opens_a_fresh_stream() {
     assert_eq!(whole(&mut fresh).await.unwrap().id.as_deref(), Some("g2-1"));
     gateway.shutdown().await;
 }
+
+/// What a modern server does whose calls ask two questions.
+const ASKS_TWICE: &str = r#"*tools/call*) echo '{"id":'$id',"result":{"resultType":"input_required","inputRequests":{"a":{"method":"roots/list"},"b":{"method":"roots/list"}}}}';;"#;
+
+#[tokio::test]
+async fn questions_are_withdrawn_on_the_stream_that_brought_them_and_only_if_they_are_open() {
+    let script = MODERN.replacen(" in\n", &format!(" in\n{ASKS_TWICE}\n"), 1);
+    let gateway = gateway(&script, GatewayOptions::default());
+    let open = r#"{"id":0,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{"roots":{}}}}"#;
+    let opened = post(&gateway, &[], open).await;
+    let id = opened.headers()[SESSION_HEADER].to_str().unwrap().to_owned();
+    let session = [(SESSION_HEADER, id.as_str())];
+    let ask = async |id: u8| {
+        let call = format!(r#"{{"id":{id},"method":"tools/call","params":{{"name":"x"}}}}"#);
+        let mut body = post(&gateway, &session, &call).await.into_body();
+        let questions = [event(&mut body).await.unwrap(), event(&mut body).await.unwrap()];
+        (body, questions.map(|question| question["id"].clone()))
+    };
+    let withdrawn = |message: Value| {
+        assert_eq!(message["method"], "notifications/cancelled", "{message}");
+        message["params"]["requestId"].clone()
+    };
+    let (mut body, [first, second]) = ask(1).await;
+    let answer = format!(r#"{{"id":{first},"result":{{"roots":[]}}}}"#);
+    assert_eq!(post(&gateway, &session, &answer).await.status(), 202);
+    let cancel = r#"{"method":"notifications/cancelled","params":{"requestId":1}}"#;
+    assert_eq!(post(&gateway, &session, cancel).await.status(), 202);
+    assert_eq!(withdrawn(event(&mut body).await.unwrap()), second);
+    assert!(body.frame().await.is_none());
+    // A client that cannot answer one need not answer the other.
+    let (mut body, [first, second]) = ask(2).await;
+    let error = format!(r#"{{"id":{first},"error":{{"code":-1,"message":"no"}}}}"#);
+    assert_eq!(post(&gateway, &session, &error).await.status(), 202);
+    assert_eq!(withdrawn(event(&mut body).await.unwrap()), second);
+    assert_eq!(event(&mut body).await.unwrap()["id"], 2);
+    gateway.shutdown().await;
+}

@@ -49,6 +49,38 @@ async fn the_list_of_running_servers_is_made_once_until_one_of_them_says_another
     }
 }
 
+#[tokio::test]
+async fn a_list_of_servers_that_rest_is_there_at_once_and_one_that_runs_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || GatewayOptions {
+        catalog: Some(Catalog::open(&Paths::new(dir.path()))),
+        ..GatewayOptions::default()
+    };
+    let meta = || json!({"io.modelcontextprotocol/protocolVersion":MODERN,"io.modelcontextprotocol/clientCapabilities":{}});
+    let servers = [counting("a", dir.path(), false), counting("b", dir.path(), false)];
+    let mut client = Client::of(&servers, options());
+    let before = client.ask("tools/list", json!({"_meta":meta()})).await;
+    client.end().await;
+
+    let mut client = Client::of(&servers, options());
+    let Gateway(inner) = client.gateway.clone();
+    let caller = inner.hub.caller(&Principal::Anonymous, &inner.hub.everything, None);
+    let at_once = |params: Value| {
+        let id = "tools/list";
+        let text = json!({"jsonrpc":"2.0","id":id,"method":id,"params":params}).to_string();
+        let answer = caller.at_once(&Message::parse(&text).unwrap())?;
+        Some(serde_json::from_slice::<Value>(&answer).unwrap())
+    };
+    let list = at_once(json!({"_meta":meta()}));
+    assert_eq!(list, Some(before));
+    assert_eq!(client.gateway.stats().children, 0);
+    assert_eq!(at_once(json!({"_meta":meta(),"cursor":"x"})), None, "that is to be refused");
+    let call = json!({"name":"a_one","arguments":{},"_meta":meta()});
+    assert_eq!(text(&client.ask("tools/call", call).await), "a one");
+    assert_eq!(at_once(json!({"_meta":meta()})), None, "a server that runs is asked");
+    client.end().await;
+}
+
 /// A server that starts when `gate` is there.
 fn waiting(name: &str, gate: &std::path::Path) -> Server {
     let gate = gate.display();
