@@ -81,7 +81,10 @@ fn unpack(tree: &Tree, package: &str, folder: &Path) -> Result<(), Failed> {
         if archive.extension().is_some_and(|extension| extension == "deb") {
             let mut extract = Command::new("dpkg");
             extract.arg("-x").arg(&archive).arg(folder);
-            step::run(tree, &format!("unpack {package}"), extract)?;
+            // One may come with others, each of which is a step: `NAME_VERSION_ARCHITECTURE.deb`.
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let name = file.split('_').next().unwrap_or(package);
+            step::run(tree, &format!("unpack {name}"), extract)?;
             fs::remove_file(&archive).map_err(fail)?;
         }
     }
