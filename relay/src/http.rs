@@ -38,6 +38,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use mcpm_shared::ahead::Ahead;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::TUNNEL_PATH;
 use mcpm_shared::scope::Scope;
@@ -177,7 +178,7 @@ async fn connection(
         let connection = Connection::new(edge, peer, None, routes);
         return serve_http1(connection, (stream, timer), stop.visitors).await;
     };
-    match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+    match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(Ahead::new(stream))).await {
         Ok(Ok(stream)) => {
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");

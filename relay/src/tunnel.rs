@@ -4,7 +4,6 @@
 //! a bad network (`handshake`). After it a connection is three tasks: the mux, the control reader and the control
 //! writer; when one ends, all end.
 
-mod ahead;
 pub mod control;
 pub mod debts;
 mod handshake;
@@ -24,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mcpm_shared::ahead::{Ahead, SMALL};
 use mcpm_shared::mux::{self, Activity, Incoming as Streams, MuxStream, Opener, Side};
 use mcpm_shared::proto::control::{self as wire, AgentMessage, Hello, RelayMessage, Welcome};
 use mcpm_shared::proto::{
@@ -37,7 +37,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::sync::CancellationToken;
 
-use self::ahead::{Ahead, SMALL};
 use self::debts::Debts;
 use self::owners::Owners;
 use self::refusals::Refusals;

@@ -1,9 +1,10 @@
 //! What the mcpm agent and relay must agree on.
 //!
 //! Pure parts first (names, tokens, access policy, identity, protocol messages), then those
-//! that touch tasks and sockets (`mux`, `scope`, `settle`). Nothing here knows MCP.
+//! that touch tasks and sockets (`ahead`, `mux`, `scope`, `settle`). Nothing here knows MCP.
 
 pub mod access;
+pub mod ahead;
 pub mod assertion;
 pub mod http1;
 pub mod identity;

@@ -3,6 +3,7 @@
 //! yamux wants one task to drive it; [`connect`] gives that task's future beside the two handles
 //! that the rest uses: [`Opener`] opens streams, [`Incoming`] yields those the peer opened.
 
+mod crowd;
 mod stream;
 mod ws;
 
@@ -18,6 +19,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
+use self::crowd::{Crowd, Streams};
 pub use self::stream::MuxStream;
 pub use self::ws::{Activity, websocket_config};
 use self::ws::{Flusher, WsIo};
@@ -29,9 +31,6 @@ const QUEUE: usize = 256;
 /// How many streams below yamux's cap no more are opened: a dropped stream counts there until the
 /// connection has seen to it.
 const HEADROOM: usize = 256;
-
-/// With how many streams it is worth to gather their frames.
-const CROWD: usize = 8;
 
 /// How long a close may take before the connection is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -120,9 +119,16 @@ where
     let connection = Connection::new(io, config(), mode);
     let (requests, opening) = mpsc::channel(QUEUE);
     let (accepted, incoming) = mpsc::channel(QUEUE);
-    let open = Arc::new(AtomicUsize::new(0));
-    let driver =
-        Driver { connection, flusher, opening, waiting: None, accepted, open, yielded: false };
+    let driver = Driver {
+        connection,
+        flusher,
+        opening,
+        waiting: None,
+        accepted,
+        streams: Arc::default(),
+        crowd: Crowd::default(),
+        yielded: false,
+    };
     (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
 }
 
@@ -143,8 +149,8 @@ struct Driver<S> {
     /// A request that yamux made wait: too many streams are unacknowledged.
     waiting: Option<oneshot::Sender<Result<MuxStream, MuxError>>>,
     accepted: mpsc::Sender<MuxStream>,
-    /// How many streams are open.
-    open: Arc<AtomicUsize>,
+    streams: Arc<Streams>,
+    crowd: Crowd,
     /// Whether others were let by since the last round.
     yielded: bool,
 }
@@ -170,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     /// have waited: woken by the first of many streams it would send their frames one by one. Behind
     /// the others it finds the frames of all, for one message.
     fn lets_others_by(&mut self, cx: &Context<'_>) -> bool {
-        self.yielded = !self.yielded && self.open.load(Ordering::Relaxed) > CROWD;
+        self.yielded = !self.yielded && self.crowd.is_there(&self.streams);
         if self.yielded {
             cx.waker().wake_by_ref();
         }
@@ -185,7 +191,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
             match self.connection.poll_next_inbound(cx) {
                 Poll::Ready(Some(Ok(stream))) => {
                     // A full queue resets the stream: whoever accepts has fallen far behind.
-                    if let Err(error) = self.accepted.try_send(MuxStream::new(stream, &self.open)) {
+                    if let Err(error) =
+                        self.accepted.try_send(MuxStream::new(stream, &self.streams))
+                    {
                         tracing::debug!(%error, "inbound stream dropped");
                     }
                 }
@@ -215,12 +223,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
                 continue;
             }
             // yamux itself would end the whole connection at its cap.
-            if self.open.load(Ordering::Relaxed) >= MAX_STREAMS - HEADROOM {
+            if self.streams.open() >= MAX_STREAMS - HEADROOM {
                 let _unwanted = reply.send(Err(MuxError::TooManyStreams));
                 continue;
             }
             let opened = match self.connection.poll_new_outbound(cx) {
-                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream, &self.open)),
+                Poll::Ready(Ok(stream)) => Ok(MuxStream::new(stream, &self.streams)),
                 Poll::Ready(Err(ConnectionError::TooManyStreams)) => Err(MuxError::TooManyStreams),
                 Poll::Ready(Err(error)) => Err(MuxError::Failed(error)),
                 Poll::Pending => {

@@ -15,6 +15,7 @@ use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
+use mcpm_shared::ahead::Ahead;
 use mcpm_shared::assertion::{self, Proof};
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::proto::{HANDSHAKE_TIMEOUT, Refusal, SUBPROTOCOL, TUNNEL_PATH};
@@ -151,7 +152,7 @@ impl Dialer {
         &self,
         tls: &TlsConnector,
         tcp: TcpStream,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, TunnelError> {
+    ) -> Result<tokio_rustls::client::TlsStream<Ahead<TcpStream>>, TunnelError> {
         let failed = |source: io::Error| match tls::pin_mismatch(&source) {
             Some(shown) => TunnelError::Pin { relay: self.relay.origin(), shown },
             None => TunnelError::Tls {
@@ -162,7 +163,7 @@ impl Dialer {
         };
         let name = ServerName::try_from(self.relay.host())
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        tls.connect(name, tcp).await.map_err(failed)
+        tls.connect(name, Ahead::new(tcp)).await.map_err(failed)
     }
 
     async fn upgrade(

@@ -3,12 +3,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{AsyncWrite as _, Stream as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::crowd::{Member, Streams};
 
 /// One stream. Dropping it before it is shut down resets it, which the peer sees at once.
 ///
@@ -21,23 +22,12 @@ pub struct MuxStream {
     rest: Bytes,
     /// Whether this end has shut down: from then on both ends' shutdown looks like a reset.
     shut: bool,
-    _open: Open,
-}
-
-/// Counts one open stream while it lives.
-#[derive(Debug)]
-struct Open(Arc<AtomicUsize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    member: Member,
 }
 
 impl MuxStream {
-    pub(super) fn new(inner: yamux::Stream, open: &Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self { inner, rest: Bytes::new(), shut: false, _open: Open(Arc::clone(open)) }
+    pub(super) fn new(inner: yamux::Stream, streams: &Arc<Streams>) -> Self {
+        Self { inner, rest: Bytes::new(), shut: false, member: Member::new(streams) }
     }
 
     /// Reads the next bytes as they came, without a copy; `None` at the end. Cancel-safe.
@@ -51,7 +41,10 @@ impl MuxStream {
         loop {
             match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
                 Some(Ok(packet)) if packet.as_ref().is_empty() => {}
-                Some(Ok(packet)) => return Poll::Ready(Ok(Some(Bytes::from_owner(packet)))),
+                Some(Ok(packet)) => {
+                    self.member.talks();
+                    return Poll::Ready(Ok(Some(Bytes::from_owner(packet))));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None if !self.shut && self.inner.is_closed() => {
                     return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -87,6 +80,7 @@ impl AsyncWrite for MuxStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.member.talks();
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
