@@ -237,17 +237,16 @@ fn the_grafana_dashboard_is_whole() {
 }
 
 /// Prometheus itself reads the alerts, and fires those that its own test says.
-#[test]
-fn prometheus_takes_the_alerts() {
-    let run = |args: &[&str]| std::process::Command::new("promtool").args(args).output();
-    // Debian has it in the package `prometheus`.
+#[tokio::test]
+async fn prometheus_takes_the_alerts() {
     if !harness::peers::programs(&["promtool"]) {
         return;
     }
+    let run = |args: &[&str]| harness::peers::peer("promtool").unwrap().args(args).output();
     let rules = deployed("prometheus/alerts.yml");
-    let checked = run(&["check", "rules", rules.to_str().unwrap()]).unwrap();
+    let checked = run(&["check", "rules", rules.to_str().unwrap()]).await.unwrap();
     assert!(checked.status.success(), "{checked:?}");
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/observed/alerts_test.yml");
-    let tested = run(&["test", "rules", tests.to_str().unwrap()]).unwrap();
+    let tested = run(&["test", "rules", tests.to_str().unwrap()]).await.unwrap();
     assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
 }

@@ -23,6 +23,10 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
     if !has("pebble") {
         debian(tree, &["pebble"]);
     }
+    // The browser that looks at the dashboard, with what steers it.
+    if !has("chromedriver") {
+        debian(tree, &["chromium", "chromium-driver"]);
+    }
     let mut ready = Vec::new();
     for kind in [NODE, PYTHON, MCPM, HELM] {
         match kind.ensure(tree, fresh) {
@@ -34,6 +38,10 @@ pub(crate) fn install(tree: &Tree, fresh: bool) -> Result<Vec<&'static str>, Fai
         }
     }
     ready.extend(has("pebble").then_some("pebble"));
+    match has("chromedriver") {
+        true => ready.push("chromedriver"),
+        false => println!("peers: chromedriver not found: the suites with a browser are skipped"),
+    }
     ready.extend(postgres(tree).then_some("postgresql"));
     ready.extend(unpacked::ensure(tree));
     Ok(ready)

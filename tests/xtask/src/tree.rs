@@ -43,7 +43,8 @@ impl Tree {
     /// A cargo command that sees the environment as if it was started by hand.
     ///
     /// `cargo run` tells this program about its own package; build scripts that watch those variables (ring does) would
-    /// be run again at every change between `cargo xtask` and a plain `cargo`.
+    /// be run again at every change between `cargo xtask` and a plain `cargo`. In CI nothing is built twice, so what
+    /// makes a second build fast is left out: it is gigabytes.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = self.command(program, args);
@@ -52,6 +53,9 @@ impl Tree {
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
                 command.env_remove(&name);
             }
+        }
+        if env::var_os("CI").is_some() && env::var_os("CARGO_INCREMENTAL").is_none() {
+            command.env("CARGO_INCREMENTAL", "0");
         }
         command
     }

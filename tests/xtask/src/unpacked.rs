@@ -8,13 +8,14 @@ use crate::step::{self, Failed};
 use crate::tree::Tree;
 
 /// The programs that the suites around the relay want, and the packages that have them.
-const WANTED: [(&str, &str); 6] = [
+const WANTED: [(&str, &str); 7] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("slowhttptest", "slowhttptest"),
     ("ip", "iproute2"),
     ("sqlite3", "sqlite3"),
     ("docker-compose", "docker-compose"),
+    ("promtool", "prometheus"),
 ];
 
 /// Unpacks what the system lacks, and says which suites are skipped where that does not work. Returns what is there.
