@@ -24,7 +24,7 @@ const LARGE: usize = 16 * 1024;
 pub struct Ahead<S> {
     stream: S,
     /// What was read and not asked for yet. Room for it is kept from one read to the next, and given
-    /// back when little came.
+    /// back when little came, or nothing.
     ahead: BytesMut,
     /// Whether the last read found more than fits a small buffer.
     much: bool,
@@ -52,8 +52,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
         }
         if this.ahead.is_empty() {
             this.ahead.reserve(LARGE);
-            let read = ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut this.ahead))?;
-            this.much = read > SMALL;
+            let read = poll_read_buf(Pin::new(&mut this.stream), cx, &mut this.ahead);
+            let Poll::Ready(read) = read else {
+                this.ahead = BytesMut::new();
+                return Poll::Pending;
+            };
+            this.much = read? > SMALL;
         }
         let taken = this.ahead.len().min(buf.remaining());
         buf.put_slice(&this.ahead[..taken]);
@@ -97,6 +101,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -134,7 +139,13 @@ mod tests {
         for _ in 0..LARGE / SMALL {
             reader.read_exact(&mut piece).await.unwrap();
         }
+        assert!(reader.much && reader.ahead.capacity() > 0);
+        assert!(reader.read(&mut piece).now_or_never().is_none());
+        assert_eq!(reader.ahead.capacity(), 0);
+        near.write_all(&vec![1; LARGE]).await.unwrap();
+        reader.read_exact(&mut piece).await.unwrap();
         assert!(reader.ahead.capacity() > 0);
+        reader.read_exact(&mut vec![0; LARGE - SMALL]).await.unwrap();
         for _ in 0..2 {
             near.write_all(b"ping").await.unwrap();
             assert_eq!(reader.read(&mut piece).await.unwrap(), 4);

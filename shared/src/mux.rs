@@ -111,6 +111,18 @@ pub fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (opener, incoming, driver) = driver(socket, side, activity);
+    (opener, incoming, driver.run(close))
+}
+
+fn driver<S>(
+    socket: WebSocketStream<S>,
+    side: Side,
+    activity: Activity,
+) -> (Opener, Incoming, Driver<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (io, flusher) = WsIo::new(socket, activity);
     let mode = match side {
         Side::Agent => Mode::Client,
@@ -129,7 +141,7 @@ where
         crowd: Crowd::default(),
         yielded: false,
     };
-    (Opener { requests, load: Arc::default() }, incoming, driver.run(close))
+    (Opener { requests, load: Arc::default() }, incoming, driver)
 }
 
 fn config() -> Config {

@@ -1,4 +1,4 @@
-//! How many streams a connection has, and whether many of them talk at present.
+//! How many streams a connection has, and whether many of them talked of late.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ pub(super) struct Streams {
     /// The number of the present span.
     span: AtomicU32,
     /// How many streams have talked in it.
-    talked: AtomicUsize,
+    pub(super) talked: AtomicUsize,
 }
 
 impl Streams {
@@ -25,10 +25,11 @@ impl Streams {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Begins the next span and returns how many talked in the last.
+    /// Begins the next span and returns how many talked in the last and are there still.
     fn turn(&self) -> usize {
         self.span.fetch_add(1, Ordering::Relaxed);
-        self.talked.swap(0, Ordering::Relaxed)
+        // Streams that come and go one after the other are no crowd.
+        self.talked.swap(0, Ordering::Relaxed).min(self.open())
     }
 }
 
@@ -70,7 +71,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Counts a round of the driver, and tells whether many streams talk at present.
+    /// Counts a round of the driver, and tells whether many streams talked in the last span.
     pub(super) fn is_there(&mut self, streams: &Streams) -> bool {
         self.rounds += 1;
         if self.rounds == SPAN {
@@ -106,7 +107,15 @@ mod tests {
             assert_eq!(span(&mut crowd, &streams, &mut members[..talking]), expected, "{talking}");
         }
         assert_eq!(streams.open(), 32);
-        members.truncate(3);
-        assert_eq!(streams.open(), 3);
+    }
+
+    #[test]
+    fn streams_that_come_and_go_are_no_crowd() {
+        let (streams, mut crowd) = (Arc::new(Streams::default()), Crowd::default());
+        for _ in 0..2 * SPAN {
+            Member::new(&streams).talks();
+            assert!(!crowd.is_there(&streams));
+        }
+        assert_eq!(streams.open(), 0);
     }
 }

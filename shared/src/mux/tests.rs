@@ -94,3 +94,47 @@ async fn closing_a_connection_wakes_whoever_reads_at_either_end() {
     assert!(!matches!(ended, (Ok(1..), _) | (_, Ok(1..))));
     assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_is_noticed_and_nobody_in_it_waits_for_ever() {
+    let scope = Scope::new();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let config = Some(websocket_config());
+    let agent = WebSocketStream::from_raw_socket(near, Role::Client, config).await;
+    let relay = WebSocketStream::from_raw_socket(far, Role::Server, config).await;
+    let (_keep, mut agent_in, run) =
+        connect(agent, Side::Agent, Activity::default(), scope.token().clone());
+    scope.spawn(async move { run.await.unwrap() });
+    let (opener, _keep_in, driver) = driver(relay, Side::Relay, Activity::default());
+    let (streams, close) = (Arc::clone(&driver.streams), scope.token().clone());
+    scope.spawn(async move { driver.run(close).await.unwrap() });
+    let echo = scope.child();
+    scope.spawn_until_cancelled(async move {
+        while let Some(mut stream) = agent_in.recv().await {
+            echo.spawn_until_cancelled(async move {
+                while let Ok(byte) = stream.read_u8().await {
+                    stream.write_all(&[byte]).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            });
+        }
+    });
+    let mut talking = tokio::task::JoinSet::new();
+    for n in 0..32 {
+        let mut stream = opener.open().await.unwrap();
+        let streams = Arc::clone(&streams);
+        talking.spawn(async move {
+            let mut most = 0;
+            for _ in 0..100 {
+                stream.write_all(&[n]).await.unwrap();
+                stream.flush().await.unwrap();
+                assert_eq!(stream.read_u8().await.unwrap(), n);
+                most = most.max(streams.talked.load(Ordering::Relaxed));
+            }
+            most
+        });
+    }
+    let most = talking.join_all().await.into_iter().max();
+    assert!(most > Some(8), "{most:?}");
+    assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+}
