@@ -314,12 +314,18 @@ impl Session {
         let gone = self.scope.is_cancelled();
         self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
         let looks: Vec<_> = self.members.iter().map(|member| member.keyring.look()).collect();
-        let look = move || looks.into_iter().map(|look| look()).collect::<Vec<_>>();
+        // Of hundreds hardly one has changed: room for all would stay with each thread that ever looks.
+        let look = move || {
+            let looks = looks.into_iter().enumerate();
+            looks.filter_map(|(index, look)| Some((index, look()?))).collect::<Vec<_>>()
+        };
+        let mut changed = off_thread(look).await.into_iter().peekable();
+        let mut index = 0;
         // Nobody comes or goes meanwhile.
-        for (index, look) in off_thread(look).await.into_iter().enumerate() {
-            let Some(member) = self.members.get_mut(index) else { return };
-            let at = member.at;
-            let events = [look.and_then(|look| member.take(look)), member.activity()];
+        while let Some(member) = self.members.get_mut(index) {
+            let (at, look) = (member.at, changed.next_if(|(changed, _)| *changed == index));
+            let events = [look.and_then(|(_, look)| member.take(look)), member.activity()];
+            index += 1;
             for event in events.into_iter().flatten() {
                 self.say(at, event).await;
             }
