@@ -56,6 +56,7 @@ mod usage;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args as _, CommandFactory as _, Parser};
@@ -315,6 +316,9 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
     }
 }
 
+/// How long a thread that reads and writes files waits for more of it.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// How many threads a command deserves.
 #[derive(Clone, Copy, Debug)]
 enum Threads {
@@ -337,6 +341,9 @@ fn block_on<T>(
     };
     let runtime = builder
         .enable_all()
+        // Threads for files come in a burst when many things are shared; each keeps a heap as long as it lives, and a file
+        // looked at now and then would keep them all.
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
     let result = runtime.block_on(work);

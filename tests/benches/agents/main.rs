@@ -21,6 +21,7 @@ mod library;
 mod protocol;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mcpm::tunnel::RelayAddress;
@@ -31,9 +32,12 @@ use crate::protocol::Address;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+fn main() -> ExitCode {
+    // Threads for files go as soon as those of `mcpm` do.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().thread_keep_alive(Duration::from_secs(1));
+    let runtime = builder.build().context("start the runtime");
+    match runtime.and_then(|runtime| runtime.block_on(run())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
