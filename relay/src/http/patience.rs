@@ -11,14 +11,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 use hyper_util::rt::TokioTimer;
-use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a visitor may take for a TLS handshake, its first request or a request head (slow
@@ -32,7 +31,11 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// once its peer has taken nothing for `patience`.
 pub(super) fn watch<S>(stream: S, patience: Duration) -> (Watched<S>, HeadTimer) {
     let heard = Arc::new(AtomicBool::new(false));
-    let timer = HeadTimer { heard: Arc::clone(&heard), served: AtomicBool::new(false) };
+    let timer = HeadTimer {
+        heard: Arc::clone(&heard),
+        served: AtomicBool::new(false),
+        alarm: Arc::default(),
+    };
     (Watched { stream, heard, patience, stuck_since: None, timer: None }, timer)
 }
 
@@ -124,6 +127,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 pub(super) struct HeadTimer {
     heard: Arc<AtomicBool>,
     served: AtomicBool,
+    alarm: Arc<Alarm>,
+}
+
+/// What wakes a connection that was served, kept from one rest to the next: most rests are ended by the next
+/// request, and to enter each among the runtime's timers, and to remove it, would be most of its cost.
+#[derive(Debug, Default)]
+struct Alarm(Mutex<Option<Pin<Box<tokio::time::Sleep>>>>);
+
+impl Alarm {
+    /// Waits until `deadline`; whoever polls last is woken. It may fire for an earlier rest, and is set anew then.
+    fn poll(&self, deadline: tokio::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let mut alarm = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if tokio::time::Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
 }
 
 impl Timer for HeadTimer {
@@ -139,8 +166,10 @@ impl Timer for HeadTimer {
         // such a head may take as long as a rest.
         self.heard.store(false, Ordering::Relaxed);
         Box::pin(Rest {
-            sleep: tokio::time::sleep(IDLE_TIMEOUT),
+            // hyper gives it the time for a head from now on.
+            deadline: tokio::time::Instant::from_std(deadline + (IDLE_TIMEOUT - HEAD_TIMEOUT)),
             heard: Arc::clone(&self.heard),
+            alarm: Arc::clone(&self.alarm),
             begun: false,
         })
     }
@@ -150,14 +179,12 @@ impl Timer for HeadTimer {
     }
 }
 
-pin_project! {
-    /// The rest of a connection that was served; then the time for its next head.
-    struct Rest {
-        #[pin]
-        sleep: tokio::time::Sleep,
-        heard: Arc<AtomicBool>,
-        begun: bool,
-    }
+/// The rest of a connection that was served; then the time for its next head.
+struct Rest {
+    deadline: tokio::time::Instant,
+    heard: Arc<AtomicBool>,
+    alarm: Arc<Alarm>,
+    begun: bool,
 }
 
 impl Sleep for Rest {}
@@ -165,13 +192,12 @@ impl Sleep for Rest {}
 impl Future for Rest {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if !*this.begun && this.heard.load(Ordering::Relaxed) {
-            *this.begun = true;
-            this.sleep.as_mut().reset(tokio::time::Instant::now() + HEAD_TIMEOUT);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.begun && self.heard.load(Ordering::Relaxed) {
+            self.begun = true;
+            self.deadline = tokio::time::Instant::now() + HEAD_TIMEOUT;
         }
-        this.sleep.poll(cx)
+        self.alarm.poll(self.deadline, cx)
     }
 }
 
