@@ -41,6 +41,10 @@ fuzz seconds="30":
 bench *args:
     cargo xtask bench {{args}}
 
+# Both programs as they are given to others, in target/dist
+dist:
+    cargo xtask dist
+
 # A relay, an agent and the demo server
 dev:
     cargo run --bin mcpm -- demo

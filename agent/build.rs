@@ -1,7 +1,7 @@
 //! Lays the functions that every start runs side by side in release programs for Linux (`cargo xtask order` says why).
 //!
 //! `link/order.ld` is a fragment that both GNU ld and LLD merge with their own layout; other linkers are left alone, and
-//! `MCPM_LINK_ORDER=0` leaves it out. Where rustc links with the LLD that it brings along, functions of the same instructions are
+//! `MCPM_LINK_ORDER=0` leaves it out, or names another one (`cargo xtask dist`). Where rustc links with the LLD that it brings along, functions of the same instructions are
 //! folded into one too, which is worth some 80 KB; not for a record, in which each function must have its own name.
 
 #![expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts by the environment")]
@@ -35,7 +35,9 @@ fn main() {
     if is("CARGO_CFG_TARGET_OS", "linux")
         && let Ok(folder) = env::var("CARGO_MANIFEST_DIR")
     {
-        let script = Path::new(&folder).join("link/order.ld");
+        let own = Path::new(&folder).join("link/order.ld");
+        let script = env::var_os("MCPM_LINK_ORDER").map_or(own, PathBuf::from);
+        println!("cargo::rerun-if-changed={}", script.display());
         if script.is_file() {
             println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
         }

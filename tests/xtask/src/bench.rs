@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::dist;
 use crate::peers;
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
 
 /// Builds, installs the contenders and runs one bench, the tunnel's unless another is named; its tables go to standard
-/// output.
+/// output. With `--dist` it measures what `cargo xtask dist` made last.
 pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
     let (bench, args) = match args {
         ["cli", rest @ ..] => ("cli-bench", rest),
@@ -17,11 +18,8 @@ pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
         ["tunnel", rest @ ..] => ("tunnel-bench", rest),
         rest => ("tunnel-bench", rest),
     };
-    // One by one, as they are shipped: together the agent would get the features of a whole relay.
-    for package in ["mcpm", "mcpm-relay"] {
-        let build = ["build", "--release", "-p", package, "--bin", package];
-        step::run(tree, &format!("release {package}"), tree.cargo(&build))?;
-    }
+    let (made, args): (Vec<&str>, Vec<&str>) = args.iter().partition(|arg| **arg == "--dist");
+    let bins = if made.is_empty() { release(tree)? } else { dist::made(tree)? };
     let peers = match bench {
         "cli-bench" => Vec::new(),
         "gateway-bench" => {
@@ -36,18 +34,40 @@ pub(crate) fn run(tree: &Tree, args: &[&str]) -> Result<(), Failed> {
             // For itself: what it needs of mcpm must not change the programs that are measured.
             let build = ["build", "--release", "-p", "mcpm-bench", "--bin", "bench-agents"];
             step::run(tree, "bench-agents", tree.cargo(&build))?;
+            beside(&tree.target.join("release"), &bins, "bench-agents")?;
             vec![("--rathole", rathole(tree)), ("--nginx", nginx(tree))]
         }
     };
     let run = ["run", "--quiet", "--release", "-p", "mcpm-bench", "--bin", bench, "--"];
     let mut bench = tree.cargo(&run);
-    bench.arg("--bins").arg(tree.target.join("release"));
+    bench.arg("--bins").arg(&bins);
     for (flag, program) in peers {
         bench.arg(flag).arg(program);
     }
     bench.args(args);
     let status = bench.status().map_err(|error| Failed::new("start the bench", error))?;
     if status.success() { Ok(()) } else { Err(Failed(format!("the bench ended with {status}"))) }
+}
+
+/// Builds the programs for release, and returns where they are.
+fn release(tree: &Tree) -> Result<PathBuf, Failed> {
+    // One by one, as they are shipped: together the agent would get the features of a whole relay.
+    for package in ["mcpm", "mcpm-relay"] {
+        let build = ["build", "--release", "-p", package, "--bin", package];
+        step::run(tree, &format!("release {package}"), tree.cargo(&build))?;
+    }
+    Ok(tree.target.join("release"))
+}
+
+/// Copies a program to where the others are, unless it is there.
+fn beside(from: &Path, to: &Path, program: &str) -> Result<(), Failed> {
+    if from == to {
+        return Ok(());
+    }
+    let copied = fs::copy(from.join(program), to.join(program));
+    copied
+        .map(drop)
+        .map_err(|error| Failed::new(format!("copy {program} to {}", to.display()), error))
 }
 
 /// rathole from crates.io, in `target/peers`.

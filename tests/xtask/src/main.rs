@@ -7,10 +7,12 @@
 mod bench;
 mod checks;
 mod conformance;
+mod dist;
 mod fuzz;
 mod images;
 mod order;
 mod peers;
+mod scene;
 mod step;
 mod tree;
 mod unpacked;
@@ -33,8 +35,11 @@ usage: cargo xtask CHORE
   bench gateway [--quick] [--only NAME]
                          measure the gateway beside its peers
   bench cli [--quick]    measure the start of commands and of a gateway, and the sizes of the programs
+  bench … --dist         the same of what `dist` made last
   images [--bins DIR]    build the images of deploy/docker from built programs, and run them; on a root machine without
                          Docker, by an engine of Debian's for that time
+  dist                   build both programs as they are given to others, into target/dist: optimised by what they are
+                         watched to do (twice a release build; component llvm-tools of rustup)
   order                  record which functions the programs run when they start, for the linker (release build, valgrind)
   fuzz [--seconds N] [TARGET]
                          fuzz each target for N seconds (30)";
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         ["bench", rest @ ..] => bench::run(&tree, rest),
         ["images", rest @ ..] => images::run(&tree, rest),
         ["order"] => order::run(&tree),
+        ["dist"] => dist::run(&tree),
         ["fuzz", rest @ ..] => fuzz::run(&tree, rest),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

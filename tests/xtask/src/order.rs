@@ -6,11 +6,10 @@
 //! scripts hand it to the linker. Most names lose their hashes, so a script outlives changes of versions; what it does not
 //! name is only laid elsewhere.
 
-mod scene;
-
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 
+use crate::scene::{self, Stage, Watcher};
 use crate::step::{self, Failed};
 use crate::tree::{Tree, has};
 
@@ -38,7 +37,8 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     step::run(tree, "upstream", tree.cargo(&["build", "-p", "mcpm-upstream", "--bins"]))?;
     let work = tree.target.join("xtask").join("order");
     drop(fs::remove_dir_all(&work));
-    scene::play(tree, &work)?;
+    let bins = tree.target.join("release");
+    scene::play(&Stage::prepare(tree, bins, &work, Watcher::Callgrind)?)?;
     for (package, program, scenes) in PROGRAMS {
         let mut ran = BTreeSet::new();
         for scene in scenes {
