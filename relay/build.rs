@@ -1,8 +1,9 @@
 //! Lays the functions that every start runs side by side in release programs for Linux (`cargo xtask order` says why).
 //!
-//! `link/order.ld` is a fragment that both GNU ld and LLD merge with their own layout; other linkers are left alone, and
-//! `MCPM_LINK_ORDER=0` leaves it out, or names another one (`cargo xtask dist`). Where rustc links with the LLD that it brings along, functions of the same instructions are
-//! folded into one too, which is worth some 80 KB; not for a record, in which each function must have its own name.
+//! `link/order.ld` is a fragment that both GNU ld and LLD merge with their own layout; other linkers are left alone.
+//! `MCPM_LINK_ORDER=0` leaves it out, and an absolute path names another one (`cargo xtask dist`). Where rustc links with the
+//! LLD that it brings along, functions of the same instructions are folded into one too, which is worth some 80 KB; not for a
+//! record, in which each function must have its own name.
 
 #![expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts by the environment")]
 
@@ -36,9 +37,16 @@ fn main() {
         && let Ok(folder) = env::var("CARGO_MANIFEST_DIR")
     {
         let own = Path::new(&folder).join("link/order.ld");
-        let script = env::var_os("MCPM_LINK_ORDER").map_or(own, PathBuf::from);
-        println!("cargo::rerun-if-changed={}", script.display());
+        let script = match env::var_os("MCPM_LINK_ORDER").map(PathBuf::from) {
+            Some(named) if named.is_absolute() && named.is_file() => named,
+            Some(named) => {
+                println!("cargo::error=MCPM_LINK_ORDER: no file {}", named.display());
+                return;
+            }
+            None => own,
+        };
         if script.is_file() {
+            println!("cargo::rerun-if-changed={}", script.display());
             println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
         }
     }

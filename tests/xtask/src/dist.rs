@@ -11,12 +11,14 @@ use std::process::Command;
 
 use crate::scene::{self, Stage, Watcher};
 use crate::step::{self, Failed};
-use crate::tree::Tree;
+use crate::tree::{Tree, has};
 
 /// Which package has which program.
 const PROGRAMS: [(&str, &str); 2] = [("relay", "mcpm-relay"), ("agent", "mcpm")];
 /// Nothing is optimised across crates where it is only counted what runs.
-const COUNTING: &str = "-Clto=off -Clinker-plugin-lto=no";
+const COUNTING: [&str; 2] = ["-Clto=off", "-Clinker-plugin-lto=no"];
+/// What stands between flags: they may hold spaces.
+const SEPARATOR: &str = "\u{1f}";
 /// So that a linker script finds functions by their names alone.
 const BY_NAME: &str = "-Cllvm-args=-profile-guided-section-prefix=false";
 
@@ -35,6 +37,16 @@ fn folder(tree: &Tree) -> PathBuf {
 
 /// Makes both programs.
 pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
+    if !cfg!(unix) {
+        return Err(Failed(
+            "dist: programs are asked to end by signals: not on this system".to_owned(),
+        ));
+    }
+    if !has("curl") {
+        return Err(Failed(
+            "dist: curl not found: install it, it is the visitor by TLS".to_owned(),
+        ));
+    }
     let profdata = profdata(tree)?;
     let work = tree.target.join("xtask").join("dist");
     drop(fs::remove_dir_all(&work));
@@ -42,7 +54,9 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     let counting = Builds {
         tree,
         target: builds.join("counting"),
-        flags: format!("-Cprofile-generate={} {COUNTING}", work.join("rest").display()),
+        flags: [&[&*format!("-Cprofile-generate={}", work.join("rest").display())], &COUNTING[..]]
+            .concat()
+            .join(SEPARATOR),
         order: None,
     };
     for (_, program) in PROGRAMS {
@@ -54,22 +68,34 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     println!("playing");
     scene::play(&Stage::prepare(tree, bins(), &start, Watcher::Program)?)?;
     scene::load::play(&Stage::prepare(tree, bins(), &load, Watcher::Program)?)?;
-    let started = merge(tree, &profdata, &[&start], &work.join("start.profdata"))?;
-    let all = merge(tree, &profdata, &[&start, &load], &work.join("all.profdata"))?;
-    let names = names(tree, &profdata, &started)?;
+    let counts = |program: &str| {
+        let counted = merge(tree, &profdata, (&[&start], program), &work)?;
+        names(tree, &profdata, &counted)
+    };
+    let started = PROGRAMS.map(|(_, program)| counts(program));
+    let all = merge(tree, &profdata, (&[&start, &load], ""), &work)?;
+    // Cargo does not look into a profile: what was built by another one would be kept.
+    let target = builds.join("made");
+    drop(fs::remove_dir_all(&target));
     let made = Builds {
         tree,
-        target: builds.join("made"),
-        flags: format!("-Cprofile-use={} {BY_NAME}", all.display()),
+        target,
+        flags: [&*format!("-Cprofile-use={}", all.display()), BY_NAME].join(SEPARATOR),
         order: Some(&work),
     };
-    for (package, program) in PROGRAMS {
+    for ((package, program), names) in PROGRAMS.into_iter().zip(started) {
         let recorded = tree.root.join(package).join("link/order.ld");
         let text = fs::read_to_string(&recorded)
             .map_err(|error| Failed::new(format!("read {}", recorded.display()), error))?;
         let script = work.join(format!("{program}.ld"));
-        write(&script, &with_names(&text, &names))?;
-        made.build(program, "as it is given to others")?;
+        let text = with_names(&text, &names?).ok_or_else(|| {
+            Failed(format!("{}: not a script of `cargo xtask order`", recorded.display()))
+        })?;
+        write(&script, &text)?;
+        made.build(program, "laid out by that")?;
+    }
+    // Only now: the two belong together.
+    for (_, program) in PROGRAMS {
         let (from, to) = (made.target.join("release").join(program), folder(tree).join(program));
         fs::copy(&from, &to)
             .map_err(|error| Failed::new(format!("write {}", to.display()), error))?;
@@ -92,8 +118,7 @@ impl Builds<'_> {
     fn build(&self, program: &str, what: &str) -> Result<(), Failed> {
         let build = ["build", "--release", "--locked", "-p", program, "--bin", program];
         let mut cargo = self.tree.cargo(&build);
-        cargo.env("CARGO_TARGET_DIR", &self.target).env("RUSTFLAGS", &self.flags);
-        cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env("CARGO_TARGET_DIR", &self.target).env("CARGO_ENCODED_RUSTFLAGS", &self.flags);
         if let Some(folder) = self.order {
             cargo.env("MCPM_LINK_ORDER", folder.join(format!("{program}.ld")));
         }
@@ -103,70 +128,75 @@ impl Builds<'_> {
 
 /// The tool of the toolchain that reads what programs counted.
 fn profdata(tree: &Tree) -> Result<PathBuf, Failed> {
-    let told = |args: &[&str]| {
-        let output = tree.command("rustc", args).output();
-        let output = output.map_err(|error| Failed::new("run rustc", error))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let sysroot = told(&["--print", "sysroot"])?;
-    let version = told(&["-vV"])?;
+    let sysroot = told(tree.command("rustc", &["--print", "sysroot"]))?;
+    let version = told(tree.command("rustc", &["-vV"]))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
     let bin = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin");
-    let tool = bin.join(format!("llvm-profdata{}", std::env::consts::EXE_SUFFIX));
+    let tool = bin.join("llvm-profdata");
     if tool.is_file() {
         return Ok(tool);
     }
     Err(Failed("dist: llvm-profdata not found: run `rustup component add llvm-tools`".to_owned()))
 }
 
-/// Makes one file of all that was counted in these folders.
-fn merge(tree: &Tree, profdata: &Path, from: &[&Path], to: &Path) -> Result<PathBuf, Failed> {
+/// Makes one file of what was counted in these folders by a program, or by all.
+fn merge(
+    tree: &Tree,
+    profdata: &Path,
+    (from, program): (&[&Path], &str),
+    work: &Path,
+) -> Result<PathBuf, Failed> {
+    let name = if program.is_empty() { "all" } else { program };
+    let to = work.join(format!("{name}.profdata"));
     let mut merge = tree.command(profdata, &["merge", "--output"]);
-    merge.arg(to);
+    merge.arg(&to);
     for folder in from {
         let files = fs::read_dir(folder)
             .map_err(|error| Failed::new(format!("read {}", folder.display()), error))?;
         let files = files.flatten().map(|file| file.path());
-        merge.args(files.filter(|path| path.extension().is_some_and(|it| it == "profraw")));
+        merge.args(files.filter(|path| scene::is_record(path, program)));
     }
-    let name = to.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     step::run(tree, &format!("profile {name}"), merge)?;
-    Ok(to.to_owned())
+    Ok(to)
 }
 
 /// The functions that ran.
 fn names(tree: &Tree, profdata: &Path, profile: &Path) -> Result<Vec<String>, Failed> {
-    let mut show: Command = tree.command(profdata, &["show", "--all-functions"]);
-    let output = show.arg(profile).output();
-    let output = output.map_err(|error| Failed::new("run llvm-profdata", error))?;
-    Ok(ran(&String::from_utf8_lossy(&output.stdout)))
+    let mut show = tree.command(profdata, &["show", "--covered"]);
+    show.arg(profile);
+    let names = ran(&told(show)?);
+    if names.is_empty() {
+        return Err(Failed(format!("{}: nothing ran", profile.display())));
+    }
+    Ok(names)
 }
 
-/// Reads the functions that ran out of what llvm-profdata shows: a name that ends in a colon, further in its counts.
+/// Reads the functions that ran out of what llvm-profdata shows: one a line. What is known to one module alone has that
+/// before its name.
 fn ran(shown: &str) -> Vec<String> {
-    let mut name = "";
-    let mut found = Vec::new();
-    for line in shown.lines() {
-        let inner = line.trim();
-        if let Some(function) = inner.strip_suffix(':') {
-            // What is known to one file alone has that before its name.
-            name = function.rsplit([':', ';']).next().unwrap_or(function);
-        } else if let Some(count) = inner.strip_prefix("Function count: ")
-            && count != "0"
-        {
-            found.push(name.to_owned());
-        }
+    let name = |line: &str| line.rsplit([';', ':']).next().unwrap_or(line).trim().to_owned();
+    let mut names: Vec<String> = shown.lines().map(name).filter(|name| !name.is_empty()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// What a command prints.
+fn told(mut command: Command) -> Result<String, Failed> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| Failed::new(format!("run {program}"), error))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Failed(format!("{program} ended with {}: {}", output.status, said.trim())));
     }
-    found.sort();
-    found.dedup();
-    found
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Adds functions to a script of `cargo xtask order`, behind those it has.
-fn with_names(script: &str, names: &[String]) -> String {
-    let Some((head, tail)) = script.split_once("  }\n}\n") else { return script.to_owned() };
+fn with_names(script: &str, names: &[String]) -> Option<String> {
+    let (head, tail) = script.split_once("  }\n}\n")?;
     let lines: String = names.iter().map(|name| format!("    *(.text.{name})\n")).collect();
-    format!("{head}{lines}  }}\n}}\n{tail}")
+    Some(format!("{head}{lines}  }}\n}}\n{tail}"))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failed> {
@@ -179,17 +209,15 @@ mod tests {
 
     #[test]
     fn functions_that_ran_are_laid_behind_those_of_the_record() {
-        let shown = "Counters:\n  _ZN4mcpm4main17h0123456789abcdefE:\n    Hash: 0x01\n    Counters: 2\n\
-                     \x20   Function count: 1\n  one.rs:_ZN4mcpm3one17h0123456789abcdefE:\n    Hash: 0x02\n\
-                     \x20   Function count: 0\n  a.1;_ZN4mcpm3two17h0123456789abcdefE:\n    Hash: 0x03\n\
-                     \x20   Function count: 7\nInstrumentation level: IR\n";
+        let shown = "_ZN4mcpm4main17h0123456789abcdefE\nmcpm.d44a-cgu.0;_ZN4mcpm3two17h0123456789abcdefE\n\
+                     _ZN4mcpm4main17h0123456789abcdefE\n\n";
         let names = ran(shown);
         assert_eq!(
             names,
             ["_ZN4mcpm3two17h0123456789abcdefE", "_ZN4mcpm4main17h0123456789abcdefE"]
         );
         let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.malloc)\n  }\n}\nINSERT BEFORE .text;\n";
-        let text = with_names(script, &names[..1]);
+        let text = with_names(script, &names[..1]).unwrap();
         assert_eq!(
             text,
             "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.malloc)\n    \

@@ -243,7 +243,7 @@ impl Bench<'_> {
         let megabytes = bytes.div_ceil(1_000_000);
         match max {
             None => Ok(format!("{megabytes} MB")),
-            Some(max) if !self.bins.ends_with("release") => {
+            Some(max) if !["release", "dist"].iter().any(|folder| self.bins.ends_with(folder)) => {
                 Ok(format!("{megabytes} MB, no release build: {max} MB is not checked"))
             }
             Some(max) if megabytes > max => {

@@ -5,7 +5,6 @@
 pub(crate) mod load;
 mod visitor;
 
-use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,7 +35,7 @@ pub(crate) struct Stage<'a> {
 pub(crate) enum Watcher {
     /// Valgrind, into `callgrind.NAME`.
     Callgrind,
-    /// The program itself, which was built to, into `PID.profraw`.
+    /// The program itself, which was built to, into `PROGRAM.PID.profraw`.
     Program,
 }
 
@@ -110,12 +109,17 @@ impl<'a> Stage<'a> {
                 valgrind
             }
         };
-        let mut profile: OsString = self.work.into();
-        profile.push("/%p.profraw");
-        command.env("LLVM_PROFILE_FILE", profile);
+        command.env("LLVM_PROFILE_FILE", self.work.join(format!("{program}.%p.profraw")));
         command.stdout(Stdio::piped()).stderr(Stdio::inherit());
         command
     }
+}
+
+/// Whether a file is what a program counted, or any where none is named.
+pub(crate) fn is_record(path: &Path, program: &str) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let by = |name: &str| name.split_once('.').is_some_and(|(by, _)| [by, ""].contains(&program));
+    name.strip_suffix(".profraw").is_some_and(by)
 }
 
 /// Plays it: all start, are called, and are asked to end.

@@ -1,13 +1,12 @@
 //! Many visitors at a time, of all that a program does often: what it is to be fast at.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use super::visitor::{Visitor, backend};
+use super::visitor::{INITIALIZE, TOOL, Visitor, backend, tool};
 use super::{Player, Stage};
 use crate::step::Failed;
-use crate::tree::has;
 
 /// Visitors at a time.
 const MANY: usize = 32;
@@ -32,7 +31,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<(), Failed> {
             visitor.post("/200", &"x".repeat(100 << (round % 8)))?;
         }
         (0..50).try_for_each(|_| visitor.once("/700"))?;
-        (0..2).try_for_each(|_| visitor.get("/8388608").map(drop))
+        (0..2).try_for_each(|_| visitor.get("/8388608"))
     })?;
     tunnel.stop()?;
     let share = [
@@ -47,7 +46,7 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<(), Failed> {
         "--json",
     ];
     let (share, _) = stage.agent("share", &share)?;
-    let both = || Visitor::new(&address, "both.localhost");
+    let both = || Visitor::new(&address, "both.localhost").of("demo_test_simple_text");
     visits(both, |visitor| (0..100).try_for_each(|_| visitor.call_alone()))?;
     share.stop()?;
     let share = ["share", "demo", "--address", &url, "--no-auth", "--subdomain", "demo", "--json"];
@@ -69,13 +68,13 @@ fn relay(
     name: &'static str,
     further: &[&str],
 ) -> Result<(Player, String), Failed> {
-    let mut args: Vec<String> = BOUNDLESS.split(' ').map(str::to_owned).collect();
+    let mut args: Vec<String> = BOUNDLESS.split_whitespace().map(str::to_owned).collect();
     for quota in ["names-per-hour", "requests-per-day", "bytes-per-day", "max-streams"] {
         for whose in ["owner", "address"] {
             args.extend([format!("--{quota}-per-{whose}"), "1000000000000".to_owned()]);
         }
     }
-    let args: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.is_empty()).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     stage.relay(name, &[&args[..], further].concat())
 }
 
@@ -109,33 +108,28 @@ fn piped(stage: &Stage<'_>) -> Result<(), Failed> {
     command.arg("--config-dir").arg(stage.work).args(["run", "demo"]).stdin(Stdio::piped());
     let mut child = command.spawn().map_err(|error| Failed::new("start mcpm run", error))?;
     let failed = |error| Failed::new("talk to mcpm run", error);
-    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let player = Player { name: "mcpm run", child };
+    let (Some(mut input), Some(output)) = (input, output) else {
         return Err(Failed("mcpm run has no pipes".to_owned()));
     };
     let mut lines = BufReader::new(output).lines();
     let mut ask = |message: &str| {
         writeln!(input, "{message}").and_then(|()| match lines.next() {
-            Some(line) => line.map(drop),
-            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Some(Ok(line)) if line.contains(r#""result""#) => Ok(()),
+            Some(Ok(line)) => Err(io::Error::other(line)),
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
         })
     };
-    ask(r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"pipe","version":"1"}}}"#)
-        .map_err(failed)?;
-    for id in 1..2000 {
-        let params = r#"{"name":"test_simple_text","arguments":{}}"#;
-        ask(&format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{params}}}"#))
-            .map_err(failed)?;
-    }
+    ask(INITIALIZE).map_err(failed)?;
+    (0..2000).try_for_each(|_| ask(&tool(TOOL, ""))).map_err(failed)?;
     drop(input);
-    child.wait().map_err(failed).map(drop)
+    player.stop()
 }
 
 /// The same tunnel with TLS on both sides, visited by curl on HTTP/1.1 and HTTP/2.
 fn secure(stage: &Stage<'_>, backend: &str) -> Result<(), Failed> {
-    if !has("curl") {
-        println!("scene: curl not found: nothing is played with TLS");
-        return Ok(());
-    }
     let data = stage.work.join("relay");
     let shown = data.display().to_string();
     let (relay, address) = relay(stage, "tls", &["--tls", "self-signed", "--data-dir", &shown])?;
@@ -155,7 +149,8 @@ fn secure(stage: &Stage<'_>, backend: &str) -> Result<(), Failed> {
         let mut curl = Command::new("curl");
         // Whom to trust is not what is played: no library takes `*.localhost` for a name.
         curl.args(["--no-progress-meter", "--fail", "--insecure", "--output", "/dev/null"]);
-        curl.args(["--parallel", "--parallel-max", &streams.to_string()]);
+        curl.args(["--parallel", "--parallel-max", &streams.to_string(), "--noproxy", "*"]);
+        curl.args(["--resolve", &format!("{host}:127.0.0.1"), "--max-time", "120"]);
         curl.args(further).arg(format!("https://{host}{path}"));
         let ended = curl.stdin(Stdio::null()).status();
         match ended.map_err(|error| Failed::new("run curl", error))? {

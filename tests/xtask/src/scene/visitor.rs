@@ -1,6 +1,6 @@
 //! Visitors of what is played, on HTTP/1.1 without TLS, and a server for them.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -9,6 +9,12 @@ use crate::step::Failed;
 
 /// How long an answer may take; callgrind is fifty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The tool of a server that stands alone.
+pub(super) const TOOL: &str = "test_simple_text";
+/// What a client of 2025-11-25 says first.
+pub(super) const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"visitor","version":"1"}}}"#;
+/// What an answer has that is none.
+const REFUSED: &[u8] = br#""error":{"#;
 /// What clients of the newest revision send along.
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
@@ -16,42 +22,42 @@ const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-0
 pub(super) struct Visitor {
     address: String,
     host: String,
+    /// The tool that is called.
+    tool: &'static str,
     connection: Option<BufReader<TcpStream>>,
     session: Option<String>,
-}
-
-/// What came back.
-struct Answer {
-    session: Option<String>,
-    length: usize,
 }
 
 impl Visitor {
     pub(super) fn new(address: &str, host: &str) -> Self {
         let (address, host) = (address.to_owned(), host.to_owned());
-        Self { address, host, connection: None, session: None }
+        Self { address, host, tool: TOOL, connection: None, session: None }
+    }
+
+    /// Calls another tool.
+    pub(super) fn of(self, tool: &'static str) -> Self {
+        Self { tool, ..self }
     }
 
     /// Asks for `path` over a connection of its own.
     pub(super) fn once(&mut self, path: &str) -> Result<(), Failed> {
         self.connection = None;
-        self.exchange("GET", path, "Connection: close\r\n", "").map(drop)
+        self.exchange("GET", path, "Connection: close\r\n", "")
     }
 
-    /// Asks for `path` over the connection there is; returns how many bytes came.
-    pub(super) fn get(&mut self, path: &str) -> Result<usize, Failed> {
-        self.exchange("GET", path, "Accept: */*\r\nUser-Agent: visitor\r\n", "").map(|it| it.length)
+    /// Asks for `path` over the connection there is.
+    pub(super) fn get(&mut self, path: &str) -> Result<(), Failed> {
+        self.exchange("GET", path, "Accept: */*\r\nUser-Agent: visitor\r\n", "")
     }
 
     /// Sends `body` to `path` over the connection there is.
     pub(super) fn post(&mut self, path: &str, body: &str) -> Result<(), Failed> {
-        self.exchange("POST", path, "Content-Type: text/plain\r\n", body).map(drop)
+        self.exchange("POST", path, "Content-Type: text/plain\r\n", body)
     }
 
     /// Does what a client of 2025-11-25 does first.
     pub(super) fn session(mut self) -> Result<Self, Failed> {
-        let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"visitor","version":"1"}}}"#;
-        self.session = self.message(initialize)?.session;
+        self.message(INITIALIZE)?;
         self.message(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)?;
         Ok(self)
     }
@@ -59,8 +65,7 @@ impl Visitor {
     /// Asks for the tools and calls one, in the session.
     pub(super) fn call(&mut self) -> Result<(), Failed> {
         self.message(r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#)?;
-        self.message(&tool(""))?;
-        Ok(())
+        self.message(&tool(self.tool, ""))
     }
 
     /// Does the same as a client of 2026-07-28, which has no session.
@@ -68,7 +73,8 @@ impl Visitor {
         let list =
             format!(r#"{{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{{{META}}}}}"#);
         self.modern("tools/list", "", &list)?;
-        self.modern("tools/call", "Mcp-Name: test_simple_text\r\n", &tool(&format!(",{META}")))
+        let name = format!("Mcp-Name: {}\r\n", self.tool);
+        self.modern("tools/call", &name, &tool(self.tool, &format!(",{META}")))
     }
 
     fn modern(&mut self, method: &str, name: &str, body: &str) -> Result<(), Failed> {
@@ -76,10 +82,10 @@ impl Visitor {
             "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
              MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: {method}\r\n{name}"
         );
-        self.exchange("POST", "/mcp", &headers, body).map(drop)
+        self.exchange("POST", "/mcp", &headers, body)
     }
 
-    fn message(&mut self, body: &str) -> Result<Answer, Failed> {
+    fn message(&mut self, body: &str) -> Result<(), Failed> {
         let session = self
             .session
             .as_ref()
@@ -96,7 +102,7 @@ impl Visitor {
         path: &str,
         headers: &str,
         body: &str,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<(), Failed> {
         let failed = |error| Failed::new(format!("{method} {path} of {}", self.host), error);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -119,13 +125,24 @@ impl Visitor {
         if !headers.contains("Connection: close") {
             self.connection = Some(connection);
         }
-        Ok(answer)
+        if let Some(session) = answer.session {
+            self.session = Some(session);
+        }
+        // What a server refuses is refused by the gateway alone, often, which is not what is common.
+        if answer.refused { Err(failed(std::io::Error::other("refused"))) } else { Ok(()) }
     }
 }
 
+/// What came back.
+struct Answer {
+    session: Option<String>,
+    /// Whether it is an error of JSON-RPC.
+    refused: bool,
+}
+
 /// The call of a tool, with something behind its arguments.
-fn tool(further: &str) -> String {
-    let params = format!(r#"{{"name":"test_simple_text","arguments":{{}}{further}}}"#);
+pub(super) fn tool(name: &str, further: &str) -> String {
+    let params = format!(r#"{{"name":"{name}","arguments":{{}}{further}}}"#);
     format!(r#"{{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{params}}}"#)
 }
 
@@ -158,21 +175,30 @@ fn read_answer(from: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
             _ => {}
         }
     }
-    let rest = |from: &mut BufReader<TcpStream>, length: usize| {
-        std::io::copy(&mut from.take(length as u64), &mut std::io::sink())
-    };
-    if !chunked {
-        rest(from, length)?;
-        return Ok(Answer { session, length });
-    }
-    loop {
-        let size = usize::from_str_radix(&next(from)?, 16).map_err(std::io::Error::other)?;
-        rest(from, size + 2)?;
-        length += size;
-        if size == 0 {
-            return Ok(Answer { session, length });
+    let mut body = Vec::new();
+    let mut rest = |from: &mut BufReader<TcpStream>, length: usize| {
+        let before = body.len();
+        from.take(length as u64).read_to_end(&mut body)?;
+        if body.len() == before + length {
+            Ok(())
+        } else {
+            Err(std::io::Error::from(ErrorKind::UnexpectedEof))
         }
+    };
+    if chunked {
+        loop {
+            let size = usize::from_str_radix(&next(from)?, 16).map_err(std::io::Error::other)?;
+            rest(from, size + 2)?;
+            if size == 0 {
+                break;
+            }
+        }
+    } else {
+        rest(from, length)?;
     }
+    let start = &body[..body.len().min(4096)];
+    let refused = start.windows(REFUSED.len()).any(|window| window == REFUSED);
+    Ok(Answer { session, refused })
 }
 
 /// A server that answers with as many bytes as the path says, or a kilobyte; returns its port.
