@@ -37,26 +37,34 @@ fn folder(tree: &Tree) -> PathBuf {
 
 /// Makes both programs.
 pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
+    let lacks = |what: &str| Err(Failed(format!("dist: {what}")));
     if !cfg!(unix) {
-        return Err(Failed(
-            "dist: programs are asked to end by signals: not on this system".to_owned(),
-        ));
+        return lacks("programs are asked to end by signals: not on this system");
     }
     if !has("curl") {
-        return Err(Failed(
-            "dist: curl not found: install it, it is the visitor by TLS".to_owned(),
-        ));
+        return lacks("curl not found: install it, it is the visitor by TLS");
     }
     let profdata = profdata(tree)?;
     let work = tree.target.join("xtask").join("dist");
     drop(fs::remove_dir_all(&work));
-    let builds = folder(tree).join("build");
+    let (start, load) = play(tree, &work)?;
+    for (package, program) in PROGRAMS {
+        let started = merge(tree, &profdata, (&[&start], program), &work)?;
+        let names = names(tree, &profdata, &started)?;
+        write_script(&tree.root.join(package), &names, &work.join(format!("{program}.ld")))?;
+    }
+    let all = merge(tree, &profdata, (&[&start, &load], ""), &work)?;
+    make(tree, &all, &work)
+}
+
+/// Builds programs that count what they run, and plays with them; returns where they wrote it, of what all starts run and of
+/// what is common.
+fn play(tree: &Tree, work: &Path) -> Result<(PathBuf, PathBuf), Failed> {
+    let rest = format!("-Cprofile-generate={}", work.join("rest").display());
     let counting = Builds {
         tree,
-        target: builds.join("counting"),
-        flags: [&[&*format!("-Cprofile-generate={}", work.join("rest").display())], &COUNTING[..]]
-            .concat()
-            .join(SEPARATOR),
+        target: folder(tree).join("build/counting"),
+        flags: [&[&*rest], &COUNTING[..]].concat().join(SEPARATOR),
         order: None,
     };
     for (_, program) in PROGRAMS {
@@ -68,30 +76,18 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     println!("playing");
     scene::play(&Stage::prepare(tree, bins(), &start, Watcher::Program)?)?;
     scene::load::play(&Stage::prepare(tree, bins(), &load, Watcher::Program)?)?;
-    let counts = |program: &str| {
-        let counted = merge(tree, &profdata, (&[&start], program), &work)?;
-        names(tree, &profdata, &counted)
-    };
-    let started = PROGRAMS.map(|(_, program)| counts(program));
-    let all = merge(tree, &profdata, (&[&start, &load], ""), &work)?;
-    // Cargo does not look into a profile: what was built by another one would be kept.
-    let target = builds.join("made");
-    drop(fs::remove_dir_all(&target));
+    Ok((start, load))
+}
+
+/// Builds the programs by a profile, and puts them where they are looked for.
+fn make(tree: &Tree, profile: &Path, work: &Path) -> Result<(), Failed> {
     let made = Builds {
         tree,
-        target,
-        flags: [&*format!("-Cprofile-use={}", all.display()), BY_NAME].join(SEPARATOR),
-        order: Some(&work),
+        target: folder(tree).join("build/made"),
+        flags: [&*format!("-Cprofile-use={}", profile.display()), BY_NAME].join(SEPARATOR),
+        order: Some(work),
     };
-    for ((package, program), names) in PROGRAMS.into_iter().zip(started) {
-        let recorded = tree.root.join(package).join("link/order.ld");
-        let text = fs::read_to_string(&recorded)
-            .map_err(|error| Failed::new(format!("read {}", recorded.display()), error))?;
-        let script = work.join(format!("{program}.ld"));
-        let text = with_names(&text, &names?).ok_or_else(|| {
-            Failed(format!("{}: not a script of `cargo xtask order`", recorded.display()))
-        })?;
-        write(&script, &text)?;
+    for (_, program) in PROGRAMS {
         made.build(program, "laid out by that")?;
     }
     // Only now: the two belong together.
@@ -192,15 +188,22 @@ fn told(mut command: Command) -> Result<String, Failed> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Writes the script of `cargo xtask order` for a package with further functions.
+fn write_script(package: &Path, names: &[String], to: &Path) -> Result<(), Failed> {
+    let recorded = package.join("link/order.ld");
+    let text = fs::read_to_string(&recorded)
+        .map_err(|error| Failed::new(format!("read {}", recorded.display()), error))?;
+    let text = with_names(&text, names).ok_or_else(|| {
+        Failed(format!("{}: not a script of `cargo xtask order`", recorded.display()))
+    })?;
+    fs::write(to, text).map_err(|error| Failed::new(format!("write {}", to.display()), error))
+}
+
 /// Adds functions to a script of `cargo xtask order`, behind those it has.
 fn with_names(script: &str, names: &[String]) -> Option<String> {
     let (head, tail) = script.split_once("  }\n}\n")?;
     let lines: String = names.iter().map(|name| format!("    *(.text.{name})\n")).collect();
     Some(format!("{head}{lines}  }}\n}}\n{tail}"))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Failed> {
-    fs::write(path, text).map_err(|error| Failed::new(format!("write {}", path.display()), error))
 }
 
 #[cfg(test)]
