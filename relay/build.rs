@@ -21,7 +21,10 @@ fn main() {
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let known_linker = env::var_os("RUSTC_LINKER").is_none()
-        && !OTHER_LINKERS.iter().any(|word| flags.contains(word));
+        // What is told of profiles holds a path, which may hold anything.
+        && !flags.split('\u{1f}').filter(|flag| !flag.contains("profile-")).any(|flag| {
+            OTHER_LINKERS.iter().any(|word| flag.contains(word))
+        });
     if !is("PROFILE", "release") || !known_linker || is("MCPM_LINK_ORDER", "0") {
         return;
     }

@@ -15,7 +15,7 @@ use self::visitor::{Visitor, backend};
 use crate::step::Failed;
 use crate::tree::Tree;
 
-/// How long a program may take to its first word, or to go; callgrind is fifty times slower.
+/// How long a program may take to go; callgrind is fifty times slower.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What a relay is told that is to be visited and not to refuse anybody.
 const RELAY: &str = "serve --domain localhost --listen 127.0.0.1:0 --admin-listen none --auth open --database memory: \
@@ -158,6 +158,10 @@ impl Player {
         let since = Instant::now();
         while since.elapsed() < PATIENCE {
             match self.child.try_wait() {
+                // By a signal: without its record.
+                Ok(Some(status)) if status.code().is_none() => {
+                    return Err(Failed(format!("{} ended with {status}", self.name)));
+                }
                 Ok(Some(_)) => return Ok(()),
                 Ok(None) => thread::sleep(Duration::from_millis(50)),
                 Err(error) => return Err(Failed::new(format!("wait for {}", self.name), error)),

@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use super::visitor::{INITIALIZE, TOOL, Visitor, backend, tool};
+use super::visitor::{INITIALIZE, TOOL, Visitor, backend, is_refused, tool};
 use super::{Player, Stage};
 use crate::step::Failed;
 
@@ -14,7 +14,7 @@ const MANY: usize = 32;
 const BOUNDLESS: &str = "--requests-per-second 0 --handshakes-per-minute 0 --claims-per-minute-per-address 0 \
                          --claims-per-minute-per-key 0";
 
-/// Plays all of it. The numbers weigh what is common above what is rare; they are those of no bench.
+/// Plays all of it. The numbers weigh what is common above what is rare.
 pub(crate) fn play(stage: &Stage<'_>) -> Result<(), Failed> {
     let (relay, address) = relay(stage, "relay", &[])?;
     let backend = backend()?.to_string();
@@ -116,7 +116,9 @@ fn piped(stage: &Stage<'_>) -> Result<(), Failed> {
     let mut lines = BufReader::new(output).lines();
     let mut ask = |message: &str| {
         writeln!(input, "{message}").and_then(|()| match lines.next() {
-            Some(Ok(line)) if line.contains(r#""result""#) => Ok(()),
+            Some(Ok(line)) if line.contains(r#""result""#) && !is_refused(line.as_bytes()) => {
+                Ok(())
+            }
             Some(Ok(line)) => Err(io::Error::other(line)),
             Some(Err(error)) => Err(error),
             None => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const TOOL: &str = "test_simple_text";
 /// What a client of 2025-11-25 says first.
 pub(super) const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"visitor","version":"1"}}}"#;
-/// What an answer has that is none.
-const REFUSED: &[u8] = br#""error":{"#;
+/// What an answer has that is none: of JSON-RPC, and of a tool that could not be called.
+const REFUSED: [&[u8]; 2] = [br#""error":{"#, br#""isError":true"#];
 /// What clients of the newest revision send along.
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
@@ -136,7 +136,7 @@ impl Visitor {
 /// What came back.
 struct Answer {
     session: Option<String>,
-    /// Whether it is an error of JSON-RPC.
+    /// Whether it says that there is none.
     refused: bool,
 }
 
@@ -158,7 +158,10 @@ fn read_answer(from: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
     let mut line = String::new();
     let mut next = |from: &mut BufReader<TcpStream>| {
         line.clear();
-        from.read_line(&mut line).map(|_| line.trim().to_owned())
+        match from.read_line(&mut line)? {
+            0 => Err(std::io::Error::from(ErrorKind::UnexpectedEof)),
+            _ => Ok(line.trim().to_owned()),
+        }
     };
     let status = next(from)?;
     if !status.starts_with("HTTP/1.1 2") {
@@ -196,9 +199,13 @@ fn read_answer(from: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
     } else {
         rest(from, length)?;
     }
+    Ok(Answer { session, refused: is_refused(&body) })
+}
+
+/// Whether an answer says that there is none.
+pub(super) fn is_refused(body: &[u8]) -> bool {
     let start = &body[..body.len().min(4096)];
-    let refused = start.windows(REFUSED.len()).any(|window| window == REFUSED);
-    Ok(Answer { session, refused })
+    REFUSED.iter().any(|refused| start.windows(refused.len()).any(|window| window == *refused))
 }
 
 /// A server that answers with as many bytes as the path says, or a kilobyte; returns its port.
