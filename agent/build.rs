@@ -22,7 +22,7 @@ fn main() {
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     let known_linker = env::var_os("RUSTC_LINKER").is_none()
         // What is told of profiles holds a path, which may hold anything.
-        && !flags.split('\u{1f}').filter(|flag| !flag.contains("profile-")).any(|flag| {
+        && !flags.split('\u{1f}').filter(|flag| !flag.starts_with("-Cprofile-")).any(|flag| {
             OTHER_LINKERS.iter().any(|word| flag.contains(word))
         });
     if !is("PROFILE", "release") || !known_linker || is("MCPM_LINK_ORDER", "0") {

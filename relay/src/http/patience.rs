@@ -131,7 +131,7 @@ pub(super) struct HeadTimer {
 }
 
 /// What wakes a connection that was served, kept from one rest to the next: most rests are ended by the next
-/// request, and to enter each among the runtime's timers, and to remove it, would be most of its cost.
+/// request, and to enter each among the runtime's timers, and to remove it, takes a lock that all workers share.
 #[derive(Debug, Default)]
 struct Alarm(Mutex<Option<Pin<Box<tokio::time::Sleep>>>>);
 

@@ -49,11 +49,11 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     drop(fs::remove_dir_all(&work));
     let (start, load) = play(tree, &work)?;
     for (package, program) in PROGRAMS {
-        let started = merge(tree, &profdata, (&[&start], program), &work)?;
+        let started = merge(tree, &profdata, (&[&start], Some(program)), &work)?;
         let names = names(tree, &profdata, &started)?;
         write_script(&tree.root.join(package), &names, &work.join(format!("{program}.ld")))?;
     }
-    let all = merge(tree, &profdata, (&[&start, &load], ""), &work)?;
+    let all = merge(tree, &profdata, (&[&start, &load], None), &work)?;
     make(tree, &all, &work)
 }
 
@@ -139,10 +139,10 @@ fn profdata(tree: &Tree) -> Result<PathBuf, Failed> {
 fn merge(
     tree: &Tree,
     profdata: &Path,
-    (from, program): (&[&Path], &str),
+    (from, program): (&[&Path], Option<&str>),
     work: &Path,
 ) -> Result<PathBuf, Failed> {
-    let name = if program.is_empty() { "all" } else { program };
+    let name = program.unwrap_or("all");
     let to = work.join(format!("{name}.profdata"));
     let mut merge = tree.command(profdata, &["merge", "--output"]);
     merge.arg(&to);

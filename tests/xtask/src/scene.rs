@@ -24,9 +24,9 @@ const RELAY: &str = "serve --domain localhost --listen 127.0.0.1:0 --admin-liste
 /// Where the programs are, and who watches them.
 pub(crate) struct Stage<'a> {
     /// The folder of the programs.
-    pub(crate) bins: PathBuf,
+    bins: PathBuf,
     /// An empty home, where the records go too.
-    pub(crate) work: &'a Path,
+    work: &'a Path,
     watcher: Watcher,
 }
 
@@ -115,11 +115,11 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Whether a file is what a program counted, or any where none is named.
-pub(crate) fn is_record(path: &Path, program: &str) -> bool {
+/// Whether a file is what a program counted, or what any did where none is named.
+pub(crate) fn is_record(path: &Path, program: Option<&str>) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let by = |name: &str| name.split_once('.').is_some_and(|(by, _)| [by, ""].contains(&program));
-    name.strip_suffix(".profraw").is_some_and(by)
+    let by = name.split('.').next();
+    name.ends_with(".profraw") && (program.is_none() || program == by)
 }
 
 /// Plays it: all start, are called, and are asked to end.
