@@ -345,8 +345,9 @@ async fn drive<C>(
 {
     let mut serving = pin!(serving);
     let ended = tokio::select! {
+        biased;
         ended = settle(serving.as_mut(), uploads) => ended,
-        () = scope.cancelled() => {
+        () = scope.over() => {
             finish(serving.as_mut());
             tokio::select! {
                 ended = serving => ended,

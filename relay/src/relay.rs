@@ -17,6 +17,7 @@ use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::future::FutureExt as _;
 
 use self::chores::{end_revoked_sessions, janitor, prune, show_health};
 use self::listen::{Bound, copies, listen_on};
@@ -257,7 +258,7 @@ impl Relay {
         let stop = self.services.token().clone();
         self.services.spawn_essential(async move {
             // At the end of all, a task may end because another one has.
-            if stop.run_until_cancelled(task).await.is_some() && !stop.is_cancelled() {
+            if task.with_cancellation_token(&stop).await.is_some() && !stop.is_cancelled() {
                 tracing::error!("a task that the relay needs has ended");
             }
         });

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
@@ -24,6 +25,7 @@ pub use self::stream::MuxStream;
 pub use self::ws::{Activity, websocket_config};
 use self::ws::{Flusher, WsIo};
 use crate::proto::{MAX_STREAMS, WINDOW_BUDGET};
+use crate::scope::Over;
 
 /// How many streams may wait to be opened or to be picked up.
 const QUEUE: usize = 256;
@@ -171,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     async fn run(mut self, close: CancellationToken) -> Result<(), MuxError> {
         let work =
             poll_fn(|cx| if self.lets_others_by(cx) { Poll::Pending } else { self.poll(cx) });
-        if let Some(ended) = close.run_until_cancelled(work).await {
+        if let Either::Left((ended, _)) = select(work, Over::from(close)).await {
             return ended;
         }
         // yamux's own close would leave readers of open streams waiting; dropping the connection

@@ -1,9 +1,14 @@
 //! Structured tasks: every task belongs to a [`Scope`], which can stop and outwait it.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio_util::sync::{CancellationToken, DropGuard};
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 /// A group of tasks that end together. Clones are the same scope.
@@ -33,19 +38,14 @@ impl Scope {
 
     /// Runs a task that is dropped at its next await point when the scope is cancelled.
     pub fn spawn_until_cancelled(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
-            cancel.run_until_cancelled_owned(task).await;
-        });
+        // No `async` around it, nor a function that is: each would keep the room of the task twice.
+        self.tasks.spawn(Until { task, over: self.over() });
     }
 
     /// Runs a task that the rest needs: when it ends, even by panic, the scope is cancelled.
     pub fn spawn_essential(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop_all = self.cancel.clone().drop_guard();
-        self.spawn(async move {
-            task.await;
-            drop(stop_all);
-        });
+        self.spawn(task.map(move |()| drop(stop_all)));
     }
 
     /// Cancels the scope and its children, without waiting.
@@ -68,6 +68,12 @@ impl Scope {
     /// Waits until the scope is cancelled. Cancel-safe.
     pub async fn cancelled(&self) {
         self.cancel.cancelled().await;
+    }
+
+    /// Returns what waits until the scope is cancelled, for a task that is polled often.
+    #[must_use]
+    pub fn over(&self) -> Over {
+        Over::from(self.cancel.clone())
     }
 
     /// Returns the scope's cancellation token.
@@ -95,6 +101,50 @@ impl Scope {
     }
 }
 
+/// Waits for a cancellation. To be polled once more costs it next to nothing: a token's own future takes two locks then, which
+/// all tasks share that wait for the same token.
+#[derive(Debug)]
+#[must_use = "it waits only while it is polled"]
+pub struct Over(
+    // Polls what it has only when that was woken.
+    FuturesUnordered<WaitForCancellationFutureOwned>,
+);
+
+impl From<CancellationToken> for Over {
+    fn from(token: CancellationToken) -> Self {
+        Self(FuturesUnordered::from_iter([token.cancelled_owned()]))
+    }
+}
+
+impl Future for Over {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_next_unpin(cx).map(drop)
+    }
+}
+
+pin_project! {
+    /// A task that ends before its time when its scope does.
+    struct Until<F> {
+        #[pin]
+        task: F,
+        over: Over,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Until<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        match this.over.poll_unpin(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => this.task.poll(cx),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +156,30 @@ mod tests {
         scope.spawn(async move { watcher.cancelled().await });
         scope.spawn_essential(async {});
         scope.cancelled().await;
+        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_never_done_ends_with_its_scope() {
+        let (scope, parent) = (Scope::new(), Scope::new());
+        let (left, mut gone) = tokio::sync::mpsc::channel::<()>(1);
+        for scope in [&scope, &parent.child()] {
+            let left = left.clone();
+            scope.spawn_until_cancelled(async move {
+                let _left = left;
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        drop(left);
+        tokio::task::yield_now().await;
+        assert!(gone.try_recv() == Err(tokio::sync::mpsc::error::TryRecvError::Empty));
+        scope.cancel();
+        parent.cancel();
+        assert_eq!(gone.recv().await, None);
+        // What is begun too late does nothing.
+        scope.spawn_until_cancelled(async { unreachable!("the scope is over") });
         assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
     }
 
