@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::share::Share;
@@ -92,10 +92,11 @@ pub struct Left {
     pub generation: u64,
 }
 
-/// One known name.
+/// One known name. There may be very many: a watch channel takes some 300 bytes more.
 #[derive(Debug)]
 pub struct Entry {
-    presence: watch::Sender<Presence>,
+    presence: RwLock<Presence>,
+    changed: Notify,
     waiting: AtomicUsize,
 }
 
@@ -110,12 +111,36 @@ impl Drop for Waiting<'_> {
 
 impl Entry {
     fn new(presence: Presence) -> Self {
-        Self { presence: watch::Sender::new(presence), waiting: AtomicUsize::new(0) }
+        let (presence, changed) = (RwLock::new(presence), Notify::new());
+        Self { presence, changed, waiting: AtomicUsize::new(0) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Presence> {
+        self.presence.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether the name is served.
     pub fn presence(&self) -> Presence {
-        self.presence.borrow().clone()
+        self.read().clone()
+    }
+
+    /// Changes where the name is served, and wakes who waits for that, when `change` says that it did.
+    fn update(&self, change: impl FnOnce(&mut Presence) -> bool) -> bool {
+        let changed = change(&mut self.presence.write().unwrap_or_else(PoisonError::into_inner));
+        if changed {
+            self.changed.notify_waiters();
+        }
+        changed
+    }
+
+    fn set(&self, presence: Presence) {
+        let before = std::mem::replace(
+            &mut *self.presence.write().unwrap_or_else(PoisonError::into_inner),
+            presence,
+        );
+        self.changed.notify_waiters();
+        // What it held goes without the lock.
+        drop(before);
     }
 
     /// Waits until a share with a generation above `not` serves the name, here or elsewhere, up to
@@ -133,8 +158,7 @@ impl Entry {
     /// Waits until a share with a generation above `not` serves the name. `None` when none did until
     /// `deadline`, or too many wait already. Cancel-safe.
     pub async fn wait_until(&self, not: u64, deadline: Instant) -> Option<Place> {
-        let mut changes = self.presence.subscribe();
-        let found = changes.borrow_and_update().place(not);
+        let found = self.read().place(not);
         if found.is_some() {
             return found;
         }
@@ -143,10 +167,18 @@ impl Entry {
             return None;
         }
         let _counted = Waiting(&self.waiting);
-        let back = changes.wait_for(|now| now.place(not).is_some());
-        match tokio::time::timeout_at(deadline, back).await {
-            Ok(Ok(presence)) => presence.place(not),
-            Ok(Err(_)) | Err(_) => None,
+        tokio::time::timeout_at(deadline, self.served(not)).await.ok()
+    }
+
+    /// Waits until a share with a generation above `not` serves the name. Cancel-safe.
+    async fn served(&self, not: u64) -> Place {
+        loop {
+            // Before the look: what changes after it wakes this.
+            let changed = self.changed.notified();
+            if let Some(place) = self.read().place(not) {
+                return place;
+            }
+            changed.await;
         }
     }
 }
@@ -219,7 +251,7 @@ impl Table {
             Presence::Live(present) => Some(present),
             Presence::Elsewhere(_) | Presence::Away { .. } => None,
         };
-        entry.presence.send_replace(live);
+        entry.set(live);
         if let Some(displaced) = &displaced {
             displaced.end();
         }
@@ -231,7 +263,7 @@ impl Table {
     pub fn away(&self, share: &Arc<Share>, held: bool) {
         share.end();
         let Some(entry) = self.find(&share.facts.name) else { return };
-        entry.presence.send_if_modified(|presence| match presence {
+        entry.update(|presence| match presence {
             Presence::Live(present) if Arc::ptr_eq(present, share) => {
                 let facts = &share.facts;
                 let left = Left {
@@ -263,7 +295,7 @@ impl Table {
         if before.generation() >= at.generation {
             return None;
         }
-        entry.presence.send_replace(Presence::Elsewhere(at));
+        entry.set(Presence::Elsewhere(at));
         match before {
             Presence::Live(displaced) => {
                 displaced.end();
@@ -277,7 +309,7 @@ impl Table {
     /// its agent.
     pub fn ended_elsewhere(&self, name: &Name, generation: u64, held: bool) {
         let Some(entry) = self.find(name) else { return };
-        entry.presence.send_if_modified(|presence| match presence {
+        entry.update(|presence| match presence {
             Presence::Elsewhere(at) if at.generation <= generation => {
                 *presence = Presence::lost(generation, held);
                 true
@@ -291,7 +323,7 @@ impl Table {
     pub fn lose(&self, is_lost: impl Fn(&str) -> bool) -> usize {
         let mut lost = 0;
         for entry in self.read().values() {
-            lost += usize::from(entry.presence.send_if_modified(|presence| match presence {
+            lost += usize::from(entry.update(|presence| match presence {
                 Presence::Elsewhere(at) if is_lost(&at.node) => {
                     *presence = Presence::lost(at.generation, true);
                     true
@@ -304,7 +336,7 @@ impl Table {
 
     /// Returns the names that other nodes serve, with their generations.
     pub fn all_elsewhere(&self) -> Vec<(Name, u64)> {
-        let elsewhere = |(name, entry): (&Name, &Arc<Entry>)| match &*entry.presence.borrow() {
+        let elsewhere = |(name, entry): (&Name, &Arc<Entry>)| match &*entry.read() {
             Presence::Elsewhere(at) => Some((name.clone(), at.generation)),
             Presence::Live(_) | Presence::Away { .. } => None,
         };
@@ -316,7 +348,7 @@ impl Table {
         let now = Instant::now();
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut expected = 0;
-        let mut gone = |entry: &Entry| match &*entry.presence.borrow() {
+        let mut gone = |entry: &Entry| match &*entry.read() {
             Presence::Away { since, left, .. } => {
                 let gone =
                     now.duration_since(*since) > keep && entry.waiting.load(Ordering::Relaxed) == 0;
@@ -348,7 +380,7 @@ impl Table {
         self.read().values().filter_map(live).collect()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Name, Arc<Entry>>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Name, Arc<Entry>>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
