@@ -19,8 +19,18 @@ const PROGRAMS: [(&str, &str); 2] = [("relay", "mcpm-relay"), ("agent", "mcpm")]
 const COUNTING: [&str; 2] = ["-Clto=off", "-Clinker-plugin-lto=no"];
 /// What stands between flags: they may hold spaces.
 const SEPARATOR: &str = "\u{1f}";
+/// How much more than it counts what a start runs counts, beside what is common. It is little of it all, but what shares a
+/// function with what is common shall not pass for what never runs.
+const OF_START: u32 = 100;
+/// How much everything counts more than it does: a compiler that divides counts among the parts of a function drops fractions.
+const OF_ALL: u32 = 100;
+/// How a script of `cargo xtask order` names what was compiled here.
+const ANY_HASH: &str = "17h*E";
 /// So that a linker script finds functions by their names alone.
 const BY_NAME: &str = "-Cllvm-args=-profile-guided-section-prefix=false";
+/// What never ran in a function stands apart from the rest of it, in `.text.split.NAME`.
+const APART: [&str; 2] =
+    ["-Cllvm-args=-enable-split-machine-functions", "-Cllvm-args=-mfs-psi-cutoff=0"];
 
 /// Returns where the programs are that were made last.
 pub(crate) fn made(tree: &Tree) -> Result<PathBuf, Failed> {
@@ -49,11 +59,12 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     drop(fs::remove_dir_all(&work));
     let (start, load) = play(tree, &work)?;
     for (package, program) in PROGRAMS {
-        let started = merge(tree, &profdata, (&[&start], Some(program)), &work)?;
+        let started = merge(tree, &profdata, (&[(&start, 1)], Some(program)), &work)?;
         let names = names(tree, &profdata, &started)?;
         write_script(&tree.root.join(package), &names, &work.join(format!("{program}.ld")))?;
     }
-    let all = merge(tree, &profdata, (&[&start, &load], None), &work)?;
+    let weighed: [(&Path, u32); 2] = [(&start, OF_ALL * OF_START), (&load, OF_ALL)];
+    let all = merge(tree, &profdata, (&weighed, None), &work)?;
     make(tree, &all, &work)
 }
 
@@ -81,10 +92,13 @@ fn play(tree: &Tree, work: &Path) -> Result<(PathBuf, PathBuf), Failed> {
 
 /// Builds the programs by a profile, and puts them where they are looked for.
 fn make(tree: &Tree, profile: &Path, work: &Path) -> Result<(), Failed> {
+    // Cargo sees no change of the profile, which is in the same place as the last.
+    drop(fs::remove_dir_all(folder(tree).join("build/made")));
+    let by_profile = format!("-Cprofile-use={}", profile.display());
     let made = Builds {
         tree,
         target: folder(tree).join("build/made"),
-        flags: [&*format!("-Cprofile-use={}", profile.display()), BY_NAME].join(SEPARATOR),
+        flags: [&[&*by_profile, BY_NAME], &APART[..]].concat().join(SEPARATOR),
         order: Some(work),
     };
     for (_, program) in PROGRAMS {
@@ -135,22 +149,24 @@ fn profdata(tree: &Tree) -> Result<PathBuf, Failed> {
     Err(Failed("dist: llvm-profdata not found: run `rustup component add llvm-tools`".to_owned()))
 }
 
-/// Makes one file of what was counted in these folders by a program, or by all.
+/// Makes one file of what was counted in these folders by a program, or by all, each with its weight.
 fn merge(
     tree: &Tree,
     profdata: &Path,
-    (from, program): (&[&Path], Option<&str>),
+    (from, program): (&[(&Path, u32)], Option<&str>),
     work: &Path,
 ) -> Result<PathBuf, Failed> {
     let name = program.unwrap_or("all");
     let to = work.join(format!("{name}.profdata"));
     let mut merge = tree.command(profdata, &["merge", "--output"]);
     merge.arg(&to);
-    for folder in from {
+    for (folder, weight) in from {
         let files = fs::read_dir(folder)
             .map_err(|error| Failed::new(format!("read {}", folder.display()), error))?;
         let files = files.flatten().map(|file| file.path());
-        merge.args(files.filter(|path| scene::is_record(path, program)));
+        for file in files.filter(|path| scene::is_record(path, program)) {
+            merge.arg(format!("--weighted-input={weight},{}", file.display()));
+        }
     }
     step::run(tree, &format!("profile {name}"), merge)?;
     Ok(to)
@@ -199,11 +215,24 @@ fn write_script(package: &Path, names: &[String], to: &Path) -> Result<(), Faile
     fs::write(to, text).map_err(|error| Failed::new(format!("write {}", to.display()), error))
 }
 
-/// Adds functions to a script of `cargo xtask order`, behind those it has.
+/// Adds functions to a script of `cargo xtask order`, behind those it has of libraries that came compiled. It names the others
+/// whatever their hash, and of those it is known here which ran.
 fn with_names(script: &str, names: &[String]) -> Option<String> {
     let (head, tail) = script.split_once("  }\n}\n")?;
+    let came_compiled = |line: &&str| !line.contains(ANY_HASH);
+    let head: String = head.lines().filter(came_compiled).map(any_copy).collect();
     let lines: String = names.iter().map(|name| format!("    *(.text.{name})\n")).collect();
     Some(format!("{head}{lines}  }}\n}}\n{tail}"))
+}
+
+/// Makes a line of a script name a function whatever the number that a linker gave this copy of it: `NAME.1234`.
+fn any_copy(line: &str) -> String {
+    let name = line.strip_suffix(')').unwrap_or(line);
+    let digits = |number: &str| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    match name.rsplit_once('.') {
+        Some((name, number)) if digits(number) => format!("{name}.*)\n"),
+        _ => format!("{line}\n"),
+    }
 }
 
 #[cfg(test)]
@@ -219,11 +248,12 @@ mod tests {
             names,
             ["_ZN4mcpm3two17h0123456789abcdefE", "_ZN4mcpm4main17h0123456789abcdefE"]
         );
-        let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.malloc)\n  }\n}\nINSERT BEFORE .text;\n";
+        let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.4711)\n    *(.text*._ZN9hashbrown3map17h*E)\n  }\n}\n\
+                      INSERT BEFORE .text;\n";
         let text = with_names(script, &names[..1]).unwrap();
         assert_eq!(
             text,
-            "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.malloc)\n    \
+            "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.*)\n    \
              *(.text._ZN4mcpm3two17h0123456789abcdefE)\n  }\n}\nINSERT BEFORE .text;\n"
         );
     }

@@ -17,7 +17,7 @@ use crate::tree::{Tree, has};
 const SLACK: u64 = 64;
 /// Which package has which program, and in which scenes it is recorded.
 const PROGRAMS: [(&str, &str, &[&str]); 2] =
-    [("agent", "mcpm", &["run", "tunnel"]), ("relay", "mcpm-relay", &["relay"])];
+    [("agent", "mcpm", &["run", "tunnel", "home"]), ("relay", "mcpm-relay", &["relay"])];
 
 /// Builds the programs with their symbols, runs them under callgrind, and writes both scripts.
 pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {

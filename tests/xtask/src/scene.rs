@@ -62,23 +62,30 @@ impl<'a> Stage<'a> {
     /// The relay.
     fn relay(&self, name: &'static str, further: &[&str]) -> Result<(Player, String), Failed> {
         let args: Vec<&str> = RELAY.split_whitespace().chain(further.iter().copied()).collect();
-        self.start(name, "mcpm-relay", &args)
+        self.start(name, self.command(name, "mcpm-relay"), &args)
     }
 
     /// The agent, with `--json` where it tells of shares.
     fn agent(&self, name: &'static str, args: &[&str]) -> Result<(Player, String), Failed> {
         let home = self.work.display().to_string();
-        self.start(name, "mcpm", &[&["--config-dir", &home], args].concat())
+        let command = self.command(name, "mcpm");
+        self.start(name, command, &[&["--config-dir", &home], args].concat())
+    }
+
+    /// The agent as a person starts it, who has a home folder.
+    fn agent_at_home(&self, name: &'static str, args: &[&str]) -> Result<(Player, String), Failed> {
+        let mut command = self.command(name, "mcpm");
+        command.env("HOME", self.work.join("home"));
+        self.start(name, command, args)
     }
 
     /// Starts a program and waits until it says where it is; returns `HOST:PORT` of the first URL it prints.
     fn start(
         &self,
         name: &'static str,
-        program: &str,
+        mut command: Command,
         args: &[&str],
     ) -> Result<(Player, String), Failed> {
-        let mut command = self.command(name, program);
         command.args(args).stdin(Stdio::null());
         let mut child =
             command.spawn().map_err(|error| Failed::new(format!("start {name}"), error))?;
@@ -133,6 +140,8 @@ pub(crate) fn play(stage: &Stage<'_>) -> Result<(), Failed> {
     for _ in 0..3 {
         Visitor::new(&address, "order.localhost").once("/mcp")?;
     }
+    let (home, _) = stage.agent_at_home("home", &["tunnel", &backend, "--address", &url])?;
+    home.stop()?;
     let (run, address) = stage.agent("run", &["run", "demo", "--http", "--port", "0"])?;
     Visitor::new(&address, &address).session()?.call()?;
     run.stop()?;
