@@ -316,8 +316,9 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
     }
 }
 
-/// How long a thread that reads and writes files waits for more of it.
-const IDLE_THREAD: Duration = Duration::from_secs(1);
+/// How long a thread that reads and writes files waits for more of it: less than from one look at a file of tokens to the next,
+/// so that a program that rests has no such thread.
+const IDLE_THREAD: Duration = Duration::from_millis(100);
 
 /// How many threads a command deserves.
 #[derive(Clone, Copy, Debug)]
@@ -346,7 +347,8 @@ fn block_on<T>(
         .thread_keep_alive(IDLE_THREAD)
         .build()
         .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
-    let result = runtime.block_on(work);
+    // Boxed: on the stack of the main thread each function that it is handed to would keep room for it.
+    let result = runtime.block_on(Box::pin(work));
     runtime.shutdown_background();
     result
 }

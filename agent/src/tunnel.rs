@@ -26,12 +26,14 @@ mod tls;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt as _;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
 use tokio::sync::watch;
+use tokio_util::future::FutureExt as _;
 
 pub use self::address::{AddressError, HttpTarget, RelayAddress, TargetError};
 pub use self::dial::{ProxySettings, fetch_fingerprint};
@@ -39,6 +41,7 @@ pub use self::error::TunnelError;
 pub use self::gate::TunnelStats;
 pub use self::look::{Look, look};
 pub use self::serve::Backend;
+pub use self::share::StatusWatch;
 pub use self::splice::knock;
 pub use self::tls::{TlsOptions, parse_fingerprint};
 
@@ -79,7 +82,7 @@ pub struct ShareRequest {
     /// What travels.
     pub mode: ShareMode,
     /// Who may visit.
-    pub access: AccessPolicy,
+    pub access: Arc<AccessPolicy>,
     /// When the share shall end.
     pub expires: Option<Duration>,
     /// The ticket of the last time.
@@ -102,7 +105,7 @@ pub struct ShareInfo {
     /// When it ends, in Unix seconds.
     pub expires_at: Option<u64>,
     /// The relay's origin.
-    pub relay: String,
+    pub relay: Arc<str>,
 }
 
 /// Where a tunnel stands.
@@ -184,10 +187,8 @@ impl Tunnels {
         let roster = Arc::new(Roster::new());
         let thumbprint = config.key.thumbprint();
         let runner = Runner { config, roster: Arc::clone(&roster), scope: scope.clone() };
-        let stop = scope.clone();
-        scope.spawn_essential(async move {
-            stop.token().run_until_cancelled(runner.run()).await;
-        });
+        let running = runner.run().with_cancellation_token_owned(scope.token().clone());
+        scope.spawn_essential(running.map(drop));
         Self(Arc::new(Line { roster, scope, thumbprint }))
     }
 
@@ -236,8 +237,8 @@ impl Tunnel {
 
     /// Returns where the tunnel stands, now and as it changes.
     #[must_use]
-    pub fn status(&self) -> watch::Receiver<TunnelStatus> {
-        self.share.status()
+    pub fn status(&self) -> StatusWatch {
+        StatusWatch::new(Arc::clone(&self.share), &self.line.roster)
     }
 
     /// Returns what the share has served.
@@ -253,7 +254,7 @@ impl Tunnel {
     }
 
     /// Replaces the visitors' policy: here at once, at the relay as soon as it hears of it.
-    pub fn update_access(&self, access: AccessPolicy) {
+    pub fn update_access(&self, access: impl Into<Arc<AccessPolicy>>) {
         // What has ended lets nobody in.
         if !self.share.is_over() {
             self.share.gate.set_policy(access);

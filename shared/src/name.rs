@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -15,13 +16,19 @@ const SUFFIX_LEN: usize = 6;
 /// The name a share is reached by: one DNS label of 1–63 bytes of `[a-z0-9-]` that neither starts
 /// nor ends with a hyphen (RFC 1035 §2.3.1; a leading digit by RFC 1123 §2.1).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// Returns the label.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the same name in memory of its own.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self(Arc::from(self.as_str()))
     }
 
     /// Makes the default name of what is called `base` on the agent with `thumbprint`:

@@ -206,7 +206,7 @@ pub fn request(name: &str, mode: ShareMode, access: AccessPolicy) -> ShareReques
         name: Some(name.parse().unwrap()),
         base: name.to_owned(),
         mode,
-        access,
+        access: access.into(),
         expires: None,
         ticket: None,
         retries: None,

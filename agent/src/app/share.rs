@@ -17,6 +17,7 @@ use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
 use tokio::sync::mpsc;
+use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::ShareError;
@@ -190,8 +191,8 @@ pub struct Up {
 /// one that is published first says, and what the others say of it beside the address is not read.
 #[derive(Debug)]
 pub struct Wish {
-    /// What to share, and how.
-    pub spec: ShareSpec,
+    /// What to share, and how. Boxed: there may be hundreds, of which few are on their way at a time.
+    pub spec: Box<ShareSpec>,
     /// Ends this share alone when it is cancelled.
     pub stop: CancellationToken,
 }
@@ -207,7 +208,7 @@ pub async fn share(
     stop: CancellationToken,
 ) -> Result<(), ShareError> {
     let (sender, mut inbox) = mpsc::channel(1);
-    let wish = Wish { spec, stop: stop.clone() };
+    let wish = Wish { spec: Box::new(spec), stop: stop.clone() };
     let pass_on = async {
         let mut result = Err(ShareError::Stopped);
         while let Some((_, event)) = inbox.recv().await {
@@ -235,7 +236,7 @@ pub async fn share_all(
     let mut session = Session::new(paths, events, scope.clone());
     session.begin(wishes, &books);
     // Whatever it waits for, a stop is heard.
-    stop.run_until_cancelled(session.run()).await;
+    session.run().with_cancellation_token(&stop).await;
     session.shutdown().await;
     scope.drain(GRACE).await;
     // Usage is written last: whatever ended just now is part of it.
@@ -440,7 +441,7 @@ mod tests {
         let wish = |source, target: &str, patience| {
             let target = ShareTarget::Server(target.to_owned());
             let spec = ShareSpec { target, ..spec(source, &relay, patience) };
-            Wish { spec, stop: CancellationToken::new() }
+            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
         };
         let http = |port: &str| Source::Http(port.parse().unwrap());
         let broken = Server::stdio("broken", "/nonexistent/server", [""; 0]);

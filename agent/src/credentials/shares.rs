@@ -8,7 +8,8 @@ mod stored;
 
 use std::borrow::Cow;
 use std::fs::Metadata;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use mcpm_shared::name::Name;
@@ -22,7 +23,8 @@ use crate::fs::{self, FsError, Paths};
 /// The file of one share.
 #[derive(Clone, Debug)]
 pub struct ShareFile {
-    path: PathBuf,
+    /// Shared: there may be hundreds of copies.
+    path: Arc<Path>,
 }
 
 /// What tells one version of a file from the next without reading it.
@@ -33,7 +35,14 @@ impl ShareFile {
     /// Names the file of the share `name` at the relay with this origin.
     #[must_use]
     pub fn new(paths: &Paths, name: &Name, relay: &str) -> Self {
-        Self { path: paths.shares().join(format!("{name}@{}.json", file_part(relay))) }
+        let path = paths.shares().join(format!("{name}@{}.json", file_part(relay)));
+        Self { path: path.into() }
+    }
+
+    /// Returns the same in memory of its own.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self { path: Arc::from(&*self.path) }
     }
 
     /// Returns the name that tells this share from all others: `NAME@RELAY`, where a relay that is
@@ -101,7 +110,7 @@ impl ShareFile {
         if self.version() != version {
             return Ok(());
         }
-        fs::clear(std::slice::from_ref(&self.path))?;
+        fs::clear(&[self.path.to_path_buf()])?;
         Ok(())
     }
 
@@ -215,7 +224,7 @@ fn files(dir: &Path) -> Result<Vec<ShareFile>, FsError> {
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(|path| ShareFile { path }).collect())
+    Ok(paths.into_iter().map(|path| ShareFile { path: path.into() }).collect())
 }
 
 /// Finds one share by full name (`NAME@RELAY`), name, or the server or profile behind it.

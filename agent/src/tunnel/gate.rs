@@ -109,9 +109,9 @@ impl Load {
 }
 
 impl Gate {
-    pub(super) fn new(policy: AccessPolicy, load: Arc<Load>) -> Self {
+    pub(super) fn new(policy: impl Into<Arc<AccessPolicy>>, load: Arc<Load>) -> Self {
         Self {
-            policy: RwLock::new(Arc::new(policy)),
+            policy: RwLock::new(policy.into()),
             requests: AtomicU64::new(0),
             active: AtomicUsize::new(0),
             load,
@@ -122,8 +122,8 @@ impl Gate {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn set_policy(&self, policy: AccessPolicy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    pub(super) fn set_policy(&self, policy: impl Into<Arc<AccessPolicy>>) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy.into();
         self.load.policies.send_replace(());
     }
 

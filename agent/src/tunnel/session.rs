@@ -78,7 +78,7 @@ impl Session<'_> {
         let welcome = connection.welcome.clone();
         let mut talk = connection.start(Arc::clone(&table));
         let extra = Arc::default();
-        let mut claims = Claims::new(self.roster, Arc::clone(&table), self.dialer.relay.origin());
+        let mut claims = Claims::new(self.roster, Arc::clone(&table), &self.dialer.relay.origin());
         let beside = Beside { welcome, table, extra };
         let ended = match self.converse(&mut talk, &mut claims, &beside).await {
             Stop::Ended(ended) => ended,
@@ -180,7 +180,7 @@ impl Session<'_> {
             (welcome.session.clone(), talk.scope.child(), Arc::clone(table));
         talk.scope.spawn_until_cancelled(async move {
             let _counted = counted;
-            match Connection::open(&dialer, &agent, Some(session), scope).await {
+            match Box::pin(Connection::open(&dialer, &agent, Some(session), scope)).await {
                 Ok(connection) => connection.start(table).keep_extra().await,
                 Err(error) => tracing::debug!(%error, "no further connection"),
             }

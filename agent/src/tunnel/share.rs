@@ -30,7 +30,7 @@ pub(super) struct Share {
     pub(super) wanted: Wanted,
     pub(super) backend: Backend,
     pub(super) gate: Arc<Gate>,
-    status: watch::Sender<TunnelStatus>,
+    status: Mutex<Told>,
     /// The ticket of the last `claimed`.
     ticket: Mutex<Option<Arc<str>>>,
     /// How often it was tried to bring the share up since it was.
@@ -40,6 +40,62 @@ pub(super) struct Share {
     given_up: AtomicBool,
     /// Whether it has ended, in whatever way.
     over: AtomicBool,
+}
+
+/// Where a share stands, and how often that was told.
+#[derive(Debug)]
+struct Told {
+    status: Arc<TunnelStatus>,
+    times: u64,
+}
+
+/// Where a share stands, now and as it changes. The first look finds something new.
+///
+/// All shares of a process at one relay wake their followers together: there may be hundreds, and a channel each takes more
+/// room than all the rest of a share.
+#[derive(Clone, Debug)]
+pub struct StatusWatch {
+    share: Arc<Share>,
+    news: watch::Receiver<()>,
+    /// How often it was told when somebody looked last.
+    seen: u64,
+}
+
+impl StatusWatch {
+    pub(super) fn new(share: Arc<Share>, roster: &Roster) -> Self {
+        Self { share, news: roster.news(), seen: 0 }
+    }
+
+    /// Returns where the share stands.
+    #[must_use]
+    pub fn now(&self) -> Arc<TunnelStatus> {
+        Arc::clone(&self.share.told().status)
+    }
+
+    /// Returns where the share stands if that was told since the last time.
+    pub fn take_new(&mut self) -> Option<Arc<TunnelStatus>> {
+        let told = self.share.told();
+        let before = std::mem::replace(&mut self.seen, told.times);
+        (before != told.times).then(|| Arc::clone(&told.status))
+    }
+
+    /// Waits until the share stands as wanted. Cancel-safe.
+    ///
+    /// # Errors
+    /// When nobody is left who could tell.
+    pub async fn wait_for(
+        &mut self,
+        wanted: impl Fn(&TunnelStatus) -> bool,
+    ) -> Result<Arc<TunnelStatus>, watch::error::RecvError> {
+        loop {
+            self.news.mark_unchanged();
+            let now = self.now();
+            if wanted(&now) {
+                return Ok(now);
+            }
+            self.news.changed().await?;
+        }
+    }
 }
 
 impl Share {
@@ -53,7 +109,10 @@ impl Share {
             wanted,
             backend,
             gate: Arc::new(gate),
-            status: watch::Sender::new(TunnelStatus::Connecting { attempt: 1 }),
+            status: Mutex::new(Told {
+                status: Arc::new(TunnelStatus::Connecting { attempt: 1 }),
+                times: 1,
+            }),
             ticket: Mutex::new(ticket),
             attempts: AtomicU32::new(0),
             was_up: AtomicBool::new(false),
@@ -62,8 +121,8 @@ impl Share {
         }
     }
 
-    pub(super) fn status(&self) -> watch::Receiver<TunnelStatus> {
-        self.status.subscribe()
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn ticket(&self) -> Option<Arc<str>> {
@@ -170,7 +229,9 @@ impl Roster {
     }
 
     fn say(&self, share: &Share, status: TunnelStatus) {
-        share.status.send_replace(status);
+        let mut told = share.told();
+        *told = Told { status: Arc::new(status), times: told.times + 1 };
+        drop(told);
         self.news.send_replace(());
     }
 

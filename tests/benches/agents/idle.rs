@@ -53,7 +53,9 @@ pub(crate) async fn tunnels(
 pub(crate) async fn shares(count: usize, relay: &RelayAddress) -> anyhow::Result<()> {
     let (home, scope) = (tempfile::tempdir()?, Scope::new());
     let wishes: anyhow::Result<Vec<Wish>> = (0..count)
-        .map(|index| Ok(Wish { spec: spec(index, relay)?, stop: scope.token().child_token() }))
+        .map(|index| {
+            Ok(Wish { spec: Box::new(spec(index, relay)?), stop: scope.token().child_token() })
+        })
         .collect();
     let (events, mut inbox) = mpsc::channel(64);
     let told = async {

@@ -27,7 +27,7 @@ pub(crate) fn start(
         name: Some(name.parse()?),
         base: name.to_owned(),
         mode: ShareMode::Http,
-        access: AccessPolicy::public(),
+        access: AccessPolicy::public().into(),
         expires: None,
         ticket: None,
         retries: None,

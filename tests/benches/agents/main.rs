@@ -35,7 +35,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Threads for files go as soon as those of `mcpm` do.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().thread_keep_alive(Duration::from_secs(1));
+    builder.enable_all().thread_keep_alive(Duration::from_millis(100));
     let runtime = builder.build().context("start the runtime");
     match runtime.and_then(|runtime| runtime.block_on(run())) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! The credentials of one share while it runs: made on first use, kept, and watched for changes.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mcpm_shared::access::AccessPolicy;
@@ -12,9 +13,10 @@ use super::keeper::{LAST_WORDS, off_thread};
 use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
 use crate::fs::Paths;
 
-/// The credentials of one running share.
+/// The credentials of one running share. There may be hundreds in a process, so it holds of the record what is needed again.
 #[derive(Debug)]
 pub(super) struct Keyring {
+    name: Name,
     file: ShareFile,
     access: Access,
     /// The version that was read last; none before the first look, since somebody may have changed
@@ -22,11 +24,44 @@ pub(super) struct Keyring {
     version: Option<Version>,
     /// The version that this run made of a file that was not there.
     made: Option<Version>,
-    record: ShareRecord,
+    keys: Keys,
+    /// The relay's ticket of the last run, until the tunnel has it.
+    ticket: Option<String>,
 }
 
-impl Keyring {
-    /// Reads what earlier runs kept, and makes the token or link that this run needs.
+/// What lets visitors in.
+#[derive(Debug, Default)]
+struct Keys {
+    policy: Arc<AccessPolicy>,
+    /// The owner's token, where it is shown.
+    own: Option<Token>,
+    /// The secret of the link, where it is on.
+    link: Option<Token>,
+}
+
+impl Keys {
+    fn of(record: &ShareRecord, access: Access) -> Self {
+        if access == Access::Public {
+            let policy = Arc::new(AccessPolicy::public());
+            return Self { policy, ..Self::default() };
+        }
+        let with_link = access == Access::Link;
+        let policy = Arc::new(record.policy(with_link));
+        let own = record.own_token().map(|own| own.token.clone());
+        Self { policy, own, link: record.link.clone().filter(|_| with_link) }
+    }
+}
+
+/// What the file of a share holds now that it is opened.
+pub(super) struct Found {
+    file: ShareFile,
+    access: Access,
+    record: ShareRecord,
+    made: Option<Version>,
+}
+
+impl Found {
+    /// Reads what earlier runs kept, and makes the token or link that this run needs. To be run where it may block.
     pub(super) fn open(
         paths: &Paths,
         name: Name,
@@ -57,7 +92,35 @@ impl Keyring {
             }
             Ok((record.clone(), (record, is_new)))
         })?;
-        Ok(Self { file, access, version: None, made: is_new.then_some(version), record })
+        Ok(Self { file, access, record, made: is_new.then_some(version) })
+    }
+}
+
+impl Keyring {
+    /// Takes what was found, as copies: what a thread made that ends at once keeps a part of its heap for as long as the share.
+    pub(super) fn of(found: &Found) -> Self {
+        let Found { file, access, record, made } = found;
+        Self {
+            name: record.name.copied(),
+            file: file.copied(),
+            access: *access,
+            version: None,
+            made: *made,
+            ticket: record.ticket.clone(),
+            keys: Keys::of(record, *access),
+        }
+    }
+
+    /// Opens the credentials at once.
+    #[cfg(test)]
+    pub(super) fn open(
+        paths: &Paths,
+        name: Name,
+        relay: &str,
+        target: &ShareTarget,
+        access: Access,
+    ) -> Result<Self, CredentialError> {
+        Ok(Self::of(&Found::open(paths, name, relay, target, access)?))
     }
 
     /// Forgets a share that never came up: nobody was shown what opens it. One that was there before
@@ -74,36 +137,27 @@ impl Keyring {
 
     /// Returns the name of the share.
     pub(super) fn name(&self) -> &Name {
-        &self.record.name
-    }
-
-    /// Returns the origin of the relay.
-    pub(super) fn relay(&self) -> &str {
-        &self.record.relay
+        &self.name
     }
 
     /// Returns the relay's ticket of the last run. It is needed once, and long.
     pub(super) fn take_ticket(&mut self) -> Option<String> {
-        self.record.ticket.take()
+        self.ticket.take()
     }
 
     /// Returns the policy as it stands.
-    pub(super) fn policy(&self) -> AccessPolicy {
-        match self.access {
-            Access::Public => AccessPolicy::public(),
-            access => self.record.policy(access == Access::Link),
-        }
+    pub(super) fn policy(&self) -> Arc<AccessPolicy> {
+        Arc::clone(&self.keys.policy)
     }
 
     /// Returns the owner's token, to show it; none for a public share.
     pub(super) fn token(&self) -> Option<Token> {
-        let shown = self.record.own_token().filter(|_| self.access != Access::Public);
-        shown.map(|token| token.token.clone())
+        self.keys.own.clone()
     }
 
     /// Returns `url` with the link secret, when the link is on.
     pub(super) fn link(&self, url: &str) -> Option<String> {
-        let secret = self.record.link.as_ref().filter(|_| self.access == Access::Link)?;
+        let secret = self.keys.link.as_ref()?;
         Some(format!("{url}?s={}", secret.expose()))
     }
 
@@ -113,14 +167,10 @@ impl Keyring {
     }
 
     /// Returns what looks at the file again, to be run where it may block.
-    pub(super) fn look(&self) -> impl FnOnce() -> Option<Look> + Send + use<> {
-        let (file, seen) = (self.file.clone(), self.version);
+    pub(super) fn watched(&self) -> Watched {
         // Never the version after a write of ours: somebody may have revoked a token just before
         // we wrote, and the next look must see it.
-        move || {
-            let version = file.version();
-            (Some(version) != seen).then(|| Look(version, file.read()))
-        }
+        Watched { file: self.file.clone(), seen: self.version }
     }
 
     /// Takes what a look found; returns the policy if it changed since.
@@ -129,22 +179,17 @@ impl Keyring {
     pub(super) fn take(
         &mut self,
         Look(version, read): Look,
-    ) -> Option<Result<AccessPolicy, CredentialError>> {
+    ) -> Option<Result<Arc<AccessPolicy>, CredentialError>> {
         self.version = Some(version);
-        let before = self.policy();
-        let failed = match read {
-            Ok(Some(mut record)) => {
-                // The tunnel has a later one of either.
-                (record.ticket, record.url) = (None, None);
-                self.record = record;
-                None
+        let (keys, failed) = match read {
+            Ok(Some(record)) => (Keys::of(&record, self.access), None),
+            // Public is what was asked for, whatever the file says.
+            read if self.access == Access::Public => {
+                return read.err().map(Err);
             }
-            read => {
-                self.record.tokens.clear();
-                self.record.link = None;
-                read.err()
-            }
+            read => (Keys::default(), read.err()),
         };
+        let before = std::mem::replace(&mut self.keys, keys).policy;
         if let Some(error) = failed {
             return Some(Err(error));
         }
@@ -153,9 +198,25 @@ impl Keyring {
 
     /// Looks at the file again, off the thread.
     #[cfg(test)]
-    pub(super) async fn refresh(&mut self) -> Option<Result<AccessPolicy, CredentialError>> {
-        let look = off_thread(self.look()).await?;
+    pub(super) async fn refresh(&mut self) -> Option<Result<Arc<AccessPolicy>, CredentialError>> {
+        let watched = self.watched();
+        let look = off_thread(move || watched.look()).await?;
         self.take(look)
+    }
+}
+
+/// The file of a share, and the version of it that is known.
+#[derive(Debug)]
+pub(super) struct Watched {
+    file: ShareFile,
+    seen: Option<Version>,
+}
+
+impl Watched {
+    /// Looks whether the file has changed.
+    pub(super) fn look(self) -> Option<Look> {
+        let version = self.file.version();
+        (Some(version) != self.seen).then(|| Look(version, self.file.read()))
     }
 }
 
@@ -204,7 +265,7 @@ mod tests {
             generation: 1,
             ticket: Some("ticket".into()),
             expires_at: None,
-            relay: "https://r.example".to_owned(),
+            relay: "https://r.example".into(),
         };
         super::super::keeper::write(&file, &info).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
@@ -221,11 +282,11 @@ mod tests {
         let mut keyring = open(&paths, Access::Link);
         std::fs::write(&path, "{").unwrap();
         assert!(keyring.refresh().await.unwrap().is_err());
-        assert_eq!(keyring.policy(), AccessPolicy::default());
+        assert_eq!(*keyring.policy(), AccessPolicy::default());
         std::fs::remove_file(&path).unwrap();
         let mut keyring = open(&paths, Access::Link);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(keyring.refresh().await.unwrap().unwrap(), AccessPolicy::default());
+        assert_eq!(*keyring.refresh().await.unwrap().unwrap(), AccessPolicy::default());
     }
 
     #[test]

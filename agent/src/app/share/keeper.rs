@@ -110,7 +110,7 @@ mod tests {
             generation,
             ticket: Some(format!("ticket {generation}").into()),
             expires_at: None,
-            relay: "https://r.example".to_owned(),
+            relay: "https://r.example".into(),
         }
     }
 

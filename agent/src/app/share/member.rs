@@ -1,7 +1,8 @@
 //! One share of a process while it is published: what is known of it, and what becomes of it.
 
+use std::sync::Arc;
+
 use mcpm_shared::access::AccessPolicy;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +11,7 @@ use super::error::in_full;
 use super::start::{Reach, Ready};
 use super::{Patience, ShareError, ShareEvent, Up};
 use crate::gateway::Gateway;
-use crate::tunnel::{ShareInfo, Tunnel, TunnelStats, TunnelStatus};
+use crate::tunnel::{ShareInfo, StatusWatch, Tunnel, TunnelStats, TunnelStatus};
 
 /// A share that is published, or about to be. There may be hundreds in a process, so it holds
 /// nothing that it does not need for its whole life.
@@ -27,11 +28,22 @@ pub(super) struct Member {
 
 struct Published {
     tunnel: Tunnel,
-    status: watch::Receiver<TunnelStatus>,
+    /// The origin of the relay.
+    relay: Arc<str>,
+    status: StatusWatch,
     /// Whether an end was asked for.
     ends: bool,
     /// What is known as long as it was never up.
     first: Option<Box<First>>,
+}
+
+/// The tunnel of a share that has a relay.
+pub(super) struct Opened {
+    pub(super) tunnel: Tunnel,
+    /// The origin of the relay.
+    pub(super) origin: Arc<str>,
+    /// The relay as it is shown before the share is up.
+    pub(super) shown: String,
 }
 
 /// What decides when to give up on the first connection.
@@ -59,16 +71,15 @@ impl Member {
     /// Takes up a share that is ready; `tunnel` publishes it.
     pub(super) fn new(
         mut ready: Ready,
-        publish: impl FnOnce(&mut Ready) -> Option<(Tunnel, String)>,
+        publish: impl FnOnce(&mut Ready) -> Option<Opened>,
     ) -> Self {
-        let published = publish(&mut ready).map(|(tunnel, relay)| {
-            let mut status = tunnel.status();
-            status.mark_changed();
+        let published = publish(&mut ready).map(|Opened { tunnel, origin, shown }| {
+            let status = tunnel.status();
             let (spec, started) = (&ready.starting.spec, Instant::now());
             let patience = spec.patience;
-            let first = First { relay, started, patience, reason: None, hint: None };
+            let first = First { relay: shown, started, patience, reason: None, hint: None };
             let (ends, first) = (spec.expires.is_some(), Some(Box::new(first)));
-            Published { tunnel, status, ends, first }
+            Published { tunnel, relay: origin, status, ends, first }
         });
         let Ready { starting, keyring, reach, .. } = ready;
         Self {
@@ -95,11 +106,8 @@ impl Member {
     /// Returns what became of the tunnel since the last time, if anything.
     pub(super) fn next(&mut self) -> Option<Next> {
         let published = self.published.as_mut()?;
-        if !published.status.has_changed().unwrap_or(false) {
-            return None;
-        }
-        let status = published.status.borrow_and_update().clone();
-        Some(self.on_status(status))
+        let status = published.status.take_new()?;
+        Some(self.on_status(Arc::unwrap_or_clone(status)))
     }
 
     fn on_status(&mut self, status: TunnelStatus) -> Next {
@@ -107,7 +115,7 @@ impl Member {
         match status {
             TunnelStatus::Connecting { attempt } => {
                 let first = published.first.as_ref().map(|first| first.relay.clone());
-                let relay = first.unwrap_or_else(|| self.keyring.relay().to_owned());
+                let relay = first.unwrap_or_else(|| published.relay.to_string());
                 Next::Tell(ShareEvent::Connecting { relay, attempt })
             }
             TunnelStatus::Up(info) => {
@@ -174,9 +182,9 @@ impl Member {
         Some(event)
     }
 
-    fn admit(&self, policy: AccessPolicy) {
+    fn admit(&self, policy: Arc<AccessPolicy>) {
         if let Some(reach) = &self.reach {
-            reach.access.send_replace(policy.clone());
+            reach.access.send_replace((*policy).clone());
         }
         if let Some(published) = &self.published {
             published.tunnel.update_access(policy);

@@ -10,24 +10,27 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Watched;
 use super::keeper::{Keeper, off_thread};
-use super::member::{Member, Next};
+use super::member::{Member, Next, Opened};
 use super::start::{Failed, Ready, Starting};
 use super::{RelaySpec, ShareError, ShareEvent, Source, Wish};
 use crate::app::serving::Way;
 use crate::fs::Paths;
 use crate::gateway::Gateway;
-use crate::tunnel::{Backend, ShareRequest, TlsOptions, Tunnel, TunnelConfig, Tunnels};
+use crate::tunnel::{Backend, ShareRequest, TlsOptions, TunnelConfig, Tunnels};
 use crate::usage::Recorder;
 
 /// How often the shares look at their files of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
+/// How many threads read and write their files: each leaves a heap behind, and one may wait for somebody's lock.
+const FILES: usize = 2;
 
 /// The shares of one run.
 pub(super) struct Session {
@@ -44,6 +47,8 @@ pub(super) struct Session {
     /// The gateways of both, which are to be ended in any case.
     gateways: BTreeMap<usize, Option<Gateway>>,
     members: Vec<Member>,
+    /// Where their files are listed to be looked at, over and over.
+    looks: Vec<Watched>,
     leaving: FuturesUnordered<BoxFuture<'static, (usize, Result<(), ShareError>)>>,
     /// Those that have ended and of which that is not told yet.
     over: VecDeque<(usize, Result<(), ShareError>)>,
@@ -51,7 +56,7 @@ pub(super) struct Session {
 
 /// The session at one relay.
 struct Line {
-    origin: String,
+    origin: Arc<str>,
     tunnels: Tunnels,
     news: watch::Receiver<()>,
 }
@@ -73,6 +78,7 @@ impl Session {
             over_all: CancellationToken::new(),
             gateways: BTreeMap::new(),
             members: Vec::new(),
+            looks: Vec::new(),
             leaving: FuturesUnordered::new(),
             over: VecDeque::new(),
         }
@@ -81,8 +87,12 @@ impl Session {
     /// Takes up what is to be shared. What cannot be served is over at once.
     pub(super) fn begin(&mut self, wishes: Vec<Wish>, books: &Scope) {
         let (mut recorder, heirs) = (None, Arc::default());
+        let files = Arc::new(Semaphore::new(FILES));
+        self.queue.reserve_exact(wishes.len());
+        self.members.reserve_exact(wishes.len());
+        self.looks.reserve_exact(wishes.len());
         for (at, Wish { spec, stop }) in wishes.into_iter().enumerate() {
-            let scope = self.scope.child();
+            let scope = self.scope.clone();
             let gateway = match &spec.source {
                 Source::Http(_) => Ok(None),
                 Source::Mcp(serving) => {
@@ -107,6 +117,7 @@ impl Session {
                         paths,
                         events,
                         heirs: Arc::clone(&heirs),
+                        files: Arc::clone(&files),
                         scope,
                     });
                 }
@@ -228,7 +239,7 @@ impl Session {
     }
 
     /// Opens the tunnel of a share that has a relay.
-    fn publish(&mut self, ready: &mut Ready) -> Option<(Tunnel, String)> {
+    fn publish(&mut self, ready: &mut Ready) -> Option<Opened> {
         let Ready { starting, key, keyring, .. } = ready;
         let relay = starting.spec.relay.take()?;
         let shown = relay.address.to_string();
@@ -247,14 +258,16 @@ impl Session {
             retries: starting.spec.patience.retries(),
         };
         let origin = relay.address.origin();
-        let known = self.lines.iter().position(|line| line.origin == origin);
+        let known = self.lines.iter().position(|line| *line.origin == *origin);
         let line = known.unwrap_or_else(|| {
             let tunnels = Tunnels::start(config(relay, key.clone()), &self.scope);
             let news = tunnels.news();
-            self.lines.push(Line { origin, tunnels, news });
+            self.lines.push(Line { origin: origin.into(), tunnels, news });
             self.lines.len() - 1
         });
-        Some((self.lines[line].tunnels.share(request, backend), shown))
+        let Line { origin, tunnels, .. } = &self.lines[line];
+        let tunnel = tunnels.share(request, backend);
+        Some(Opened { tunnel, origin: Arc::clone(origin), shown })
     }
 
     /// Follows the tunnels, and lets those go that are to end.
@@ -313,13 +326,17 @@ impl Session {
         // The task that keeps a session may be gone; shares at other relays have another.
         let gone = self.scope.is_cancelled();
         self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
-        let looks: Vec<_> = self.members.iter().map(|member| member.keyring.look()).collect();
+        let mut looks = std::mem::take(&mut self.looks);
+        looks.extend(self.members.iter().map(|member| member.keyring.watched()));
         // Of hundreds hardly one has changed: room for all would stay with each thread that ever looks.
         let look = move || {
-            let looks = looks.into_iter().enumerate();
-            looks.filter_map(|(index, look)| Some((index, look()?))).collect::<Vec<_>>()
+            let changed = looks.drain(..).enumerate();
+            let changed = changed.filter_map(|(index, watched)| Some((index, watched.look()?)));
+            (changed.collect::<Vec<_>>(), looks)
         };
-        let mut changed = off_thread(look).await.into_iter().peekable();
+        let (changed, looks) = off_thread(look).await;
+        self.looks = looks;
+        let mut changed = changed.into_iter().peekable();
         let mut index = 0;
         // Nobody comes or goes meanwhile.
         while let Some(member) = self.members.get_mut(index) {
@@ -393,14 +410,14 @@ mod tests {
             let patience = Patience::Time(Duration::from_secs(600));
             let target = ShareTarget::Server(relay.clone());
             let spec = ShareSpec { target, ..spec(source, relay, patience) };
-            Wish { spec, stop: CancellationToken::new() }
+            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
         };
         session.begin(relays.iter().map(wish).collect(), &books);
         tokio::select! {
             () = session.run() => panic!("nothing is shared any more"),
             () = both_wait(&mut inbox) => {}
         }
-        let line = session.lines.iter().find(|line| line.origin == relays[0]);
+        let line = session.lines.iter().find(|line| *line.origin == *relays[0]);
         line.unwrap().tunnels.fail();
         let over = async {
             loop {
@@ -434,7 +451,8 @@ mod tests {
             let source = Source::Mcp(Serving::server(server));
             let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(600)));
             let target = ShareTarget::Server(at.to_string());
-            Wish { spec: ShareSpec { target, ..spec }, stop: CancellationToken::new() }
+            let spec = Box::new(ShareSpec { target, ..spec });
+            Wish { spec, stop: CancellationToken::new() }
         };
         let wishes: Vec<_> = (0..=AT_ONCE).map(wish).collect();
         let (last, stop) = (wishes[AT_ONCE].stop.clone(), CancellationToken::new());

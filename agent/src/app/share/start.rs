@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::access::Keyring;
+use super::access::{Found, Keyring};
 use super::keeper::{LAST_WORDS, off_thread};
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
@@ -22,7 +24,7 @@ use crate::tunnel::{HttpTarget, knock};
 /// A share that is about to start.
 pub(super) struct Starting {
     pub(super) at: usize,
-    pub(super) spec: ShareSpec,
+    pub(super) spec: Box<ShareSpec>,
     pub(super) gateway: Option<Gateway>,
     pub(super) stop: CancellationToken,
     /// Cancelled when all shares of the run end.
@@ -31,7 +33,9 @@ pub(super) struct Starting {
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all shares of a run need to know only once.
     pub(super) heirs: Arc<OnceCell<Inherited>>,
-    /// What the share has of its own ends with it.
+    /// Who may work on files.
+    pub(super) files: Arc<Semaphore>,
+    /// What belongs to the run.
     pub(super) scope: Scope,
 }
 
@@ -88,7 +92,7 @@ impl Starting {
 
     /// Returns what the share needs; `None` when it is given up, and then nothing of it stays.
     async fn make_ready(&self) -> Result<Option<Made>, ShareError> {
-        match self.unless_given_up(self.try_out()).await {
+        match self.unless_given_up(Box::pin(self.try_out())).await {
             Some(tried) => tried?,
             None => return Ok(None),
         }
@@ -112,8 +116,9 @@ impl Starting {
     }
 
     /// Does what is not needed any more once the share, or the whole run, is to end.
-    async fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.over.run_until_cancelled(self.stop.run_until_cancelled(work)).await.flatten()
+    fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+        let work = work.with_cancellation_token(&self.stop).with_cancellation_token(&self.over);
+        work.map(Option::flatten)
     }
 
     async fn try_out(&self) -> Result<(), ShareError> {
@@ -173,13 +178,16 @@ impl Starting {
             Some(name) => Some(name),
             None => self.heirs().await?.name(&target, &origin),
         };
+        let turn = Arc::clone(&self.files).acquire_owned().await;
         off_thread(move || {
+            let _turn = turn;
             let key = agent_key(&paths)?;
             let name = name.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
-            let keyring = Keyring::open(&paths, name, &origin, &target, access)?;
-            Ok((key, keyring))
+            let found = Found::open(&paths, name, &origin, &target, access)?;
+            Ok((key, found))
         })
         .await
+        .map(|(key, found)| (key, Keyring::of(&found)))
     }
 
     /// Returns the names that do not come from what is shared. All shares of a run look once.
@@ -195,7 +203,7 @@ impl Starting {
         gateway: &Gateway,
         keyring: &Keyring,
     ) -> Result<Reach, ShareError> {
-        let (access, policy) = watch::channel(keyring.policy());
+        let (access, policy) = watch::channel((*keyring.policy()).clone());
         let options = ListenOptions {
             host: local.host.clone(),
             port: local.port,

@@ -59,7 +59,7 @@ pub(in crate::cli) fn run_here(
         let (places, wishes): (Vec<_>, _) = specs
             .into_iter()
             .zip(stops)
-            .map(|((at, spec), stop)| (at, Wish { spec, stop }))
+            .map(|((at, spec), stop)| (at, Wish { spec: Box::new(spec), stop }))
             .unzip();
         let (events, mut inbox) = mpsc::channel(EVENTS);
         let sharing = writer.beside(share_all(wishes, paths, events, stop.clone()));

@@ -29,7 +29,7 @@ pub(super) struct Claims<'a> {
     roster: &'a Roster,
     table: Arc<Table>,
     /// The relay's origin, for people.
-    relay: String,
+    relay: Arc<str>,
     standings: Vec<Standing>,
     next_request: u32,
     /// Since when a share was up.
@@ -79,11 +79,11 @@ pub(super) enum Verdict {
 }
 
 impl<'a> Claims<'a> {
-    pub(super) fn new(roster: &'a Roster, table: Arc<Table>, relay: String) -> Self {
+    pub(super) fn new(roster: &'a Roster, table: Arc<Table>, relay: &str) -> Self {
         Self {
             roster,
             table,
-            relay,
+            relay: relay.into(),
             standings: Vec::new(),
             next_request: 0,
             up_since: None,
@@ -173,7 +173,7 @@ impl<'a> Claims<'a> {
         let now = Instant::now();
         let late = |s: &Standing| matches!(s.state, State::Asked(_, until) if until <= now);
         let late = self.standings.iter().any(late);
-        late.then(|| TunnelError::Timeout { relay: self.relay.clone() })
+        late.then(|| TunnelError::Timeout { relay: self.relay.to_string() })
     }
 
     /// Takes a share that the relay gave.
@@ -237,7 +237,8 @@ impl<'a> Claims<'a> {
         refusal: Refusal,
         of_session: impl Fn(&TunnelError) -> bool,
     ) -> Verdict {
-        let error = TunnelError::Refused { relay: self.relay.clone(), refusal: Box::new(refusal) };
+        let error =
+            TunnelError::Refused { relay: self.relay.to_string(), refusal: Box::new(refusal) };
         if of_session(&error) {
             return Verdict::OfSession(error);
         }
@@ -333,13 +334,13 @@ impl Up {
     }
 }
 
-fn info(claimed: &Claimed, relay: &str) -> ShareInfo {
+fn info(claimed: &Claimed, relay: &Arc<str>) -> ShareInfo {
     ShareInfo {
         name: claimed.name.clone(),
         url: claimed.url.clone(),
         generation: claimed.generation,
         ticket: Some(claimed.ticket.as_str().into()),
         expires_at: claimed.expires_at,
-        relay: relay.to_owned(),
+        relay: Arc::clone(relay),
     }
 }

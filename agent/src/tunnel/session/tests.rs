@@ -8,7 +8,7 @@ use mcpm_shared::proto::{CLAIM_TIMEOUT, DEAD_AFTER, Refusal};
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Digest;
 
-use super::super::share::Share;
+use super::super::share::{Share, StatusWatch};
 use super::super::testing::{FakeRelay, share, share_with};
 use super::super::{TunnelStatus, unix_now};
 use super::*;
@@ -25,7 +25,7 @@ struct Agent {
 impl Agent {
     /// Waits until a share stands as wanted.
     async fn until(&self, at: usize, wanted: impl Fn(&TunnelStatus) -> bool) {
-        let mut status = self.shares[at].status();
+        let mut status = StatusWatch::new(Arc::clone(&self.shares[at]), &self.roster);
         let stands = status.wait_for(|now| wanted(now));
         tokio::time::timeout(Duration::from_secs(60), stands).await.unwrap().unwrap();
     }
@@ -352,7 +352,7 @@ async fn a_share_that_is_given_up_is_released_alone_and_its_requests_are_cut() {
 async fn nothing_of_a_share_that_was_given_up_is_kept_while_the_session_goes_on() {
     let (roster, one) = (Roster::new(), share("one"));
     roster.add(Arc::clone(&one));
-    let mut claims = Claims::new(&roster, Arc::default(), "relay".to_owned());
+    let mut claims = Claims::new(&roster, Arc::default(), "relay");
     let Some(AgentMessage::Claim(claim)) = claims.next_message() else { panic!("no claim") };
     claims.claimed(&Claimed {
         request: claim.request,
