@@ -8,6 +8,7 @@ mod stream;
 mod ws;
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -173,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Driver<S> {
     async fn run(mut self, close: CancellationToken) -> Result<(), MuxError> {
         let work =
             poll_fn(|cx| if self.lets_others_by(cx) { Poll::Pending } else { self.poll(cx) });
-        if let Either::Left((ended, _)) = select(work, Over::from(close)).await {
+        if let Either::Left((ended, _)) = select(work, pin!(Over::from(close))).await {
             return ended;
         }
         // yamux's own close would leave readers of open streams waiting; dropping the connection

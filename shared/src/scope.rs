@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -39,7 +41,7 @@ impl Scope {
     /// Runs a task that is dropped at its next await point when the scope is cancelled.
     pub fn spawn_until_cancelled(&self, task: impl Future<Output = ()> + Send + 'static) {
         // No `async` around it, nor a function that is: each would keep the room of the task twice.
-        self.tasks.spawn(Until { task, over: self.over() });
+        self.tasks.spawn(Until { task, over: self.over(), begun: false });
     }
 
     /// Runs a task that the rest needs: when it ends, even by panic, the scope is cancelled.
@@ -71,7 +73,6 @@ impl Scope {
     }
 
     /// Returns what waits until the scope is cancelled, for a task that is polled often.
-    #[must_use]
     pub fn over(&self) -> Over {
         Over::from(self.cancel.clone())
     }
@@ -101,26 +102,63 @@ impl Scope {
     }
 }
 
-/// Waits for a cancellation. To be polled once more costs it next to nothing: a token's own future takes two locks then, which
-/// all tasks share that wait for the same token.
+pin_project! {
+    /// Waits for a cancellation. To be polled once more costs it next to nothing: a token's own future takes two locks then,
+    /// which all tasks share that wait for the same token.
+    #[derive(Debug)]
+    #[must_use = "it waits only while it is polled"]
+    pub struct Over {
+        #[pin]
+        cancelled: WaitForCancellationFutureOwned,
+        own: Arc<Own>,
+        waker: Waker,
+    }
+}
+
+/// The waker that the token has.
 #[derive(Debug)]
-#[must_use = "it waits only while it is polled"]
-pub struct Over(
-    // Polls what it has only when that was woken.
-    FuturesUnordered<WaitForCancellationFutureOwned>,
-);
+struct Own {
+    /// Whether the token is to be asked.
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Own {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
 
 impl From<CancellationToken> for Over {
     fn from(token: CancellationToken) -> Self {
-        Self(FuturesUnordered::from_iter([token.cancelled_owned()]))
+        let own = Arc::new(Own { woken: AtomicBool::new(true), task: AtomicWaker::new() });
+        let waker = Waker::from(Arc::clone(&own));
+        Self { cancelled: token.cancelled_owned(), own, waker }
     }
 }
 
 impl Future for Over {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_next_unpin(cx).map(drop)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        // Before the look: a wake after it goes to this task.
+        this.own.task.register(cx.waker());
+        if !this.own.woken.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        this.own.woken.store(false, Ordering::Relaxed);
+        let polled = this.cancelled.poll(&mut Context::from_waker(this.waker));
+        if polled.is_ready() {
+            // Whoever asks again is told the same.
+            this.own.woken.store(true, Ordering::Relaxed);
+        }
+        polled
     }
 }
 
@@ -129,7 +167,9 @@ pin_project! {
     struct Until<F> {
         #[pin]
         task: F,
+        #[pin]
         over: Over,
+        begun: bool,
     }
 }
 
@@ -137,16 +177,25 @@ impl<F: Future<Output = ()>> Future for Until<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        match this.over.poll_unpin(cx) {
+        let mut this = self.project();
+        // What is begun too late does nothing; what can end now does, though the scope is over.
+        if !std::mem::replace(this.begun, true) && this.over.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.task.poll(cx) {
             Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => this.task.poll(cx),
+            Poll::Pending => this.over.poll(cx),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::mpsc;
+
     use super::*;
 
     #[tokio::test]
@@ -159,28 +208,62 @@ mod tests {
         assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
     }
 
+    /// A task that rests for ever, and whose end is told.
+    fn rest(scope: &Scope, left: &mpsc::Sender<()>) {
+        let left = left.clone();
+        scope.spawn_until_cancelled(async move {
+            let _left = left;
+            std::future::pending::<()>().await;
+        });
+    }
+
     #[tokio::test]
-    async fn a_task_that_is_never_done_ends_with_its_scope() {
+    async fn tasks_that_rest_are_woken_by_the_end_of_their_scope() {
         let (scope, parent) = (Scope::new(), Scope::new());
-        let (left, mut gone) = tokio::sync::mpsc::channel::<()>(1);
-        for scope in [&scope, &parent.child()] {
-            let left = left.clone();
-            scope.spawn_until_cancelled(async move {
-                let _left = left;
-                loop {
-                    tokio::task::yield_now().await;
-                }
-            });
-        }
+        let (left, mut gone) = mpsc::channel(1);
+        rest(&scope, &left);
+        rest(&parent.child(), &left);
         drop(left);
         tokio::task::yield_now().await;
-        assert!(gone.try_recv() == Err(tokio::sync::mpsc::error::TryRecvError::Empty));
+        assert_eq!(gone.try_recv(), Err(mpsc::error::TryRecvError::Empty));
         scope.cancel();
         parent.cancel();
         assert_eq!(gone.recv().await, None);
-        // What is begun too late does nothing.
-        scope.spawn_until_cancelled(async { unreachable!("the scope is over") });
-        assert_eq!(scope.drain(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_begun_too_late_does_nothing_and_what_can_end_does() {
+        let (scope, (told, mut heard)) = (Scope::new(), mpsc::channel(2));
+        let (early, late) = (told.clone(), told);
+        let ends = scope.clone();
+        scope.spawn_until_cancelled(async move {
+            ends.cancelled().await;
+            early.send("early").await.unwrap();
+        });
+        tokio::task::yield_now().await;
+        scope.cancel();
+        scope.spawn_until_cancelled(async move { late.send("late").await.unwrap() });
+        assert_eq!(heard.recv().await, Some("early"));
+        assert_eq!(heard.recv().await, None);
+    }
+
+    #[test]
+    fn to_wait_for_a_cancellation_wakes_nobody_before_it_comes() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let (scope, count) = (Scope::new(), Arc::new(Count(AtomicUsize::new(0))));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut over = pin!(scope.over());
+        let mut poll = || over.as_mut().poll(&mut Context::from_waker(&waker));
+        assert_eq!((poll(), poll()), (Poll::Pending, Poll::Pending));
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        scope.cancel();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!((poll(), poll()), (Poll::Ready(()), Poll::Ready(())));
     }
 
     #[tokio::test]
