@@ -24,13 +24,15 @@ const SEPARATOR: &str = "\u{1f}";
 const OF_START: u32 = 100;
 /// How much everything counts more than it does: a compiler that divides counts among the parts of a function drops fractions.
 const OF_ALL: u32 = 100;
-/// How a script of `cargo xtask order` names what was compiled here.
-const ANY_HASH: &str = "17h*E";
 /// So that a linker script finds functions by their names alone.
 const BY_NAME: &str = "-Cllvm-args=-profile-guided-section-prefix=false";
 /// What never ran in a function stands apart from the rest of it, in `.text.split.NAME`.
-const APART: [&str; 2] =
-    ["-Cllvm-args=-enable-split-machine-functions", "-Cllvm-args=-mfs-psi-cutoff=0"];
+/// Compilers do that for ELF.
+const APART: &[&str] = if cfg!(target_os = "linux") {
+    &["-Cllvm-args=-enable-split-machine-functions", "-Cllvm-args=-mfs-psi-cutoff=0"]
+} else {
+    &[]
+};
 
 /// Returns where the programs are that were made last.
 pub(crate) fn made(tree: &Tree) -> Result<PathBuf, Failed> {
@@ -56,7 +58,7 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     }
     let profdata = profdata(tree)?;
     let work = tree.target.join("xtask").join("dist");
-    drop(fs::remove_dir_all(&work));
+    clear(&work)?;
     let (start, load) = play(tree, &work)?;
     for (package, program) in PROGRAMS {
         let started = merge(tree, &profdata, (&[(&start, 1)], Some(program)), &work)?;
@@ -66,6 +68,16 @@ pub(crate) fn run(tree: &Tree) -> Result<(), Failed> {
     let weighed: [(&Path, u32); 2] = [(&start, OF_ALL * OF_START), (&load, OF_ALL)];
     let all = merge(tree, &profdata, (&weighed, None), &work)?;
     make(tree, &all, &work)
+}
+
+/// Removes a folder, so that nothing of an earlier run is in this one.
+fn clear(folder: &Path) -> Result<(), Failed> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failed::new(format!("remove {}", folder.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Builds programs that count what they run, and plays with them; returns where they wrote it, of what all starts run and of
@@ -93,12 +105,12 @@ fn play(tree: &Tree, work: &Path) -> Result<(PathBuf, PathBuf), Failed> {
 /// Builds the programs by a profile, and puts them where they are looked for.
 fn make(tree: &Tree, profile: &Path, work: &Path) -> Result<(), Failed> {
     // Cargo sees no change of the profile, which is in the same place as the last.
-    drop(fs::remove_dir_all(folder(tree).join("build/made")));
+    clear(&folder(tree).join("build/made"))?;
     let by_profile = format!("-Cprofile-use={}", profile.display());
     let made = Builds {
         tree,
         target: folder(tree).join("build/made"),
-        flags: [&[&*by_profile, BY_NAME], &APART[..]].concat().join(SEPARATOR),
+        flags: [&[&*by_profile, BY_NAME], APART].concat().join(SEPARATOR),
         order: Some(work),
     };
     for (_, program) in PROGRAMS {
@@ -215,14 +227,21 @@ fn write_script(package: &Path, names: &[String], to: &Path) -> Result<(), Faile
     fs::write(to, text).map_err(|error| Failed::new(format!("write {}", to.display()), error))
 }
 
-/// Adds functions to a script of `cargo xtask order`, behind those it has of libraries that came compiled. It names the others
-/// whatever their hash, and of those it is known here which ran.
+/// Adds functions to a script of `cargo xtask order`, behind those it has of libraries that came compiled. Of all others it is
+/// known here which ran, and the script's patterns would match what stands apart of them too.
 fn with_names(script: &str, names: &[String]) -> Option<String> {
     let (head, tail) = script.split_once("  }\n}\n")?;
-    let came_compiled = |line: &&str| !line.contains(ANY_HASH);
-    let head: String = head.lines().filter(came_compiled).map(any_copy).collect();
+    let head: String = head.lines().filter(|line| !was_compiled_here(line)).map(any_copy).collect();
     let lines: String = names.iter().map(|name| format!("    *(.text.{name})\n")).collect();
     Some(format!("{head}{lines}  }}\n}}\n{tail}"))
+}
+
+/// Tells whether a line of a script names a function by its hash, `_ZN…17h0123456789abcdefE`, or by any hash. Rust's own libraries
+/// come with names of another kind.
+fn was_compiled_here(line: &str) -> bool {
+    let Some((_, hash)) = line.rsplit_once("17h") else { return false };
+    let end = hash.find(|c: char| !matches!(c, '0'..='9' | 'a'..='f')).unwrap_or(0);
+    hash[end..].starts_with('E') || hash[end..].starts_with("*E")
 }
 
 /// Makes a line of a script name a function whatever the number that a linker gave this copy of it: `NAME.1234`.
@@ -248,7 +267,8 @@ mod tests {
             names,
             ["_ZN4mcpm3two17h0123456789abcdefE", "_ZN4mcpm4main17h0123456789abcdefE"]
         );
-        let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.4711)\n    *(.text*._ZN9hashbrown3map17h*E)\n  }\n}\n\
+        let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.4711)\n    *(.text*._ZN9hashbrown3map17h*E)\n    \
+                      *(.text*._ZN9hashbrown3raw17h0123456789abcdefE)\n  }\n}\n\
                       INSERT BEFORE .text;\n";
         let text = with_names(script, &names[..1]).unwrap();
         assert_eq!(

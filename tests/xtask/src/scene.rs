@@ -1,4 +1,5 @@
-//! What the programs are watched at: a relay, a share through it, and a local gateway, with a call each.
+//! What the programs are watched at: a relay, a share through it, and a local gateway, with a call each; and a share as a
+//! person starts it.
 //!
 //! `load` plays on, with many at a time.
 
@@ -55,6 +56,7 @@ impl<'a> Stage<'a> {
         fs::create_dir_all(work)
             .and_then(|()| fs::write(work.join("servers.json"), servers))
             .and_then(|()| fs::write(work.join("profiles_metadata.json"), r#"{"both":{}}"#))
+            .and_then(|()| fs::create_dir_all(work.join("home")))
             .map_err(|error| Failed::new("prepare a home", error))?;
         Ok(Self { bins, work, watcher })
     }
@@ -75,7 +77,7 @@ impl<'a> Stage<'a> {
     /// The agent as a person starts it, who has a home folder.
     fn agent_at_home(&self, name: &'static str, args: &[&str]) -> Result<(Player, String), Failed> {
         let mut command = self.command(name, "mcpm");
-        command.env("HOME", self.work.join("home"));
+        command.env("HOME", self.work.join("home")).env_remove("MCPM_CONFIG_DIR");
         self.start(name, command, args)
     }
 
