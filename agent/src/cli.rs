@@ -316,9 +316,10 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
     }
 }
 
-/// How long a thread that reads and writes files waits for more of it: less than from one look at a file of tokens to the next,
-/// so that a program that rests has no such thread.
-const IDLE_THREAD: Duration = Duration::from_millis(100);
+/// How long a thread that reads and writes files waits for more of it.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+/// The same where files of tokens are looked at four times a second: a thread keeps a heap, and none is kept between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// How many threads a command deserves.
 #[derive(Clone, Copy, Debug)]
@@ -336,15 +337,13 @@ fn block_on<T>(
     threads: Threads,
     work: impl Future<Output = Result<T, CliError>>,
 ) -> Result<T, CliError> {
-    let mut builder = match threads {
-        Threads::One => tokio::runtime::Builder::new_current_thread(),
-        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    let (mut builder, idle) = match threads {
+        Threads::One => (tokio::runtime::Builder::new_current_thread(), IDLE_THREAD),
+        Threads::Many => (tokio::runtime::Builder::new_multi_thread(), BETWEEN_LOOKS),
     };
     let runtime = builder
         .enable_all()
-        // Threads for files come in a burst when many things are shared; each keeps a heap as long as it lives, and a file
-        // looked at now and then would keep them all.
-        .thread_keep_alive(IDLE_THREAD)
+        .thread_keep_alive(idle)
         .build()
         .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
     // Boxed: on the stack of the main thread each function that it is handed to would keep room for it.

@@ -433,6 +433,46 @@ mod tests {
         drop(runtime);
     }
 
+    /// The time stands while threads work, so nothing here ends by patience.
+    #[tokio::test(start_paused = true)]
+    async fn a_share_that_waits_for_its_turn_ends_as_soon_as_it_is_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let (relay, held) = (nobody(), crate::fs::lock(&paths.agent_key()).unwrap());
+        let wish = |name: &str| {
+            let spec = spec(Source::Http("9".parse().unwrap()), &relay, Patience::Retries(0));
+            let target = ShareTarget::Server(name.to_owned());
+            let spec = ShareSpec { target, name: Some(name.parse().unwrap()), ..spec };
+            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
+        };
+        let wishes: Vec<_> = ["one", "two", "three"].map(wish).into();
+        let stops: Vec<_> = wishes.iter().map(|wish| wish.stop.clone()).collect();
+        let (events, mut inbox) = mpsc::channel(16);
+        let sharing = share_all(wishes, &paths, events, CancellationToken::new());
+        let follow = async {
+            let (mut tried, mut over, mut held) = (0, 0, Some(held));
+            while let Some((_, event)) = inbox.recv().await {
+                match event {
+                    // Nobody listens there. Two have their turn after it, and find the lock taken.
+                    ShareEvent::Warning(_) => tried += 1,
+                    ShareEvent::Over(result) => {
+                        result.unwrap();
+                        over += 1;
+                        held = None;
+                    }
+                    _ => {}
+                }
+                if tried == 3 {
+                    stops.iter().for_each(CancellationToken::cancel);
+                }
+            }
+            (over, held.is_none())
+        };
+        let ((), ended) = tokio::join!(sharing, follow);
+        assert_eq!(ended, (3, true));
+        assert!(crate::credentials::list(&paths).unwrap().is_empty());
+    }
+
     #[tokio::test]
     async fn of_several_shares_each_ends_by_itself_and_says_how() {
         let dir = tempfile::tempdir().unwrap();

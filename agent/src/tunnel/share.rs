@@ -57,7 +57,7 @@ struct Told {
 pub struct StatusWatch {
     share: Arc<Share>,
     news: watch::Receiver<()>,
-    /// How often it was told when somebody looked last.
+    /// How often it was told at the last look for what is new.
     seen: u64,
 }
 
@@ -72,7 +72,7 @@ impl StatusWatch {
         Arc::clone(&self.share.told().status)
     }
 
-    /// Returns where the share stands if that was told since the last time.
+    /// Returns where the share stands if that was told since the last time that this returned it.
     pub fn take_new(&mut self) -> Option<Arc<TunnelStatus>> {
         let told = self.share.told();
         let before = std::mem::replace(&mut self.seen, told.times);
@@ -289,5 +289,45 @@ impl Roster {
                 self.end(&share, came_to_its_end());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::share;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_told_is_new_once_to_each_follower_also_when_it_is_the_same() {
+        let (roster, share) = (Roster::new(), share("one"));
+        let mut follower = StatusWatch::new(Arc::clone(&share), &roster);
+        assert!(follower.take_new().is_some(), "the first look");
+        assert!(follower.take_new().is_none());
+        let error = TunnelError::Lost("gone".to_owned());
+        for _ in 0..2 {
+            roster.waiting(&share, &error, "gone".to_owned(), Duration::ZERO);
+            let told = follower.take_new().unwrap();
+            assert!(
+                matches!(&*told, TunnelStatus::Reconnecting { reason, .. } if reason == "gone")
+            );
+            assert!(follower.take_new().is_none());
+        }
+        assert!(StatusWatch::new(share, &roster).take_new().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_share_is_woken_by_what_is_told_of_it_and_by_the_end_of_all() {
+        let (roster, one, other) = (Roster::new(), share("one"), share("other"));
+        let mut follower = StatusWatch::new(Arc::clone(&one), &roster);
+        let telling = async {
+            tokio::task::yield_now().await;
+            roster.stopped(&other);
+            tokio::task::yield_now().await;
+            roster.stopped(&one);
+        };
+        let (told, ()) = tokio::join!(follower.wait_for(TunnelStatus::is_over), telling);
+        assert!(matches!(&*told.unwrap(), TunnelStatus::Ended(_)));
+        drop(roster);
+        assert!(follower.wait_for(|_| false).await.is_err());
     }
 }

@@ -175,7 +175,7 @@ impl Keyring {
 
     /// Takes what a look found; returns the policy if it changed since.
     ///
-    /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that.
+    /// A file that went away or turned corrupt lets nobody in, unless the share is public: whoever removed it wants that.
     pub(super) fn take(
         &mut self,
         Look(version, read): Look,
@@ -287,6 +287,19 @@ mod tests {
         let mut keyring = open(&paths, Access::Link);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(*keyring.refresh().await.unwrap().unwrap(), AccessPolicy::default());
+    }
+
+    #[tokio::test]
+    async fn a_public_share_stays_public_whatever_becomes_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let path = paths.shares().join("time-abc@r.example.json");
+        let mut keyring = open(&paths, Access::Public);
+        std::fs::write(&path, "{").unwrap();
+        assert!(keyring.refresh().await.unwrap().is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(keyring.refresh().await.is_none());
+        assert!(keyring.policy().public);
     }
 
     #[test]

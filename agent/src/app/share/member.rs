@@ -174,8 +174,14 @@ impl Member {
                 (policy, ShareEvent::TokensChanged { tokens })
             }
             Err(error) => {
-                let warning = format!("nobody can visit: {}", in_full(&error));
-                (self.keyring.policy(), ShareEvent::Warning(warning))
+                let (policy, error) = (self.keyring.policy(), in_full(&error));
+                let warning = match policy.public {
+                    true => {
+                        format!("the share stays public, but its file is not understood: {error}")
+                    }
+                    false => format!("nobody can visit: {error}"),
+                };
+                (policy, ShareEvent::Warning(warning))
             }
         };
         self.admit(policy);

@@ -29,7 +29,8 @@ use crate::usage::Recorder;
 const LOOK: Duration = Duration::from_millis(250);
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
-/// How many threads read and write their files: each leaves a heap behind, and one may wait for somebody's lock.
+/// How many have their credentials read or made at a time: each takes a thread, which leaves a part of its heap behind, and one
+/// may wait for somebody's lock.
 const FILES: usize = 2;
 
 /// The shares of one run.

@@ -33,7 +33,7 @@ pub(super) struct Starting {
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all shares of a run need to know only once.
     pub(super) heirs: Arc<OnceCell<Inherited>>,
-    /// Who may work on files.
+    /// Whose turn it is to open its file.
     pub(super) files: Arc<Semaphore>,
     /// What belongs to the run.
     pub(super) scope: Scope,
@@ -96,6 +96,8 @@ impl Starting {
             Some(tried) => tried?,
             None => return Ok(None),
         }
+        let turn = Arc::clone(&self.files).acquire_owned();
+        let Some(turn) = self.unless_given_up(turn).await else { return Ok(None) };
         // Only now: what does not work leaves no tokens behind. The work goes on whoever waits for it,
         // so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
         let patience = async {
@@ -103,7 +105,7 @@ impl Starting {
             tokio::time::sleep(LAST_WORDS).await;
         };
         let (key, keyring) = tokio::select! {
-            made = self.credentials() => made?,
+            made = self.credentials(turn) => made?,
             () = patience => return Ok(None),
         };
         let failed = match self.unless_given_up(self.reach(&keyring)).await {
@@ -167,8 +169,11 @@ impl Starting {
         }
     }
 
-    /// Reads the credentials of the share, or makes them.
-    async fn credentials(&self) -> Result<(AgentKey, Keyring), CredentialError> {
+    /// Reads the credentials of the share, or makes them, and ends its turn.
+    async fn credentials(
+        &self,
+        turn: impl Send + 'static,
+    ) -> Result<(AgentKey, Keyring), CredentialError> {
         let spec = &self.spec;
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
         let origin =
@@ -178,7 +183,6 @@ impl Starting {
             Some(name) => Some(name),
             None => self.heirs().await?.name(&target, &origin),
         };
-        let turn = Arc::clone(&self.files).acquire_owned().await;
         off_thread(move || {
             let _turn = turn;
             let key = agent_key(&paths)?;
