@@ -152,6 +152,7 @@ impl Future for Over {
         if !this.own.woken.load(Ordering::Acquire) {
             return Poll::Pending;
         }
+        // No wake is lost: nobody has the waker before the first poll, and what wakes later is the end itself.
         this.own.woken.store(false, Ordering::Relaxed);
         let polled = this.cancelled.poll(&mut Context::from_waker(this.waker));
         if polled.is_ready() {
@@ -255,15 +256,29 @@ mod tests {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let (scope, count) = (Scope::new(), Arc::new(Count(AtomicUsize::new(0))));
-        let waker = Waker::from(Arc::clone(&count));
+        let count = || Arc::new(Count(AtomicUsize::new(0)));
+        let (scope, [before, now]) = (Scope::new(), [count(), count()]);
         let mut over = pin!(scope.over());
-        let mut poll = || over.as_mut().poll(&mut Context::from_waker(&waker));
-        assert_eq!((poll(), poll()), (Poll::Pending, Poll::Pending));
-        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        let mut poll = |count: &Arc<Count>| {
+            let waker = Waker::from(Arc::clone(count));
+            over.as_mut().poll(&mut Context::from_waker(&waker))
+        };
+        let woken = || [&before, &now].map(|count| count.0.load(Ordering::Relaxed));
+        assert_eq!((poll(&before), poll(&now)), (Poll::Pending, Poll::Pending));
+        assert_eq!(woken(), [0, 0]);
         scope.cancel();
-        assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert_eq!((poll(), poll()), (Poll::Ready(()), Poll::Ready(())));
+        assert_eq!(woken(), [0, 1], "it was given to another task");
+        assert_eq!((poll(&now), poll(&now)), (Poll::Ready(()), Poll::Ready(())));
+    }
+
+    #[test]
+    fn the_token_is_asked_again_only_when_it_woke() {
+        let scope = Scope::new();
+        let mut over = pin!(scope.over());
+        assert!(over.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(!over.own.woken.load(Ordering::Relaxed));
+        scope.cancel();
+        assert!(over.own.woken.load(Ordering::Relaxed));
     }
 
     #[tokio::test]
