@@ -236,7 +236,7 @@ fn with_names(script: &str, names: &[String]) -> Option<String> {
     Some(format!("{head}{lines}  }}\n}}\n{tail}"))
 }
 
-/// Tells whether a line of a script names a function by its hash, `_ZN…17h0123456789abcdefE`, or by any hash. Rust's own libraries
+/// Tells whether a line of a script names a function by its hash, `_ZN…17h0123456789abcdefE`, or by any. Rust's own libraries
 /// come with names of another kind.
 fn was_compiled_here(line: &str) -> bool {
     let Some((_, hash)) = line.rsplit_once("17h") else { return false };
@@ -268,12 +268,12 @@ mod tests {
             ["_ZN4mcpm3two17h0123456789abcdefE", "_ZN4mcpm4main17h0123456789abcdefE"]
         );
         let script = "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.4711)\n    *(.text*._ZN9hashbrown3map17h*E)\n    \
-                      *(.text*._ZN9hashbrown3raw17h0123456789abcdefE)\n  }\n}\n\
+                      *(.text*._ZN9hashbrown3raw17h0123456789abcdefE.6206)\n    *(.text*._RNvMNtCs17h_3std7now)\n  }\n}\n\
                       INSERT BEFORE .text;\n";
         let text = with_names(script, &names[..1]).unwrap();
         assert_eq!(
             text,
-            "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.*)\n    \
+            "SECTIONS\n{\n  .text.order :\n  {\n    *(.text*.read_addr.*)\n    *(.text*._RNvMNtCs17h_3std7now)\n    \
              *(.text._ZN4mcpm3two17h0123456789abcdefE)\n  }\n}\nINSERT BEFORE .text;\n"
         );
     }
