@@ -438,9 +438,11 @@ mod tests {
     async fn a_share_that_waits_for_its_turn_ends_as_soon_as_it_is_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        let (relay, held) = (nobody(), crate::fs::lock(&paths.agent_key()).unwrap());
+        let (relay, service) = (nobody(), nobody());
+        let held = crate::fs::lock(&paths.agent_key()).unwrap();
         let wish = |name: &str| {
-            let spec = spec(Source::Http("9".parse().unwrap()), &relay, Patience::Retries(0));
+            let source = Source::Http(service.parse().unwrap());
+            let spec = spec(source, &relay, Patience::Retries(0));
             let target = ShareTarget::Server(name.to_owned());
             let spec = ShareSpec { target, name: Some(name.parse().unwrap()), ..spec };
             Wish { spec: Box::new(spec), stop: CancellationToken::new() }

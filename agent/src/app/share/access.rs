@@ -175,7 +175,7 @@ impl Keyring {
 
     /// Takes what a look found; returns the policy if it changed since.
     ///
-    /// A file that went away or turned corrupt lets nobody in, unless the share is public: whoever removed it wants that.
+    /// A file that went away or turned corrupt lets nobody in: whoever removed it wants that. A public share stays public.
     pub(super) fn take(
         &mut self,
         Look(version, read): Look,

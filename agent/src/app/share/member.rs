@@ -10,6 +10,7 @@ use super::access::{Keyring, Look};
 use super::error::in_full;
 use super::start::{Reach, Ready};
 use super::{Patience, ShareError, ShareEvent, Up};
+use crate::credentials::CredentialError;
 use crate::gateway::Gateway;
 use crate::tunnel::{ShareInfo, StatusWatch, Tunnel, TunnelStats, TunnelStatus};
 
@@ -174,13 +175,8 @@ impl Member {
                 (policy, ShareEvent::TokensChanged { tokens })
             }
             Err(error) => {
-                let (policy, error) = (self.keyring.policy(), in_full(&error));
-                let warning = match policy.public {
-                    true => {
-                        format!("the share stays public, but its file is not understood: {error}")
-                    }
-                    false => format!("nobody can visit: {error}"),
-                };
+                let policy = self.keyring.policy();
+                let warning = warning(&policy, &error);
                 (policy, ShareEvent::Warning(warning))
             }
         };
@@ -265,5 +261,28 @@ impl First {
     fn unreachable(&mut self, tried: String) -> ShareError {
         let (reason, hint) = (self.reason.take(), self.hint.take());
         ShareError::Unreachable { relay: self.relay.clone(), tried, reason, hint }
+    }
+}
+
+/// Says what it means that the file of a share cannot be read.
+fn warning(policy: &AccessPolicy, error: &CredentialError) -> String {
+    let error = in_full(error);
+    match policy.public {
+        true => format!("the share stays public, but its file cannot be read: {error}"),
+        false => format!("nobody can visit: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_with_what_that_means_for_visitors() {
+        let error = CredentialError::UnknownShare("time@r".to_owned());
+        let told = |policy: AccessPolicy| warning(&policy, &error);
+        let (public, closed) = (told(AccessPolicy::public()), told(AccessPolicy::default()));
+        assert!(public.starts_with("the share stays public") && public.contains("time@r"));
+        assert!(closed.starts_with("nobody can visit") && closed.contains("time@r"));
     }
 }
