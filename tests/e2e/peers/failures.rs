@@ -122,7 +122,10 @@ async fn who_comes_too_often_is_told_how_long_to_wait() {
 #[tokio::test]
 async fn a_share_that_never_came_up_is_in_nobodys_way() {
     let stage = working();
-    let address = format!("http://127.0.0.1:{}", free_port());
+    // Bound, so that the relay does not get this port, and nobody listens.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = format!("http://{}", nobody.local_addr().unwrap());
     stage.mcpm_fails(&["share", "demo", "--address", &address, "--retry", "0"]).await;
     let relay = stage.relay(&[]).await;
     let (addr, first) = (relay.addr.to_string(), stage.share(&relay, &["demo"]).await);
