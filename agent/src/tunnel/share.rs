@@ -51,8 +51,8 @@ struct Told {
 
 /// Where a share stands, now and as it changes. The first look finds something new.
 ///
-/// All shares of a process at one relay wake their followers together: there may be hundreds, and a channel each takes more
-/// room than all the rest of a share.
+/// All shares of a process at one relay wake their followers together: there may be hundreds, and a channel each would take
+/// some 400 bytes.
 #[derive(Clone, Debug)]
 pub struct StatusWatch {
     share: Arc<Share>,

@@ -166,7 +166,7 @@ impl Keyring {
         &self.file
     }
 
-    /// Returns what looks at the file again, to be run where it may block.
+    /// Returns the file and what is known of it, for a look.
     pub(super) fn watched(&self) -> Watched {
         // Never the version after a write of ours: somebody may have revoked a token just before
         // we wrote, and the next look must see it.
@@ -213,7 +213,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Looks whether the file has changed.
+    /// Looks whether the file has changed. To be run where it may block.
     pub(super) fn look(self) -> Option<Look> {
         let version = self.file.version();
         (Some(version) != self.seen).then(|| Look(version, self.file.read()))
