@@ -3,6 +3,8 @@
 //! Reading never writes: no folder or file comes into being because somebody looked. This module
 //! does not know what the files mean.
 
+mod drafts;
+
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -14,19 +16,13 @@ use serde::de::DeserializeOwned;
 
 use crate::hint::Hint;
 
+pub(crate) use self::drafts::{DRAFT, draft_in, sweep};
+
 /// How long to wait for a lock. Holders read, change and write one small file; one that takes
 /// longer is stuck.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long between two tries to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// How the names of files begin that are not finished yet.
-pub(crate) const DRAFT: &str = ".mcpm-";
-/// How old such a file is when nobody will ever finish it. To write one takes milliseconds; who
-/// downloads one writes to it all the time.
-const ABANDONED: Duration = Duration::from_secs(60);
-/// The same for a folder: nothing shows that somebody works deep inside of it.
-const ABANDONED_FOLDER: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// The places of all our files, below one folder.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -308,31 +304,6 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
         Ok(())
     };
     write().map_err(|source| FsError::Write { path: path.to_owned(), source })
-}
-
-/// Makes a file for its owner alone that gets its name when it is finished, and removes those that
-/// a process began and did not live to finish.
-pub(crate) fn draft_in(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
-    sweep(dir);
-    tempfile::Builder::new().prefix(DRAFT).tempfile_in(dir)
-}
-
-/// Removes files and folders that nobody will ever finish. What cannot be removed stays: the next
-/// one who writes there tries again.
-pub(crate) fn sweep(dir: &Path) {
-    let Ok(listed) = fs::read_dir(dir) else { return };
-    for entry in listed.flatten() {
-        if !entry.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
-            continue;
-        }
-        let Ok(about) = entry.metadata() else { continue };
-        let age = about.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-        let _stays = match about.is_dir() {
-            true if age > ABANDONED_FOLDER => fs::remove_dir_all(entry.path()),
-            false if age > ABANDONED => fs::remove_file(entry.path()),
-            _ => Ok(()),
-        };
-    }
 }
 
 /// Removes files and folders with all that is in them; tells whether any was there.

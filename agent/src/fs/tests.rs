@@ -44,22 +44,6 @@ fn a_symbolic_link_survives_a_write() {
 }
 
 #[test]
-fn what_a_dead_process_began_is_removed_by_the_next_one_who_writes() {
-    let dir = tempfile::tempdir().unwrap();
-    let begun = |name: &str, age: Duration| {
-        let path = dir.path().join(name);
-        let file = File::create(&path).unwrap();
-        file.set_modified(std::time::SystemTime::now() - age).unwrap();
-        path
-    };
-    let old = begun(".mcpm-old", ABANDONED * 2);
-    let young = begun(".mcpm-young", Duration::ZERO);
-    let other = begun("mine.tmp", ABANDONED * 2);
-    write_private(&dir.path().join("x.json"), b"{}").unwrap();
-    assert!(!old.exists() && young.exists() && other.exists());
-}
-
-#[test]
 fn a_lock_excludes_until_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.json");
