@@ -1,6 +1,5 @@
 //! Which share a data stream is for: the names that one session has, by the id in the stream's head.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,13 +14,15 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 /// The shares of one session. It outlives the session on a connection that lingers.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    shares: RwLock<HashMap<u32, Served>>,
+    /// By id. A relay counts up, so that nearly all come at the end; a map would take twice the room.
+    shares: RwLock<Vec<Served>>,
     /// The highest id so far; a relay counts up.
     latest: watch::Sender<u32>,
 }
 
 #[derive(Debug)]
 struct Served {
+    id: u32,
     generation: u64,
     share: Arc<Share>,
 }
@@ -30,14 +31,21 @@ impl Table {
     /// Adds what the relay said of a share.
     pub(super) fn add(&self, id: u32, generation: u64, share: Arc<Share>) {
         let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
-        shares.insert(id, Served { generation, share });
+        let served = Served { id, generation, share };
+        match shares.binary_search_by_key(&id, |served| served.id) {
+            Ok(at) => shares[at] = served,
+            Err(at) => shares.insert(at, served),
+        }
         drop(shares);
         self.latest.send_if_modified(|latest| std::mem::replace(latest, id.max(*latest)) < id);
     }
 
     /// Forgets a share.
     pub(super) fn remove(&self, id: u32) {
-        self.shares.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(at) = shares.binary_search_by_key(&id, |served| served.id) {
+            shares.remove(at);
+        }
     }
 
     /// Finds the share of a stream; one that the relay is about to name is waited for.
@@ -55,7 +63,8 @@ impl Table {
 
     fn look(&self, head: StreamHead) -> Result<Arc<Share>, Verdict> {
         let shares = self.shares.read().unwrap_or_else(PoisonError::into_inner);
-        match shares.get(&head.share) {
+        let found = shares.binary_search_by_key(&head.share, |served| served.id);
+        match found.ok().map(|at| &shares[at]) {
             None => Err(Verdict::UnknownShare),
             Some(served) if served.share.is_over() => Err(Verdict::UnknownShare),
             Some(served) if served.generation != head.generation => Err(Verdict::StaleGeneration),
@@ -85,6 +94,24 @@ mod tests {
         let before = tokio::time::Instant::now();
         assert_eq!(table.find(StreamHead::http(1, 7)).await.unwrap_err(), Verdict::UnknownShare);
         assert_eq!(before.elapsed(), Duration::ZERO, "an id of the past comes never");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ids_may_come_in_any_order_and_once_more() {
+        let table = Table::default();
+        for (id, generation, name) in [(5, 1, "five"), (2, 1, "two"), (9, 1, "nine"), (2, 3, "new")]
+        {
+            table.add(id, generation, share(name));
+        }
+        table.remove(7);
+        table.remove(9);
+        let name = |found: Arc<Share>| found.wanted.name.to_string();
+        assert_eq!(table.find(StreamHead::http(5, 1)).await.map(name).unwrap(), "five");
+        assert_eq!(table.find(StreamHead::http(2, 3)).await.map(name).unwrap(), "new");
+        let gone = [StreamHead::http(2, 1), StreamHead::http(9, 1)].map(|head| table.find(head));
+        let [stale, removed] = gone;
+        assert_eq!(stale.await.unwrap_err(), Verdict::StaleGeneration);
+        assert_eq!(removed.await.unwrap_err(), Verdict::UnknownShare);
     }
 
     #[tokio::test(start_paused = true)]

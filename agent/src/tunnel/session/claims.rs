@@ -195,7 +195,7 @@ impl<'a> Claims<'a> {
         standing.state = State::Up(up);
         standing.backoff = None;
         self.up_since.get_or_insert_with(Instant::now);
-        self.roster.up(share, info(claimed, &self.relay));
+        self.roster.up(share, info(claimed, share, &self.relay));
     }
 
     /// Takes the refusal of a claim or of a change.
@@ -334,9 +334,12 @@ impl Up {
     }
 }
 
-fn info(claimed: &Claimed, relay: &Arc<str>) -> ShareInfo {
+fn info(claimed: &Claimed, share: &Share, relay: &Arc<str>) -> ShareInfo {
+    // One of the two is enough where they are the same, as they nearly always are.
+    let wanted = &share.wanted.name;
+    let name = if claimed.name == *wanted { wanted } else { &claimed.name };
     ShareInfo {
-        name: claimed.name.clone(),
+        name: name.clone(),
         url: claimed.url.clone(),
         generation: claimed.generation,
         ticket: Some(claimed.ticket.as_str().into()),
