@@ -166,6 +166,8 @@ pub struct Tunnel {
 /// What holds the task that keeps a session.
 #[derive(Debug)]
 struct Line {
+    /// The relay's origin.
+    relay: String,
     roster: Arc<Roster>,
     scope: Scope,
     /// What default names are derived from, beside what is shared.
@@ -185,11 +187,11 @@ impl Tunnels {
     pub fn start(config: TunnelConfig, scope: &Scope) -> Self {
         let scope = scope.child();
         let roster = Arc::new(Roster::new());
-        let thumbprint = config.key.thumbprint();
+        let (relay, thumbprint) = (config.relay.origin(), config.key.thumbprint());
         let runner = Runner { config, roster: Arc::clone(&roster), scope: scope.clone() };
         let running = runner.run().with_cancellation_token_owned(scope.token().clone());
         scope.spawn_essential(running.map(drop));
-        Self(Arc::new(Line { roster, scope, thumbprint }))
+        Self(Arc::new(Line { relay, roster, scope, thumbprint }))
     }
 
     /// Shares something more, over the session that the others have.
@@ -207,6 +209,12 @@ impl Tunnels {
         let share = Arc::new(Share::new(wanted, backend, gate, ticket));
         line.roster.add(Arc::clone(&share));
         Tunnel { share, line: Arc::clone(line) }
+    }
+
+    /// Returns the relay's origin.
+    #[must_use]
+    pub fn relay(&self) -> &str {
+        &self.0.relay
     }
 
     /// Returns what changes whenever the status of any share does.
@@ -239,6 +247,18 @@ impl Tunnel {
     #[must_use]
     pub fn status(&self) -> StatusWatch {
         StatusWatch::new(Arc::clone(&self.share), &self.line.roster)
+    }
+
+    /// Returns where the tunnel stands if that was told since the last time that this was asked with
+    /// `seen`, which is zero before.
+    pub(crate) fn news_since(&self, seen: &mut u64) -> Option<Arc<TunnelStatus>> {
+        self.share.news_since(seen)
+    }
+
+    /// Returns the relay's origin.
+    #[must_use]
+    pub fn relay(&self) -> &str {
+        &self.line.relay
     }
 
     /// Returns what the share has served.

@@ -4,6 +4,7 @@
 mod visitor;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_relay::{Config, Ports, Relay, StartError};
@@ -17,7 +18,6 @@ use super::share::{
 };
 use crate::credentials::{RelayCredential, ShareTarget};
 use crate::fs::Paths;
-use crate::gateway::GatewayOptions;
 use crate::hint::Hint;
 use crate::model::Server;
 use crate::tunnel::{ProxySettings, RelayAddress};
@@ -163,12 +163,12 @@ fn spec(origin: &str, program: PathBuf) -> Result<ShareSpec, DemoError> {
     Ok(ShareSpec {
         target: ShareTarget::Server(NAME.to_owned()),
         source: Source::Mcp(Serving::server(server)),
-        relay: Some(relay),
+        relay: Some(relay.into()),
         name: None,
         access: Access::Token,
         expires: None,
         local: None,
         patience: Patience::Time(PATIENCE),
-        gateway: GatewayOptions::default(),
+        gateway: Arc::default(),
     })
 }

@@ -11,6 +11,7 @@ mod member;
 mod session;
 mod start;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
@@ -38,8 +39,8 @@ pub struct ShareSpec {
     pub target: ShareTarget,
     /// What answers visitors.
     pub source: Source,
-    /// The relay; none to serve this machine only.
-    pub relay: Option<RelaySpec>,
+    /// The relay; none to serve this machine only. Shared, as `gateway` is: there may be hundreds of shares.
+    pub relay: Option<Arc<RelaySpec>>,
     /// The name that is wanted, instead of the derived one.
     pub name: Option<Name>,
     /// Who may visit.
@@ -50,8 +51,8 @@ pub struct ShareSpec {
     pub local: Option<Local>,
     /// When to give up on the first connection.
     pub patience: Patience,
-    /// How the gateway treats the servers.
-    pub gateway: GatewayOptions,
+    /// How the gateway treats the servers, where there are any.
+    pub gateway: Arc<GatewayOptions>,
 }
 
 /// What answers visitors.
@@ -258,13 +259,13 @@ mod tests {
         ShareSpec {
             target: ShareTarget::Server("x".to_owned()),
             source,
-            relay: Some(relay),
+            relay: Some(relay.into()),
             name: None,
             access: Access::Token,
             expires: None,
             local: None,
             patience,
-            gateway: GatewayOptions::default(),
+            gateway: Arc::default(),
         }
     }
 
@@ -317,6 +318,25 @@ mod tests {
         assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("1 retry"), "{error}");
         assert!(crate::credentials::list(&paths).unwrap().is_empty(), "nobody was shown a token");
+    }
+
+    #[tokio::test]
+    async fn a_share_that_was_there_before_stays_when_its_relay_is_down() {
+        use super::access::Keyring;
+
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let spec = spec(Source::Http("8080".parse().unwrap()), &nobody(), Patience::Retries(0));
+        let (target, name): (_, Name) = (spec.target.clone(), "x-abc".parse().unwrap());
+        let origin = spec.relay.as_ref().unwrap().address.origin();
+        let token = || {
+            Keyring::open(&paths, name.clone(), &origin, &target, Access::Token).unwrap().token()
+        };
+        let before = token();
+        let spec = ShareSpec { name: Some(name.clone()), ..spec };
+        run_alone(spec, &paths).await.unwrap_err();
+        assert_eq!(crate::credentials::list(&paths).unwrap().len(), 1);
+        assert_eq!(token(), before);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! is a share of a profile by one link.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -172,17 +173,17 @@ fn spec(
     Ok(ShareSpec {
         target: ShareTarget::Profile(profile.to_owned()),
         source: Source::Mcp(Serving::profile(profile, servers)),
-        relay: Some(relay.spec(paths)?),
+        relay: Some(relay.spec(paths)?.into()),
         name: relay.name()?,
         access: Access::Link,
         expires: relay.expires,
         local: None,
         patience: relay.patience(),
-        gateway: GatewayOptions {
+        gateway: Arc::new(GatewayOptions {
             start_timeout: relay.timeout(),
             isolation: Isolation::Session,
             ..GatewayOptions::default()
-        },
+        }),
     })
 }
 

@@ -3,6 +3,7 @@
 mod here;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_shared::name::Name;
@@ -254,12 +255,12 @@ fn serve_all(
     }
     let names = relay.names(found.len())?;
     let port = port.or(local_only.then_some(if several { 0 } else { PORT }));
-    let place = if local_only { None } else { Some(relay.spec(&paths)?) };
-    let gateway = servers.apply(GatewayOptions {
+    let place = if local_only { None } else { Some(Arc::new(relay.spec(&paths)?)) };
+    let gateway = Arc::new(servers.apply(GatewayOptions {
         start_timeout: relay.timeout(),
         isolation,
         ..GatewayOptions::default()
-    });
+    }));
     let specs = found.into_iter().zip(names).map(|((target, serving), name)| ShareSpec {
         target,
         source: Source::Mcp(serving),
@@ -269,7 +270,7 @@ fn serve_all(
         expires: relay.expires,
         local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
         patience: relay.patience(),
-        gateway: gateway.clone(),
+        gateway: Arc::clone(&gateway),
     });
     background::follow(specs.collect(), &detach, &paths, context)
 }

@@ -1,12 +1,13 @@
 //! `mcpm tunnel`: HTTP services through a relay, as they are.
 
+use std::sync::Arc;
+
 use super::background::{self, DetachOptions};
 use super::error::CliError;
 use super::share::{AccessOptions, RelayOptions, no_twins};
 use super::{Context, JsonArg};
 use crate::app::share::{ShareSpec, Source};
 use crate::credentials::ShareTarget;
-use crate::gateway::GatewayOptions;
 use crate::tunnel::HttpTarget;
 
 /// Share HTTP servers as they are, where the relay allows it
@@ -38,18 +39,18 @@ pub(super) fn run(args: Args, context: &Context) -> Result<(), CliError> {
         services.iter().map(|service| ShareTarget::Http(service.to_string())).collect();
     no_twins(&targets)?;
     let names = relay.names(services.len())?;
-    let spec = relay.spec(&paths)?;
+    let (place, gateway) = (Arc::new(relay.spec(&paths)?), Arc::default());
     let specs = services.into_iter().zip(targets).zip(names);
     let specs = specs.map(|((service, target), name)| ShareSpec {
         target,
         source: Source::Http(service),
-        relay: Some(spec.clone()),
+        relay: Some(Arc::clone(&place)),
         name,
         access: access.access(),
         expires: relay.expires,
         local: None,
         patience: relay.patience(),
-        gateway: GatewayOptions::default(),
+        gateway: Arc::clone(&gateway),
     });
     background::follow(specs.collect(), &detach, &paths, context)
 }

@@ -49,7 +49,7 @@ struct Told {
     times: u64,
 }
 
-/// Where a share stands, now and as it changes. The first look finds something new.
+/// Where a share stands, now and as it changes.
 ///
 /// All shares of a process at one relay wake their followers together: there may be hundreds, and a channel each would take
 /// some 400 bytes.
@@ -57,26 +57,17 @@ struct Told {
 pub struct StatusWatch {
     share: Arc<Share>,
     news: watch::Receiver<()>,
-    /// How often it was told at the last look for what is new.
-    seen: u64,
 }
 
 impl StatusWatch {
     pub(super) fn new(share: Arc<Share>, roster: &Roster) -> Self {
-        Self { share, news: roster.news(), seen: 0 }
+        Self { share, news: roster.news() }
     }
 
     /// Returns where the share stands.
     #[must_use]
     pub fn now(&self) -> Arc<TunnelStatus> {
         Arc::clone(&self.share.told().status)
-    }
-
-    /// Returns where the share stands if that was told since the last time that this returned it.
-    pub fn take_new(&mut self) -> Option<Arc<TunnelStatus>> {
-        let told = self.share.told();
-        let before = std::mem::replace(&mut self.seen, told.times);
-        (before != told.times).then(|| Arc::clone(&told.status))
     }
 
     /// Waits until the share stands as wanted. Cancel-safe.
@@ -123,6 +114,14 @@ impl Share {
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns where the share stands if that was told since the last time that this was asked with `seen`, which is zero
+    /// before.
+    pub(super) fn news_since(&self, seen: &mut u64) -> Option<Arc<TunnelStatus>> {
+        let told = self.told();
+        let before = std::mem::replace(seen, told.times);
+        (before != told.times).then(|| Arc::clone(&told.status))
     }
 
     pub(super) fn ticket(&self) -> Option<Arc<str>> {
@@ -300,19 +299,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_told_is_new_once_to_each_follower_also_when_it_is_the_same() {
         let (roster, share) = (Roster::new(), share("one"));
-        let mut follower = StatusWatch::new(Arc::clone(&share), &roster);
-        assert!(follower.take_new().is_some(), "the first look");
-        assert!(follower.take_new().is_none());
+        let mut seen = 0;
+        assert!(share.news_since(&mut seen).is_some(), "the first look");
+        assert!(share.news_since(&mut seen).is_none());
         let error = TunnelError::Lost("gone".to_owned());
         for _ in 0..2 {
             roster.waiting(&share, &error, "gone".to_owned(), Duration::ZERO);
-            let told = follower.take_new().unwrap();
+            let told = share.news_since(&mut seen).unwrap();
             assert!(
                 matches!(&*told, TunnelStatus::Reconnecting { reason, .. } if reason == "gone")
             );
-            assert!(follower.take_new().is_none());
+            assert!(share.news_since(&mut seen).is_none());
         }
-        assert!(StatusWatch::new(share, &roster).take_new().is_some());
+        assert!(share.news_since(&mut 0).is_some(), "to another follower");
     }
 
     #[tokio::test]

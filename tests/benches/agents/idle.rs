@@ -1,5 +1,6 @@
 //! Agents that nobody visits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -52,9 +53,11 @@ pub(crate) async fn tunnels(
 /// Shares so many HTTP servers, none of which is there, by the function that the commands share with.
 pub(crate) async fn shares(count: usize, relay: &RelayAddress) -> anyhow::Result<()> {
     let (home, scope) = (tempfile::tempdir()?, Scope::new());
+    let (place, gateway) = (Arc::new(place(relay)), Arc::default());
     let wishes: anyhow::Result<Vec<Wish>> = (0..count)
         .map(|index| {
-            Ok(Wish { spec: Box::new(spec(index, relay)?), stop: scope.token().child_token() })
+            let spec = spec(index, &place, &gateway)?;
+            Ok(Wish { spec: Box::new(spec), stop: scope.token().child_token() })
         })
         .collect();
     let (events, mut inbox) = mpsc::channel(64);
@@ -77,23 +80,32 @@ pub(crate) async fn shares(count: usize, relay: &RelayAddress) -> anyhow::Result
     tokio::join!(told, sharing).0
 }
 
-fn spec(index: usize, relay: &RelayAddress) -> anyhow::Result<ShareSpec> {
+fn place(address: &RelayAddress) -> RelaySpec {
+    RelaySpec {
+        address: address.clone(),
+        credential: RelayCredential::default(),
+        proxy: ProxySettings::default(),
+        connections: 1,
+    }
+}
+
+/// What `mcpm tunnel` makes of one of its words.
+fn spec(
+    index: usize,
+    place: &Arc<RelaySpec>,
+    gateway: &Arc<GatewayOptions>,
+) -> anyhow::Result<ShareSpec> {
     let target: HttpTarget = (20_000 + index).to_string().parse()?;
     Ok(ShareSpec {
         target: ShareTarget::Http(target.to_string()),
         source: Source::Http(target),
-        relay: Some(RelaySpec {
-            address: relay.clone(),
-            credential: RelayCredential::default(),
-            proxy: ProxySettings::default(),
-            connections: 1,
-        }),
+        relay: Some(Arc::clone(place)),
         name: Some(name(index).parse()?),
         access: Access::Token,
         expires: None,
         local: None,
         patience: Patience::Time(PATIENCE),
-        gateway: GatewayOptions::default(),
+        gateway: Arc::clone(gateway),
     })
 }
 

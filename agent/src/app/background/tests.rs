@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -5,7 +6,6 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::app::share::{ShareEvent, Source};
 use crate::credentials::ShareRecord;
-use crate::gateway::GatewayOptions;
 use crate::running::{Ending, Mode, Process, Registration, RunId};
 use mcpm_shared::scope::Scope;
 use mcpm_shared::token::Token;
@@ -26,7 +26,7 @@ fn spec(access: Access) -> ShareSpec {
         expires: None,
         local: None,
         patience: Patience::Retries(1),
-        gateway: GatewayOptions::default(),
+        gateway: Arc::default(),
     }
 }
 

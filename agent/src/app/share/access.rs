@@ -22,15 +22,21 @@ pub(super) struct Keyring {
     /// The version that was read last; none before the first look, since somebody may have changed
     /// the file right after it was opened.
     version: Option<Version>,
-    /// The version that this run made of a file that was not there.
-    made: Option<Version>,
     keys: Keys,
-    /// The relay's ticket of the last run, until the tunnel has it.
-    ticket: Option<String>,
+}
+
+/// A keyring that was just opened, and what is needed of it only until the share is up.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) keyring: Keyring,
+    /// The version that this run made of a file that was not there.
+    pub(super) made: Option<Version>,
+    /// The relay's ticket of the last run.
+    pub(super) ticket: Option<String>,
 }
 
 /// What lets visitors in.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Keys {
     policy: Arc<AccessPolicy>,
     /// The owner's token, where it is shown.
@@ -96,21 +102,27 @@ impl Found {
     }
 }
 
-impl Keyring {
+impl Fresh {
     /// Takes what was found, as copies: what a thread made that ends at once keeps a part of its heap for as long as the share.
     pub(super) fn of(found: &Found) -> Self {
         let Found { file, access, record, made } = found;
-        Self {
+        let keyring = Keyring {
             name: record.name.copied(),
             file: file.copied(),
             access: *access,
             version: None,
-            made: *made,
-            ticket: record.ticket.clone(),
             keys: Keys::of(record, *access),
-        }
+        };
+        Self { keyring, made: *made, ticket: record.ticket.clone() }
     }
 
+    /// Forgets a share that is not to be.
+    pub(super) async fn forget(self) {
+        self.keyring.forget(self.made).await;
+    }
+}
+
+impl Keyring {
     /// Opens the credentials at once.
     #[cfg(test)]
     pub(super) fn open(
@@ -120,13 +132,14 @@ impl Keyring {
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        Ok(Self::of(&Found::open(paths, name, relay, target, access)?))
+        Ok(Fresh::of(&Found::open(paths, name, relay, target, access)?).keyring)
     }
 
-    /// Forgets a share that never came up: nobody was shown what opens it. One that was there before
-    /// this run, or that somebody else has opened or changed meanwhile, stays.
-    pub(super) async fn forget(self) {
-        let Some(made) = self.made else { return };
+    /// Forgets a share that never came up: nobody was shown what opens it. `made` is the version that this
+    /// run made, none where the file was there before. One that somebody else has opened or changed meanwhile
+    /// stays.
+    pub(super) async fn forget(self, made: Option<Version>) {
+        let Some(made) = made else { return };
         let file = self.file;
         let forgotten = off_thread(move || file.forget(made));
         // Whoever holds the lock does not keep the others from ending.
@@ -138,11 +151,6 @@ impl Keyring {
     /// Returns the name of the share.
     pub(super) fn name(&self) -> &Name {
         &self.name
-    }
-
-    /// Returns the relay's ticket of the last run. It is needed once, and long.
-    pub(super) fn take_ticket(&mut self) -> Option<String> {
-        self.ticket.take()
     }
 
     /// Returns the policy as it stands.
@@ -189,11 +197,15 @@ impl Keyring {
             }
             read => (Keys::default(), read.err()),
         };
-        let before = std::mem::replace(&mut self.keys, keys).policy;
-        if let Some(error) = failed {
-            return Some(Err(error));
+        let other_policy = keys.policy != self.keys.policy;
+        // At the first look they are the same nearly always. Those that are there stay where they are.
+        if keys != self.keys {
+            self.keys = keys;
         }
-        Some(self.policy()).filter(|policy| *policy != before).map(Ok)
+        match failed {
+            Some(error) => Some(Err(error)),
+            None => other_policy.then(|| Ok(self.policy())),
+        }
     }
 
     /// Looks at the file again, off the thread.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::ShareEvent;
 use super::error::in_full;
 use crate::credentials::{CredentialError, ShareFile};
-use crate::tunnel::ShareInfo;
+use crate::tunnel::{ShareInfo, TunnelStatus};
 
 /// How long the end of the share waits for the last words to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -31,7 +31,9 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 }
 
 /// What the relay said of shares and nobody has written yet: of each the last word, and its file.
-type Said = Arc<Mutex<BTreeMap<usize, (ShareFile, ShareInfo)>>>;
+///
+/// As shared pointers: hundreds of shares come up faster than their files are written.
+type Said = Arc<Mutex<BTreeMap<usize, (ShareFile, Arc<TunnelStatus>)>>>;
 
 /// Writes to the files of shares, one after the other, until it is dropped.
 #[derive(Debug)]
@@ -50,9 +52,12 @@ impl Keeper {
     }
 
     /// Keeps what the relay said of the share number `at`, without waiting. Of what comes fast only
-    /// the last is written.
-    pub(super) fn keep(&self, at: usize, file: &ShareFile, info: &ShareInfo) {
-        let word = (file.clone(), info.clone());
+    /// the last is written. What is not said of a share that is up is not for the next run.
+    pub(super) fn keep(&self, at: usize, file: &ShareFile, status: Arc<TunnelStatus>) {
+        if !matches!(*status, TunnelStatus::Up(_)) {
+            return;
+        }
+        let word = (file.clone(), status);
         self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(at, word);
         self.wake.send_replace(());
     }
@@ -67,8 +72,12 @@ async fn keep_all(
     let next = || said.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
     // What was said before the sender went is still seen.
     while woken.changed().await.is_ok() {
-        while let Some((at, (file, info))) = next() {
-            let written = off_thread(move || write(&file, &info));
+        while let Some((at, (file, status))) = next() {
+            let work = move || match &*status {
+                TunnelStatus::Up(info) => write(&file, info),
+                _ => Ok(()),
+            };
+            let written = off_thread(work);
             let last_words = async {
                 scope.cancelled().await;
                 tokio::time::sleep(LAST_WORDS).await;
@@ -114,6 +123,10 @@ mod tests {
         }
     }
 
+    fn up(generation: u64) -> Arc<TunnelStatus> {
+        Arc::new(TunnelStatus::Up(info(generation)))
+    }
+
     #[tokio::test]
     async fn a_held_lock_delays_neither_the_share_nor_a_revocation() {
         let dir = tempfile::tempdir().unwrap();
@@ -127,7 +140,7 @@ mod tests {
         let keeper = Keeper::start(events, &scope);
 
         let held = fs::lock(&path).unwrap();
-        keeper.keep(0, keyring.file(), &info(1));
+        keeper.keep(0, keyring.file(), up(1));
         // What an editor does that knows of no lock.
         let text = std::fs::read_to_string(&path).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -135,13 +148,31 @@ mod tests {
         fs::write_json(&path, &record).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
 
-        keeper.keep(0, keyring.file(), &info(2));
+        keeper.keep(0, keyring.file(), up(2));
         drop(held);
         drop(keeper);
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
         let kept = keyring.file().read().unwrap().unwrap();
         assert_eq!(kept.ticket.as_deref(), Some("ticket 2"));
         assert!(kept.tokens.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_share_that_is_not_up_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let target = ShareTarget::Server("time".to_owned());
+        let ShareInfo { name, relay, .. } = info(1);
+        let keyring = Keyring::open(&paths, name, &relay, &target, Access::Token).unwrap();
+        let (events, _inbox) = mpsc::channel(1);
+        let scope = Scope::new();
+        let keeper = Keeper::start(events, &scope);
+        keeper.keep(0, keyring.file(), up(1));
+        keeper.keep(0, keyring.file(), Arc::new(TunnelStatus::Connecting { attempt: 1 }));
+        drop(keeper);
+        assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+        let kept = keyring.file().read().unwrap().unwrap();
+        assert_eq!(kept.ticket.as_deref(), Some("ticket 1"));
     }
 
     #[tokio::test]
@@ -152,7 +183,7 @@ mod tests {
         let (events, mut inbox) = mpsc::channel(1);
         let scope = Scope::new();
         let keeper = Keeper::start(events, &scope);
-        keeper.keep(7, &file, &info(1));
+        keeper.keep(7, &file, up(1));
         let Some((7, ShareEvent::Warning(text))) = inbox.recv().await else { panic!("no warning") };
         assert!(text.contains("no share named"), "{text}");
     }

@@ -6,13 +6,13 @@ use mcpm_shared::access::AccessPolicy;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Keyring, Look};
+use super::access::{Fresh, Keyring, Look};
 use super::error::in_full;
 use super::start::{Reach, Ready};
 use super::{Patience, ShareError, ShareEvent, Up};
-use crate::credentials::CredentialError;
+use crate::credentials::{CredentialError, Version};
 use crate::gateway::Gateway;
-use crate::tunnel::{ShareInfo, StatusWatch, Tunnel, TunnelStats, TunnelStatus};
+use crate::tunnel::{Tunnel, TunnelStats, TunnelStatus};
 
 /// A share that is published, or about to be. There may be hundreds in a process, so it holds
 /// nothing that it does not need for its whole life.
@@ -24,14 +24,13 @@ pub(super) struct Member {
     reach: Option<Box<Reach>>,
     /// None for a share of this machine only.
     published: Option<Published>,
-    seen: TunnelStats,
+    served: TunnelStats,
 }
 
 struct Published {
     tunnel: Tunnel,
-    /// The origin of the relay.
-    relay: Arc<str>,
-    status: StatusWatch,
+    /// Which news of the tunnel were the last that were taken.
+    seen: u64,
     /// Whether an end was asked for.
     ends: bool,
     /// What is known as long as it was never up.
@@ -41,8 +40,6 @@ struct Published {
 /// The tunnel of a share that has a relay.
 pub(super) struct Opened {
     pub(super) tunnel: Tunnel,
-    /// The origin of the relay.
-    pub(super) origin: Arc<str>,
     /// The relay as it is shown before the share is up.
     pub(super) shown: String,
 }
@@ -54,14 +51,16 @@ struct First {
     patience: Patience,
     reason: Option<String>,
     hint: Option<String>,
+    /// The version of its file that this run made.
+    made: Option<Version>,
 }
 
 /// What a status of the tunnel means.
 pub(super) enum Next {
     /// Something to tell.
     Tell(ShareEvent),
-    /// The share is up: something to tell, and to keep.
-    Up(ShareEvent, ShareInfo),
+    /// The share is up: something to tell, and what the relay said, to keep.
+    Up(ShareEvent, Arc<TunnelStatus>),
     /// The share came to the end that it was given.
     Expired,
     /// It cannot go on.
@@ -74,15 +73,14 @@ impl Member {
         mut ready: Ready,
         publish: impl FnOnce(&mut Ready) -> Option<Opened>,
     ) -> Self {
-        let published = publish(&mut ready).map(|Opened { tunnel, origin, shown }| {
-            let status = tunnel.status();
-            let (spec, started) = (&ready.starting.spec, Instant::now());
+        let published = publish(&mut ready).map(|Opened { tunnel, shown }| {
+            let (spec, started, made) = (&ready.starting.spec, Instant::now(), ready.fresh.made);
             let patience = spec.patience;
-            let first = First { relay: shown, started, patience, reason: None, hint: None };
+            let first = First { relay: shown, started, patience, reason: None, hint: None, made };
             let (ends, first) = (spec.expires.is_some(), Some(Box::new(first)));
-            Published { tunnel, relay: origin, status, ends, first }
+            Published { tunnel, seen: 0, ends, first }
         });
-        let Ready { starting, keyring, reach, .. } = ready;
+        let Ready { starting, fresh: Fresh { keyring, .. }, reach, .. } = ready;
         Self {
             at: starting.at,
             stop: starting.stop,
@@ -90,7 +88,7 @@ impl Member {
             gateway: starting.gateway,
             reach: reach.map(Box::new),
             published,
-            seen: TunnelStats::default(),
+            served: TunnelStats::default(),
         }
     }
 
@@ -107,17 +105,17 @@ impl Member {
     /// Returns what became of the tunnel since the last time, if anything.
     pub(super) fn next(&mut self) -> Option<Next> {
         let published = self.published.as_mut()?;
-        let status = published.status.take_new()?;
-        Some(self.on_status(Arc::unwrap_or_clone(status)))
+        let status = published.tunnel.news_since(&mut published.seen)?;
+        Some(self.on_status(&status))
     }
 
-    fn on_status(&mut self, status: TunnelStatus) -> Next {
+    fn on_status(&mut self, status: &Arc<TunnelStatus>) -> Next {
         let Some(published) = &mut self.published else { return Next::Over(ShareError::Stopped) };
-        match status {
+        match &**status {
             TunnelStatus::Connecting { attempt } => {
                 let first = published.first.as_ref().map(|first| first.relay.clone());
-                let relay = first.unwrap_or_else(|| published.relay.to_string());
-                Next::Tell(ShareEvent::Connecting { relay, attempt })
+                let relay = first.unwrap_or_else(|| published.tunnel.relay().to_owned());
+                Next::Tell(ShareEvent::Connecting { relay, attempt: *attempt })
             }
             TunnelStatus::Up(info) => {
                 let again = published.first.take().is_none();
@@ -127,21 +125,22 @@ impl Member {
                 if !again {
                     self.warm();
                 }
-                Next::Up(ShareEvent::Up(Box::new(up)), info)
+                Next::Up(ShareEvent::Up(Box::new(up)), Arc::clone(status))
             }
             TunnelStatus::Reconnecting { reason, hint, retry_in } => {
+                let (reason, hint, retry_in) = (reason.clone(), hint.clone(), *retry_in);
                 if let Some(first) = &mut published.first {
                     (first.reason, first.hint) = (Some(reason.clone()), hint.clone());
                 }
                 Next::Tell(ShareEvent::Reconnecting { reason, hint, retry_in })
             }
             TunnelStatus::GivenUp { reason, hint } => Next::Over(match &mut published.first {
-                Some(first) => first.given_up(reason, hint),
-                None => ShareError::Ended(reason),
+                Some(first) => first.given_up(reason.clone(), hint.clone()),
+                None => ShareError::Ended(reason.clone()),
             }),
-            TunnelStatus::Refused(error) => Next::Over(error.into()),
+            TunnelStatus::Refused(error) => Next::Over(error.clone().into()),
             TunnelStatus::Ended(_) if published.ends && published.first.is_none() => Next::Expired,
-            TunnelStatus::Ended(reason) => Next::Over(ShareError::Ended(reason)),
+            TunnelStatus::Ended(reason) => Next::Over(ShareError::Ended(reason.clone())),
         }
     }
 
@@ -201,10 +200,10 @@ impl Member {
             (None, Some(gateway)) => TunnelStats { requests: gateway.stats().requests, active: 0 },
             (None, None) => TunnelStats::default(),
         };
-        if stats == self.seen {
+        if stats == self.served {
             return None;
         }
-        self.seen = stats;
+        self.served = stats;
         let TunnelStats { requests, active } = stats;
         Some(ShareEvent::Activity { requests, active })
     }
@@ -231,9 +230,10 @@ impl Member {
     /// Ends all that the share has: the tunnel first, so that nobody comes any more; and files last,
     /// since somebody may hold their lock.
     pub(super) async fn end(self) {
-        let never_up = self.published.as_ref().is_some_and(|published| published.first.is_some());
-        if let Some(published) = self.published {
-            published.tunnel.shutdown().await;
+        let mut never_up = None;
+        if let Some(Published { tunnel, first, .. }) = self.published {
+            never_up = first;
+            tunnel.shutdown().await;
         }
         if let Some(reach) = self.reach {
             reach.scope.cancel();
@@ -241,8 +241,8 @@ impl Member {
         if let Some(gateway) = self.gateway {
             gateway.shutdown().await;
         }
-        if never_up {
-            self.keyring.forget().await;
+        if let Some(first) = never_up {
+            self.keyring.forget(first.made).await;
         }
     }
 }

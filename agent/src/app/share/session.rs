@@ -2,6 +2,7 @@
 //! and each ends by itself.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::access::Watched;
+use super::access::{Look, Watched};
 use super::keeper::{Keeper, off_thread};
 use super::member::{Member, Next, Opened};
-use super::start::{Failed, Ready, Starting};
+use super::start::{Common, Failed, Ready, Starting};
 use super::{RelaySpec, ShareError, ShareEvent, Source, Wish};
 use crate::app::serving::Way;
 use crate::fs::Paths;
@@ -27,6 +28,8 @@ use crate::usage::Recorder;
 
 /// How often the shares look at their files of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
+/// How many files that have changed are read before what they hold is taken: that of hundreds would need room at once.
+const LOOKS: usize = 32;
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
 /// How many have their credentials read or made at a time: each takes a thread, which leaves a part of its heap behind, and one
@@ -48,8 +51,6 @@ pub(super) struct Session {
     /// The gateways of both, which are to be ended in any case.
     gateways: BTreeMap<usize, Option<Gateway>>,
     members: Vec<Member>,
-    /// Where their files are listed to be looked at, over and over.
-    looks: Vec<Watched>,
     leaving: FuturesUnordered<BoxFuture<'static, (usize, Result<(), ShareError>)>>,
     /// Those that have ended and of which that is not told yet.
     over: VecDeque<(usize, Result<(), ShareError>)>,
@@ -57,7 +58,6 @@ pub(super) struct Session {
 
 /// The session at one relay.
 struct Line {
-    origin: Arc<str>,
     tunnels: Tunnels,
     news: watch::Receiver<()>,
 }
@@ -79,7 +79,6 @@ impl Session {
             over_all: CancellationToken::new(),
             gateways: BTreeMap::new(),
             members: Vec::new(),
-            looks: Vec::new(),
             leaving: FuturesUnordered::new(),
             over: VecDeque::new(),
         }
@@ -87,40 +86,35 @@ impl Session {
 
     /// Takes up what is to be shared. What cannot be served is over at once.
     pub(super) fn begin(&mut self, wishes: Vec<Wish>, books: &Scope) {
-        let (mut recorder, heirs) = (None, Arc::default());
-        let files = Arc::new(Semaphore::new(FILES));
+        let mut recorder = None;
+        let common = Arc::new(Common {
+            over: self.over_all.clone(),
+            paths: self.paths.clone(),
+            events: self.events.clone(),
+            heirs: OnceCell::new(),
+            files: Arc::new(Semaphore::new(FILES)),
+            scope: self.scope.clone(),
+        });
         self.queue.reserve_exact(wishes.len());
         self.members.reserve_exact(wishes.len());
-        self.looks.reserve_exact(wishes.len());
         for (at, Wish { spec, stop }) in wishes.into_iter().enumerate() {
-            let scope = self.scope.clone();
             let gateway = match &spec.source {
                 Source::Http(_) => Ok(None),
                 Source::Mcp(serving) => {
                     let way = if spec.relay.is_some() { Way::Relay } else { Way::LocalShare };
                     let recorder =
                         recorder.get_or_insert_with(|| Recorder::start(&self.paths, books)).clone();
-                    let options = spec.gateway.clone();
-                    serving.gateway(way, options, recorder, &self.paths, scope.child()).map(Some)
+                    let options = (*spec.gateway).clone();
+                    let scope = self.scope.child();
+                    serving.gateway(way, options, recorder, &self.paths, scope).map(Some)
                 }
             };
             match gateway {
                 Err(error) => self.over.push_back((at, Err(error.into()))),
                 Ok(gateway) => {
                     self.gateways.insert(at, gateway.clone());
-                    let (paths, events) = (self.paths.clone(), self.events.clone());
-                    self.queue.push_back(Starting {
-                        at,
-                        spec,
-                        gateway,
-                        stop,
-                        over: self.over_all.clone(),
-                        paths,
-                        events,
-                        heirs: Arc::clone(&heirs),
-                        files: Arc::clone(&files),
-                        scope,
-                    });
+                    let common = Arc::clone(&common);
+                    self.queue.push_back(Starting { at, spec, gateway, stop, common });
                 }
             }
         }
@@ -241,7 +235,7 @@ impl Session {
 
     /// Opens the tunnel of a share that has a relay.
     fn publish(&mut self, ready: &mut Ready) -> Option<Opened> {
-        let Ready { starting, key, keyring, .. } = ready;
+        let Ready { starting, key, fresh, .. } = ready;
         let relay = starting.spec.relay.take()?;
         let shown = relay.address.to_string();
         let (mode, backend) = match (&starting.gateway, &starting.spec.source) {
@@ -250,25 +244,25 @@ impl Session {
             (None, Source::Mcp(_)) => unreachable!("what speaks MCP has a gateway"),
         };
         let request = ShareRequest {
-            name: Some(keyring.name().clone()),
+            name: Some(fresh.keyring.name().clone()),
             base: starting.spec.target.base(),
             mode,
-            access: keyring.policy(),
+            access: fresh.keyring.policy(),
             expires: starting.spec.expires,
-            ticket: keyring.take_ticket().map(Into::into),
+            ticket: fresh.ticket.take().map(Into::into),
             retries: starting.spec.patience.retries(),
         };
         let origin = relay.address.origin();
-        let known = self.lines.iter().position(|line| *line.origin == *origin);
+        let known = self.lines.iter().position(|line| line.tunnels.relay() == origin);
         let line = known.unwrap_or_else(|| {
+            let relay = Arc::unwrap_or_clone(relay);
             let tunnels = Tunnels::start(config(relay, key.clone()), &self.scope);
             let news = tunnels.news();
-            self.lines.push(Line { origin: origin.into(), tunnels, news });
+            self.lines.push(Line { tunnels, news });
             self.lines.len() - 1
         });
-        let Line { origin, tunnels, .. } = &self.lines[line];
-        let tunnel = tunnels.share(request, backend);
-        Some(Opened { tunnel, origin: Arc::clone(origin), shown })
+        let tunnel = self.lines[line].tunnels.share(request, backend);
+        Some(Opened { tunnel, shown })
     }
 
     /// Follows the tunnels, and lets those go that are to end.
@@ -283,8 +277,8 @@ impl Session {
             match member.next() {
                 None => index += 1,
                 Some(Next::Tell(event)) => self.say(at, event).await,
-                Some(Next::Up(event, info)) => {
-                    self.keeper.keep(at, member.keyring.file(), &info);
+                Some(Next::Up(event, status)) => {
+                    self.keeper.keep(at, member.keyring.file(), status);
                     self.say(at, event).await;
                 }
                 Some(Next::Expired) => {
@@ -327,28 +321,45 @@ impl Session {
         // The task that keeps a session may be gone; shares at other relays have another.
         let gone = self.scope.is_cancelled();
         self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
-        let mut looks = std::mem::take(&mut self.looks);
-        looks.extend(self.members.iter().map(|member| member.keyring.watched()));
-        // Of hundreds hardly one has changed: room for all would stay with each thread that ever looks.
-        let look = move || {
-            let changed = looks.drain(..).enumerate();
-            let changed = changed.filter_map(|(index, watched)| Some((index, watched.look()?)));
-            (changed.collect::<Vec<_>>(), looks)
-        };
-        let (changed, looks) = off_thread(look).await;
-        self.looks = looks;
-        let mut changed = changed.into_iter().peekable();
-        let mut index = 0;
+        let mut begun = 0;
         // Nobody comes or goes meanwhile.
-        while let Some(member) = self.members.get_mut(index) {
-            let (at, look) = (member.at, changed.next_if(|(changed, _)| *changed == index));
+        while begun < self.members.len() {
+            let watched = self.members[begun..].iter().map(|member| member.keyring.watched());
+            let watched: Vec<_> = watched.collect();
+            let (changed, looked_at) = off_thread(move || changes(watched)).await;
+            self.take(begun..begun + looked_at, changed).await;
+            begun += looked_at;
+        }
+    }
+
+    /// Takes what a look at the files of some members found, by their places among these.
+    async fn take(&mut self, some: Range<usize>, changed: Vec<(usize, Look)>) {
+        let mut changed = changed.into_iter().peekable();
+        for (place, index) in some.enumerate() {
+            let member = &mut self.members[index];
+            let (at, look) = (member.at, changed.next_if(|(changed, _)| *changed == place));
             let events = [look.and_then(|(_, look)| member.take(look)), member.activity()];
-            index += 1;
             for event in events.into_iter().flatten() {
                 self.say(at, event).await;
             }
         }
     }
+}
+
+/// Looks which files have changed, until as many have as are taken at once. Returns these by their places, and how many it
+/// looked at. To be run where it may block.
+fn changes(watched: Vec<Watched>) -> (Vec<(usize, Look)>, usize) {
+    let (mut changed, mut looked_at) = (Vec::new(), 0);
+    for watched in watched {
+        if let Some(look) = watched.look() {
+            changed.push((looked_at, look));
+        }
+        looked_at += 1;
+        if changed.len() == LOOKS {
+            break;
+        }
+    }
+    (changed, looked_at)
 }
 
 fn config(relay: RelaySpec, key: mcpm_shared::identity::AgentKey) -> TunnelConfig {
@@ -383,6 +394,8 @@ async fn until(deadline: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::tests::{nobody, spec};
     use super::super::{Patience, ShareSpec};
     use super::*;
@@ -418,7 +431,7 @@ mod tests {
             () = session.run() => panic!("nothing is shared any more"),
             () = both_wait(&mut inbox) => {}
         }
-        let line = session.lines.iter().find(|line| *line.origin == *relays[0]);
+        let line = session.lines.iter().find(|line| line.tunnels.relay() == relays[0]);
         line.unwrap().tunnels.fail();
         let over = async {
             loop {
@@ -437,6 +450,48 @@ mod tests {
         assert_eq!(session.members.len(), 1);
         session.shutdown().await;
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn the_tokens_of_each_of_many_shares_are_looked_at() {
+        use super::super::share_all;
+        use crate::credentials::find;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, relay) = (Paths::new(dir.path()), nobody());
+        let wish = |at: usize| {
+            let source = Source::Http("8080".parse().unwrap());
+            let spec = spec(source, &relay, Patience::Time(Duration::from_secs(600)));
+            let target = ShareTarget::Server(at.to_string());
+            let spec = Box::new(ShareSpec { target, ..spec });
+            Wish { spec, stop: CancellationToken::new() }
+        };
+        let (events, mut inbox) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let follow = async {
+            let (mut waiting, mut changed) = (BTreeSet::new(), Vec::new());
+            while let Some((at, event)) = inbox.recv().await {
+                match event {
+                    ShareEvent::Reconnecting { .. } => {
+                        if waiting.insert(at) && waiting.len() == LOOKS + 1 {
+                            let last = LOOKS.to_string();
+                            let found = find(&paths, &last, |_, error| panic!("{error}"));
+                            let (file, record) = found.unwrap();
+                            file.update(|it| it.revoke_token(&record.tokens[0].id)).unwrap();
+                        }
+                    }
+                    ShareEvent::TokensChanged { tokens } => {
+                        changed.push((at, tokens));
+                        stop.cancel();
+                    }
+                    _ => {}
+                }
+            }
+            changed
+        };
+        let wishes = (0..=LOOKS).map(wish).collect();
+        let ((), changed) = tokio::join!(share_all(wishes, &paths, events, stop.clone()), follow);
+        assert_eq!(changed, [(LOOKS, 0)]);
     }
 
     #[cfg(unix)]

@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Found, Keyring};
+use super::access::{Found, Fresh};
 use super::keeper::{LAST_WORDS, off_thread};
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
@@ -27,12 +27,17 @@ pub(super) struct Starting {
     pub(super) spec: Box<ShareSpec>,
     pub(super) gateway: Option<Gateway>,
     pub(super) stop: CancellationToken,
-    /// Cancelled when all shares of the run end.
+    pub(super) common: Arc<Common>,
+}
+
+/// What all shares of a run have in common while they start.
+pub(super) struct Common {
+    /// Cancelled when all of them end.
     pub(super) over: CancellationToken,
     pub(super) paths: Paths,
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
-    /// What all shares of a run need to know only once.
-    pub(super) heirs: Arc<OnceCell<Inherited>>,
+    /// What all need to know only once.
+    pub(super) heirs: OnceCell<Inherited>,
     /// Whose turn it is to open its file.
     pub(super) files: Arc<Semaphore>,
     /// What belongs to the run.
@@ -43,7 +48,7 @@ pub(super) struct Starting {
 pub(super) struct Ready {
     pub(super) starting: Starting,
     pub(super) key: AgentKey,
-    pub(super) keyring: Keyring,
+    pub(super) fresh: Fresh,
     pub(super) reach: Option<Reach>,
 }
 
@@ -64,7 +69,7 @@ pub(super) struct Failed {
 }
 
 /// What a share needs before it can be published.
-type Made = (AgentKey, Keyring, Option<Reach>);
+type Made = (AgentKey, Fresh, Option<Reach>);
 
 impl Ready {
     /// Lets go of a share that nobody wants any more, and of what was made for it.
@@ -72,7 +77,7 @@ impl Ready {
         if let Some(reach) = self.reach {
             reach.scope.cancel();
         }
-        self.keyring.forget().await;
+        self.fresh.forget().await;
     }
 }
 
@@ -80,8 +85,8 @@ impl Starting {
     /// Makes the share ready; one that is given up meanwhile fails well.
     pub(super) async fn start(self) -> Result<Ready, Failed> {
         let result = match self.make_ready().await {
-            Ok(Some((key, keyring, reach))) => {
-                return Ok(Ready { starting: self, key, keyring, reach });
+            Ok(Some((key, fresh, reach))) => {
+                return Ok(Ready { starting: self, key, fresh, reach });
             }
             Ok(None) => Ok(()),
             Err(error) => Err(error),
@@ -96,7 +101,7 @@ impl Starting {
             Some(tried) => tried?,
             None => return Ok(None),
         }
-        let turn = Arc::clone(&self.files).acquire_owned();
+        let turn = Arc::clone(&self.common.files).acquire_owned();
         let Some(turn) = self.unless_given_up(turn).await else { return Ok(None) };
         // Only now: what does not work leaves no tokens behind. The work goes on whoever waits for it,
         // so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
@@ -104,22 +109,23 @@ impl Starting {
             self.unless_given_up(std::future::pending::<()>()).await;
             tokio::time::sleep(LAST_WORDS).await;
         };
-        let (key, keyring) = tokio::select! {
+        let (key, fresh) = tokio::select! {
             made = self.credentials(turn) => made?,
             () = patience => return Ok(None),
         };
-        let failed = match self.unless_given_up(self.reach(&keyring)).await {
-            Some(Ok(reach)) => return Ok(Some((key, keyring, reach))),
+        let failed = match self.unless_given_up(self.reach(&fresh.keyring.policy())).await {
+            Some(Ok(reach)) => return Ok(Some((key, fresh, reach))),
             Some(Err(error)) => Err(error),
             None => Ok(None),
         };
-        keyring.forget().await;
+        fresh.forget().await;
         failed
     }
 
     /// Does what is not needed any more once the share, or the whole run, is to end.
     fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
-        let work = work.with_cancellation_token(&self.stop).with_cancellation_token(&self.over);
+        let work =
+            work.with_cancellation_token(&self.stop).with_cancellation_token(&self.common.over);
         work.map(Option::flatten)
     }
 
@@ -133,16 +139,16 @@ impl Starting {
     }
 
     /// Opens the local address, where one was asked for.
-    async fn reach(&self, keyring: &Keyring) -> Result<Option<Reach>, ShareError> {
+    async fn reach(&self, policy: &AccessPolicy) -> Result<Option<Reach>, ShareError> {
         match (&self.spec.local, &self.gateway) {
-            (Some(local), Some(gateway)) => self.listen(local, gateway, keyring).await.map(Some),
+            (Some(local), Some(gateway)) => self.listen(local, gateway, policy).await.map(Some),
             _ => Ok(None),
         }
     }
 
     async fn say(&self, event: ShareEvent) {
         // Nobody listening is no reason to stop sharing.
-        let _nobody = self.events.send((self.at, event)).await;
+        let _nobody = self.common.events.send((self.at, event)).await;
     }
 
     /// Tries the server, so that a broken one is never published. Of several as one none is started:
@@ -173,12 +179,12 @@ impl Starting {
     async fn credentials(
         &self,
         turn: impl Send + 'static,
-    ) -> Result<(AgentKey, Keyring), CredentialError> {
+    ) -> Result<(AgentKey, Fresh), CredentialError> {
         let spec = &self.spec;
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
         let origin =
             spec.relay.as_ref().map_or_else(|| NO_RELAY.to_owned(), |r| r.address.origin());
-        let paths = self.paths.clone();
+        let paths = self.common.paths.clone();
         let name = match wanted {
             Some(name) => Some(name),
             None => self.heirs().await?.name(&target, &origin),
@@ -191,13 +197,13 @@ impl Starting {
             Ok((key, found))
         })
         .await
-        .map(|(key, found)| (key, Keyring::of(&found)))
+        .map(|(key, found)| (key, Fresh::of(&found)))
     }
 
     /// Returns the names that do not come from what is shared. All shares of a run look once.
     async fn heirs(&self) -> Result<&Inherited, CredentialError> {
-        let paths = self.paths.clone();
-        self.heirs.get_or_try_init(|| off_thread(move || inherited(&paths))).await
+        let paths = self.common.paths.clone();
+        self.common.heirs.get_or_try_init(|| off_thread(move || inherited(&paths))).await
     }
 
     /// Opens the local listener.
@@ -205,16 +211,16 @@ impl Starting {
         &self,
         local: &Local,
         gateway: &Gateway,
-        keyring: &Keyring,
+        policy: &AccessPolicy,
     ) -> Result<Reach, ShareError> {
-        let (access, policy) = watch::channel((*keyring.policy()).clone());
+        let (access, policy) = watch::channel(policy.clone());
         let options = ListenOptions {
             host: local.host.clone(),
             port: local.port,
             access: Some(policy),
             ..ListenOptions::default()
         };
-        let scope = self.scope.child();
+        let scope = self.common.scope.child();
         let address = listen(gateway.clone(), options, &scope).await?;
         Ok(Reach { url: format!("http://{address}{}", listen::PATH), access, scope })
     }

@@ -1,5 +1,6 @@
 //! The shares of this process: run, shown, told to other commands, and ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mcpm_shared::scope::Scope;
@@ -7,14 +8,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::background::{Beacon, BeaconTask, Run};
-use crate::app::share::{ShareEvent, ShareSpec, Wish, share_all};
+use crate::app::share::{ShareEvent, ShareSpec, Source, Wish, share_all};
 use crate::cli::background::Screen;
 use crate::cli::error::CliError;
 use crate::cli::run::listen;
 use crate::cli::{Threads, block_on};
 use crate::credentials::ShareTarget;
 use crate::fs::Paths;
-use crate::gateway::StderrSink;
+use crate::gateway::{GatewayOptions, StderrSink};
 use crate::logs;
 use crate::running::RunId;
 
@@ -40,9 +41,7 @@ pub(in crate::cli) fn run_here(
         logs.line(server, line);
         tracing::info!(target: "mcpm::server", server, "{line}");
     });
-    for spec in &mut specs {
-        spec.gateway.stderr = Some(sink.clone());
-    }
+    listen_to(&mut specs, &sink);
     let stop = CancellationToken::new();
     let mut book = Book::new(&specs);
     for (at, error) in refused {
@@ -90,6 +89,19 @@ pub(in crate::cli) fn run_here(
         screen.end(&result);
         result
     })
+}
+
+/// Lets the servers be heard. Shares that have their options in common go on doing so; what has no servers needs none.
+fn listen_to(specs: &mut [ShareSpec], sink: &StderrSink) {
+    let mut last: Option<(Arc<GatewayOptions>, Arc<GatewayOptions>)> = None;
+    for spec in specs.iter_mut().filter(|spec| matches!(spec.source, Source::Mcp(_))) {
+        let heard = match last {
+            Some((before, heard)) if Arc::ptr_eq(&before, &spec.gateway) => heard,
+            _ => Arc::new(GatewayOptions { stderr: Some(sink.clone()), ..(*spec.gateway).clone() }),
+        };
+        let before = std::mem::replace(&mut spec.gateway, Arc::clone(&heard));
+        last = Some((before, heard));
+    }
 }
 
 /// What other commands are told of the shares of this process, and how each of them ended.
