@@ -23,6 +23,7 @@ pub(crate) use self::drafts::{DRAFT, draft_in, sweep};
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long between two tries to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// The places of all our files, below one folder.
 #[derive(Clone, Debug)]
 pub struct Paths {

@@ -39,7 +39,7 @@ pub struct ShareSpec {
     pub target: ShareTarget,
     /// What answers visitors.
     pub source: Source,
-    /// The relay; none to serve this machine only. Shared, as `gateway` is: there may be hundreds of shares.
+    /// The relay; none to serve this machine only. Held in common, as `gateway` is: there may be hundreds of shares.
     pub relay: Option<Arc<RelaySpec>>,
     /// The name that is wanted, instead of the derived one.
     pub name: Option<Name>,

@@ -198,7 +198,8 @@ impl Keyring {
             read => (Keys::default(), read.err()),
         };
         let other_policy = keys.policy != self.keys.policy;
-        // At the first look they are the same nearly always. Those that are there stay where they are.
+        // The first look nearly always finds the same. The tunnel holds the policy that is there, so another
+        // would be a second copy for good.
         if keys != self.keys {
             self.keys = keys;
         }

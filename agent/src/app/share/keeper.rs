@@ -52,7 +52,7 @@ impl Keeper {
     }
 
     /// Keeps what the relay said of the share number `at`, without waiting. Of what comes fast only
-    /// the last is written. What is not said of a share that is up is not for the next run.
+    /// the last is written. A status other than `Up` has nothing for the next run.
     pub(super) fn keep(&self, at: usize, file: &ShareFile, status: Arc<TunnelStatus>) {
         if !matches!(*status, TunnelStatus::Up(_)) {
             return;

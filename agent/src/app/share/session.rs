@@ -28,7 +28,8 @@ use crate::usage::Recorder;
 
 /// How often the shares look at their files of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
-/// How many files that have changed are read before what they hold is taken: that of hundreds would need room at once.
+/// How many files that have changed are read before what they hold is taken: to hold what is in hundreds
+/// of them at once takes much room.
 const LOOKS: usize = 32;
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
@@ -472,13 +473,13 @@ mod tests {
             let (mut waiting, mut changed) = (BTreeSet::new(), Vec::new());
             while let Some((at, event)) = inbox.recv().await {
                 match event {
-                    ShareEvent::Reconnecting { .. } => {
-                        if waiting.insert(at) && waiting.len() == LOOKS + 1 {
-                            let last = LOOKS.to_string();
-                            let found = find(&paths, &last, |_, error| panic!("{error}"));
-                            let (file, record) = found.unwrap();
-                            file.update(|it| it.revoke_token(&record.tokens[0].id)).unwrap();
-                        }
+                    ShareEvent::Reconnecting { .. }
+                        if waiting.insert(at) && waiting.len() == LOOKS + 1 =>
+                    {
+                        let last = LOOKS.to_string();
+                        let found = find(&paths, &last, |_, error| panic!("{error}"));
+                        let (file, record) = found.unwrap();
+                        file.update(|it| it.revoke_token(&record.tokens[0].id)).unwrap();
                     }
                     ShareEvent::TokensChanged { tokens } => {
                         changed.push((at, tokens));
