@@ -23,6 +23,8 @@ pub(super) struct Panel {
     explained: bool,
     /// Whether the shares go on in the background when this ends.
     detached: bool,
+    /// All of them are to end.
+    stopping: bool,
 }
 
 /// One share.
@@ -55,7 +57,14 @@ impl Panel {
         warn_of_public(ui, specs);
         let mcp = |spec: &ShareSpec| matches!(spec.source, Source::Mcp(_));
         let rows = specs.iter().map(|spec| Row::new(spec.target.clone(), mcp(spec))).collect();
-        Self { ui, line: LiveLine::new(ui), rows, explained: false, detached: false }
+        Self {
+            ui,
+            line: LiveLine::new(ui),
+            rows,
+            explained: false,
+            detached: false,
+            stopping: false,
+        }
     }
 
     /// Shows shares that go on in the background.
@@ -125,6 +134,7 @@ impl Panel {
 
     /// Says that a signal came.
     pub(super) fn stopping(&mut self) {
+        self.stopping = true;
         self.line.state("Stopping");
     }
 
@@ -198,6 +208,10 @@ impl Panel {
 
     /// Says how all shares are, and why one is not up.
     fn summary(&mut self) {
+        if self.stopping {
+            // All of them end: how many are left is no news.
+            return;
+        }
         let up = self.rows.iter().filter(|row| row.state == State::Up).count();
         let all = self.rows.len();
         if !self.line.is_redrawn() {
@@ -245,6 +259,7 @@ mod tests {
             rows: rows.into(),
             explained: false,
             detached: false,
+            stopping: false,
         }
     }
 
@@ -283,5 +298,17 @@ mod tests {
         panel.over(1, &Ok(()));
         panel.show(0, ShareEvent::Activity { requests: 2, active: 0 });
         assert!(panel.line.last().ends_with("Requests: 2"), "{}", panel.line.last());
+    }
+
+    #[test]
+    fn who_is_left_is_not_counted_while_all_of_them_end() {
+        for is_redrawn in [false, true] {
+            let mut panel = panel(is_redrawn);
+            panel.rows.iter_mut().for_each(|row| row.state = State::Up);
+            panel.stopping();
+            panel.show(1, ShareEvent::Activity { requests: 1, active: 0 });
+            panel.over(0, &Ok(()));
+            assert_eq!(panel.line.last(), "Stopping");
+        }
     }
 }
