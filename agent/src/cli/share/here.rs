@@ -15,7 +15,7 @@ use crate::cli::run::listen;
 use crate::cli::{Threads, block_on};
 use crate::credentials::ShareTarget;
 use crate::fs::Paths;
-use crate::gateway::{GatewayOptions, StderrSink};
+use crate::gateway::StderrSink;
 use crate::logs;
 use crate::running::RunId;
 
@@ -41,7 +41,10 @@ pub(in crate::cli) fn run_here(
         logs.line(server, line);
         tracing::info!(target: "mcpm::server", server, "{line}");
     });
-    listen_to(&mut specs, &sink);
+    // What has no servers goes on sharing the options that it does not need.
+    for spec in specs.iter_mut().filter(|spec| matches!(spec.source, Source::Mcp(_))) {
+        Arc::make_mut(&mut spec.gateway).stderr = Some(sink.clone());
+    }
     let stop = CancellationToken::new();
     let mut book = Book::new(&specs);
     for (at, error) in refused {
@@ -89,19 +92,6 @@ pub(in crate::cli) fn run_here(
         screen.end(&result);
         result
     })
-}
-
-/// Lets the servers be heard. Shares that have their options in common go on doing so; what has no servers needs none.
-fn listen_to(specs: &mut [ShareSpec], sink: &StderrSink) {
-    let mut last: Option<(Arc<GatewayOptions>, Arc<GatewayOptions>)> = None;
-    for spec in specs.iter_mut().filter(|spec| matches!(spec.source, Source::Mcp(_))) {
-        let heard = match last {
-            Some((before, heard)) if Arc::ptr_eq(&before, &spec.gateway) => heard,
-            _ => Arc::new(GatewayOptions { stderr: Some(sink.clone()), ..(*spec.gateway).clone() }),
-        };
-        let before = std::mem::replace(&mut spec.gateway, Arc::clone(&heard));
-        last = Some((before, heard));
-    }
 }
 
 /// What other commands are told of the shares of this process, and how each of them ended.
