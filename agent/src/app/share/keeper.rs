@@ -123,6 +123,12 @@ mod tests {
         }
     }
 
+    fn keyring(paths: &Paths) -> Keyring {
+        let (ShareInfo { name, relay, .. }, target) =
+            (info(1), ShareTarget::Server("time".to_owned()));
+        Keyring::open(paths, name, &relay, &target, Access::Token).unwrap()
+    }
+
     fn up(generation: u64) -> Arc<TunnelStatus> {
         Arc::new(TunnelStatus::Up(info(generation)))
     }
@@ -131,9 +137,7 @@ mod tests {
     async fn a_held_lock_delays_neither_the_share_nor_a_revocation() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        let target = ShareTarget::Server("time".to_owned());
-        let ShareInfo { name, relay, .. } = info(1);
-        let mut keyring = Keyring::open(&paths, name, &relay, &target, Access::Token).unwrap();
+        let mut keyring = keyring(&paths);
         let path = paths.shares().join("time-abc@r.example.json");
         let (events, _inbox) = mpsc::channel(1);
         let scope = Scope::new();
@@ -161,9 +165,7 @@ mod tests {
     async fn what_is_said_of_a_share_that_is_not_up_takes_nothing_away() {
         let dir = tempfile::tempdir().unwrap();
         let paths = Paths::new(dir.path());
-        let target = ShareTarget::Server("time".to_owned());
-        let ShareInfo { name, relay, .. } = info(1);
-        let keyring = Keyring::open(&paths, name, &relay, &target, Access::Token).unwrap();
+        let keyring = keyring(&paths);
         let (events, _inbox) = mpsc::channel(1);
         let scope = Scope::new();
         let keeper = Keeper::start(events, &scope);

@@ -39,16 +39,12 @@ const FILES: usize = 2;
 
 /// The shares of one run.
 pub(super) struct Session {
-    paths: Paths,
-    events: mpsc::Sender<(usize, ShareEvent)>,
-    scope: Scope,
+    common: Arc<Common>,
     keeper: Keeper,
     lines: Vec<Line>,
     /// Those that have not begun.
     queue: VecDeque<Starting>,
     starting: FuturesUnordered<BoxFuture<'static, Result<Ready, Failed>>>,
-    /// Gives up those that start.
-    over_all: CancellationToken,
     /// The gateways of both, which are to be ended in any case.
     gateways: BTreeMap<usize, Option<Gateway>>,
     members: Vec<Member>,
@@ -69,15 +65,21 @@ impl Session {
         events: mpsc::Sender<(usize, ShareEvent)>,
         scope: Scope,
     ) -> Self {
-        Self {
+        let keeper = Keeper::start(events.clone(), &scope);
+        let common = Common {
+            over: CancellationToken::new(),
             paths: paths.clone(),
-            keeper: Keeper::start(events.clone(), &scope),
             events,
+            heirs: OnceCell::new(),
+            files: Arc::new(Semaphore::new(FILES)),
             scope,
+        };
+        Self {
+            common: common.into(),
+            keeper,
             lines: Vec::new(),
             queue: VecDeque::new(),
             starting: FuturesUnordered::new(),
-            over_all: CancellationToken::new(),
             gateways: BTreeMap::new(),
             members: Vec::new(),
             leaving: FuturesUnordered::new(),
@@ -88,14 +90,6 @@ impl Session {
     /// Takes up what is to be shared. What cannot be served is over at once.
     pub(super) fn begin(&mut self, wishes: Vec<Wish>, books: &Scope) {
         let mut recorder = None;
-        let common = Arc::new(Common {
-            over: self.over_all.clone(),
-            paths: self.paths.clone(),
-            events: self.events.clone(),
-            heirs: OnceCell::new(),
-            files: Arc::new(Semaphore::new(FILES)),
-            scope: self.scope.clone(),
-        });
         self.queue.reserve_exact(wishes.len());
         self.members.reserve_exact(wishes.len());
         for (at, Wish { spec, stop }) in wishes.into_iter().enumerate() {
@@ -103,18 +97,19 @@ impl Session {
                 Source::Http(_) => Ok(None),
                 Source::Mcp(serving) => {
                     let way = if spec.relay.is_some() { Way::Relay } else { Way::LocalShare };
-                    let recorder =
-                        recorder.get_or_insert_with(|| Recorder::start(&self.paths, books)).clone();
+                    let recorder = recorder
+                        .get_or_insert_with(|| Recorder::start(&self.common.paths, books))
+                        .clone();
                     let options = (*spec.gateway).clone();
-                    let scope = self.scope.child();
-                    serving.gateway(way, options, recorder, &self.paths, scope).map(Some)
+                    let scope = self.common.scope.child();
+                    serving.gateway(way, options, recorder, &self.common.paths, scope).map(Some)
                 }
             };
             match gateway {
                 Err(error) => self.over.push_back((at, Err(error.into()))),
                 Ok(gateway) => {
                     self.gateways.insert(at, gateway.clone());
-                    let common = Arc::clone(&common);
+                    let common = Arc::clone(&self.common);
                     self.queue.push_back(Starting { at, spec, gateway, stop, common });
                 }
             }
@@ -159,7 +154,7 @@ impl Session {
     pub(super) async fn shutdown(mut self) {
         self.queue.clear();
         // Each takes back what it has made, which does not take long.
-        self.over_all.cancel();
+        self.common.over.cancel();
         while let Some(outcome) = self.starting.next().await {
             if let Ok(ready) = outcome {
                 ready.give_up().await;
@@ -180,13 +175,13 @@ impl Session {
 
     async fn say(&self, at: usize, event: ShareEvent) {
         // Nobody listening is no reason to stop sharing.
-        let _nobody = self.events.send((at, event)).await;
+        let _nobody = self.common.events.send((at, event)).await;
     }
 
     /// Tells of shares that are over. Cancel-safe.
     async fn tell_over(&mut self) {
         while !self.over.is_empty() {
-            let Ok(permit) = self.events.reserve().await else { return self.over.clear() };
+            let Ok(permit) = self.common.events.reserve().await else { return self.over.clear() };
             if let Some((at, result)) = self.over.pop_front() {
                 permit.send((at, ShareEvent::Over(result)));
             }
@@ -257,7 +252,7 @@ impl Session {
         let known = self.lines.iter().position(|line| line.tunnels.relay() == origin);
         let line = known.unwrap_or_else(|| {
             let relay = Arc::unwrap_or_clone(relay);
-            let tunnels = Tunnels::start(config(relay, key.clone()), &self.scope);
+            let tunnels = Tunnels::start(config(relay, key.clone()), &self.common.scope);
             let news = tunnels.news();
             self.lines.push(Line { tunnels, news });
             self.lines.len() - 1
@@ -320,7 +315,7 @@ impl Session {
     /// Looks for tokens that were added or revoked, and tells what was served since.
     async fn look(&mut self) {
         // The task that keeps a session may be gone; shares at other relays have another.
-        let gone = self.scope.is_cancelled();
+        let gone = self.common.scope.is_cancelled();
         self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
         let mut begun = 0;
         // Nobody comes or goes meanwhile.
@@ -493,6 +488,26 @@ mod tests {
         let wishes = (0..=LOOKS).map(wish).collect();
         let ((), changed) = tokio::join!(share_all(wishes, &paths, events, stop.clone()), follow);
         assert_eq!(changed, [(LOOKS, 0)]);
+    }
+
+    #[test]
+    fn of_many_files_that_have_changed_some_are_read_and_the_rest_are_looked_at_next() {
+        use super::super::Access;
+        use super::super::access::Keyring;
+
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let watched = |at: usize| {
+            let (name, target) = (format!("x-{at}"), ShareTarget::Server("x".to_owned()));
+            let (name, relay) = (name.parse().unwrap(), "https://r.example");
+            Keyring::open(&paths, name, relay, &target, Access::Token).unwrap().watched()
+        };
+        let places = |changed: &[(usize, Look)]| changed.iter().map(|it| it.0).collect::<Vec<_>>();
+        let (first, looked_at) = changes((0..=LOOKS).map(watched).collect());
+        assert_eq!(places(&first), (0..LOOKS).collect::<Vec<_>>());
+        assert_eq!(looked_at, LOOKS, "the one after them waits");
+        let (then, looked_at) = changes(vec![watched(LOOKS)]);
+        assert_eq!((places(&then), looked_at), (vec![0], 1));
     }
 
     #[cfg(unix)]

@@ -30,7 +30,7 @@ pub(super) struct Starting {
     pub(super) common: Arc<Common>,
 }
 
-/// What all shares of a run have in common while they start.
+/// What all shares of a run have in common.
 pub(super) struct Common {
     /// Cancelled when all of them end.
     pub(super) over: CancellationToken,
