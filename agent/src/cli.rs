@@ -61,6 +61,7 @@ use std::time::Duration;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args as _, CommandFactory as _, Parser};
 use mcpm_shared::telemetry::{self, LogFormat};
+use mcpm_shared::workers::Workers;
 
 use self::error::CliError;
 use self::ui::Ui;
@@ -327,7 +328,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 enum Threads {
     /// One: a pipe between two processes.
     One,
-    /// As many as there are processors.
+    /// As many as there are processors, those that the load does not need asleep.
     Many,
 }
 
@@ -348,7 +349,9 @@ fn block_on<T>(
         .build()
         .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
     // Boxed: on the stack of the main thread each function that it is handed to would keep room for it.
+    let workers = Workers::govern(runtime.handle());
     let result = runtime.block_on(Box::pin(work));
+    drop(workers);
     runtime.shutdown_background();
     result
 }

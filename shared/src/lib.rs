@@ -1,7 +1,7 @@
 //! What the mcpm agent and relay must agree on.
 //!
 //! Pure parts first (names, tokens, access policy, identity, protocol messages), then those
-//! that touch tasks and sockets (`ahead`, `mux`, `scope`, `settle`). Nothing here knows MCP.
+//! that touch tasks and sockets (`ahead`, `mux`, `scope`, `settle`, `workers`). Nothing here knows MCP.
 
 pub mod access;
 pub mod ahead;
@@ -17,3 +17,4 @@ pub mod signal;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
 pub mod token;
+pub mod workers;

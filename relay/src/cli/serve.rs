@@ -9,6 +9,7 @@ use mcpm_relay::ports::Ports;
 use mcpm_relay::relay::Relay;
 use mcpm_shared::signal::{Signal, Signals};
 use mcpm_shared::telemetry::{self, LogControl};
+use mcpm_shared::workers::Workers;
 
 use super::error::{CliError, in_full};
 use super::manager;
@@ -78,7 +79,9 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         .build()
         .map_err(|error| CliError::System("start the runtime", error))?;
     let source = CommandLine { settings: args.settings, log };
+    let workers = Workers::govern(runtime.handle());
     let done = runtime.block_on(serve(config, source, before));
+    drop(workers);
     // Whoever asked twice does not want to wait for a thread that writes to a disk.
     runtime.shutdown_background();
     done

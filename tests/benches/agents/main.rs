@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mcpm::tunnel::RelayAddress;
+use mcpm_shared::workers::Workers;
 
 use crate::protocol::Address;
 
@@ -33,11 +34,15 @@ use crate::protocol::Address;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Threads for files go as soon as those of `mcpm` do.
+    // Threads for files go as soon as those of `mcpm` do, and workers sleep as they do.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().thread_keep_alive(Duration::from_millis(100));
     let runtime = builder.build().context("start the runtime");
-    match runtime.and_then(|runtime| runtime.block_on(run())) {
+    let done = runtime.and_then(|runtime| {
+        let _workers = Workers::govern(runtime.handle());
+        runtime.block_on(run())
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
