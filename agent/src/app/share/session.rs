@@ -28,8 +28,8 @@ use crate::usage::Recorder;
 
 /// How often the shares look at their files of tokens: a revocation must count within a second.
 const LOOK: Duration = Duration::from_millis(250);
-/// How many files that have changed are read before what they hold is taken: to hold what is in hundreds
-/// of them at once takes much room.
+/// How many files are looked at before what was found in them is taken: to hold what is in hundreds of
+/// them at once takes much room.
 const LOOKS: usize = 32;
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
@@ -317,14 +317,13 @@ impl Session {
         // The task that keeps a session may be gone; shares at other relays have another.
         let gone = self.common.scope.is_cancelled();
         self.leave_with(|member| (gone || member.is_cut_off()).then_some(ShareError::Stopped));
-        let mut begun = 0;
         // Nobody comes or goes meanwhile.
-        while begun < self.members.len() {
-            let watched = self.members[begun..].iter().map(|member| member.keyring.watched());
-            let watched: Vec<_> = watched.collect();
-            let (changed, looked_at) = off_thread(move || changes(watched)).await;
-            self.take(begun..begun + looked_at, changed).await;
-            begun += looked_at;
+        for begin in (0..self.members.len()).step_by(LOOKS) {
+            let some = begin..self.members.len().min(begin + LOOKS);
+            let watched: Vec<_> =
+                self.members[some.clone()].iter().map(|member| member.keyring.watched()).collect();
+            let changed = off_thread(move || changes(watched)).await;
+            self.take(some, changed).await;
         }
     }
 
@@ -342,20 +341,10 @@ impl Session {
     }
 }
 
-/// Looks which files have changed, until as many have as are taken at once. Returns these by their places, and how many it
-/// looked at. To be run where it may block.
-fn changes(watched: Vec<Watched>) -> (Vec<(usize, Look)>, usize) {
-    let (mut changed, mut looked_at) = (Vec::new(), 0);
-    for watched in watched {
-        if let Some(look) = watched.look() {
-            changed.push((looked_at, look));
-        }
-        looked_at += 1;
-        if changed.len() == LOOKS {
-            break;
-        }
-    }
-    (changed, looked_at)
+/// Looks which files have changed, and returns these by their places. To be run where it may block.
+fn changes(watched: Vec<Watched>) -> Vec<(usize, Look)> {
+    let looks = watched.into_iter().enumerate();
+    looks.filter_map(|(place, watched)| Some((place, watched.look()?))).collect()
 }
 
 fn config(relay: RelaySpec, key: mcpm_shared::identity::AgentKey) -> TunnelConfig {
@@ -488,26 +477,6 @@ mod tests {
         let wishes = (0..=LOOKS).map(wish).collect();
         let ((), changed) = tokio::join!(share_all(wishes, &paths, events, stop.clone()), follow);
         assert_eq!(changed, [(LOOKS, 0)]);
-    }
-
-    #[test]
-    fn of_many_files_that_have_changed_some_are_read_and_the_rest_are_looked_at_next() {
-        use super::super::Access;
-        use super::super::access::Keyring;
-
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(dir.path());
-        let watched = |at: usize| {
-            let (name, target) = (format!("x-{at}"), ShareTarget::Server("x".to_owned()));
-            let (name, relay) = (name.parse().unwrap(), "https://r.example");
-            Keyring::open(&paths, name, relay, &target, Access::Token).unwrap().watched()
-        };
-        let places = |changed: &[(usize, Look)]| changed.iter().map(|it| it.0).collect::<Vec<_>>();
-        let (first, looked_at) = changes((0..=LOOKS).map(watched).collect());
-        assert_eq!(places(&first), (0..LOOKS).collect::<Vec<_>>());
-        assert_eq!(looked_at, LOOKS, "the one after them waits");
-        let (then, looked_at) = changes(vec![watched(LOOKS)]);
-        assert_eq!((places(&then), looked_at), (vec![0], 1));
     }
 
     #[cfg(unix)]
