@@ -348,8 +348,8 @@ fn block_on<T>(
         .thread_keep_alive(idle)
         .build()
         .map_err(|error| CliError::internal(format!("cannot start the runtime: {error}")))?;
-    // Boxed: on the stack of the main thread each function that it is handed to would keep room for it.
     let workers = Workers::govern(runtime.handle());
+    // Boxed: on the stack of the main thread each function that it is handed to would keep room for it.
     let result = runtime.block_on(Box::pin(work));
     drop(workers);
     runtime.shutdown_background();

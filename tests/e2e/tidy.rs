@@ -22,7 +22,7 @@ const CRATES: [Crate; 3] = [
             &["token", "name", "http1"],
             &["access", "identity"],
             &["assertion", "proto"],
-            &["ahead", "scope", "settle", "signal", "telemetry"],
+            &["ahead", "scope", "settle", "signal", "telemetry", "workers"],
             &["mux"],
         ],
         pure: 3,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-/// Another worker wakes once those awake use more of their processors than this.
+/// Another worker wakes once those awake use more of their processors than this: less than all of
+/// them, since work that comes at random waits long for a worker that is nearly always busy.
 const BUSY: f64 = 0.85;
-/// One goes to sleep while the others would use less of theirs. Less work is to be done with fewer,
-/// so this may be no less than the former.
+/// One goes to sleep while the others would use less of theirs. More than `BUSY`, since the same work
+/// takes less with fewer; where it does not, they wake again, and `PATIENCE` makes that rare.
 const CALM: f64 = 0.9;
 /// A process that uses less of a processor has next to nothing to do.
 const REST: f64 = 0.05;
@@ -49,6 +50,11 @@ impl Plan {
             slept: MOST_PATIENCE,
             load: 0.0,
         }
+    }
+
+    /// How many workers are to be awake.
+    pub(super) fn awake(&self) -> usize {
+        self.awake
     }
 
     /// Whether one worker is awake, and has next to nothing to do.
