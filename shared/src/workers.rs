@@ -22,9 +22,12 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The same while there is next to no load, when each look is one more thing that wakes a processor.
 const LOOK_AT_REST: Duration = Duration::from_millis(250);
 /// For so long a worker sleeps at a time: whatever a runtime may keep for one worker alone, beside what
-/// is known of here, waits no longer, and no connection is given up for it.
+/// is known of here, waits no longer, and no session is given up for it
+/// ([`DEAD_AFTER`](crate::proto::DEAD_AFTER)).
 const NAP: Duration = Duration::from_secs(10);
-/// What the thread that looks needs of a stack, in bytes: it only calls the clock and locks.
+/// The same for each worker, so that of many no more than one wakes in this time.
+const NAP_EACH: Duration = Duration::from_secs(1);
+/// What the thread that looks needs of a stack, in bytes: nothing that it calls goes deep.
 const STACK: usize = 128 * 1024;
 
 /// Lets workers of a runtime sleep while they are not needed; calls all of them once it is dropped.
@@ -44,7 +47,8 @@ impl Workers {
         if workers < 2 || processor_time().is_none() {
             return Self(None);
         }
-        let dormitory = Dormitory::new(NAP);
+        let each = NAP_EACH.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX));
+        let dormitory = Dormitory::new(NAP.max(each));
         let governor = Governor { runtime: runtime.clone(), dormitory: dormitory.clone() };
         let thread = thread::Builder::new().name("mcpm-workers".to_owned()).stack_size(STACK);
         match thread.spawn(move || governor.run(workers)) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mcpm_relay::config::{Config, LogFormat, Obey, SettingsSource, Tls};
 use mcpm_relay::ports::Ports;
@@ -63,6 +64,10 @@ enum End {
     Replaced(Successor),
 }
 
+/// How long a thread that may be blocked waits for more to do: each keeps a heap, and whoever puts
+/// workers to sleep needs one every 10 s.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let config = args.settings.clone().resolve()?;
     let format = match config.log_format {
@@ -76,6 +81,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .map_err(|error| CliError::System("start the runtime", error))?;
     let source = CommandLine { settings: args.settings, log };

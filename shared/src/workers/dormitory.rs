@@ -20,7 +20,9 @@ struct Shared {
     beds: Mutex<Beds>,
     /// What wakes sleepers.
     called: Condvar,
-    /// What wakes whoever waits for them.
+    /// What wakes whoever waits for the end.
+    closed: Condvar,
+    /// What wakes whoever waits for sleepers.
     changed: Condvar,
 }
 
@@ -28,7 +30,7 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Beds {
     pub wanted: usize,
-    /// How many naps nobody has begun yet.
+    /// How many naps are on their way: from when they are spawned to when somebody sleeps, or does not.
     pub offered: usize,
     pub taken: usize,
     pub closed: bool,
@@ -37,8 +39,8 @@ pub(super) struct Beds {
 impl Dormitory {
     /// Has beds for naps that take so long at most.
     pub(super) fn new(nap: Duration) -> Self {
-        let (beds, called, changed) = (Mutex::default(), Condvar::new(), Condvar::new());
-        Self(Arc::new(Shared { nap, beds, called, changed }))
+        let (called, closed, changed) = (Condvar::new(), Condvar::new(), Condvar::new());
+        Self(Arc::new(Shared { nap, beds: Mutex::default(), called, closed, changed }))
     }
 
     /// Wants so many workers asleep; calls those that are too many, and returns how many naps are
@@ -60,58 +62,62 @@ impl Dormitory {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.0.called.notify_all();
-        self.0.changed.notify_all();
+        self.0.closed.notify_all();
     }
 
     /// Puts the worker whose task this is to sleep, while one is to sleep.
-    ///
-    /// What has yielded on a worker is woken by that worker alone, and what it does next cannot be
-    /// taken from it: both would wait until it wakes. The first step wakes the former and moves the
-    /// latter to where others find it. What is spawned then takes the place of what is done next: the
-    /// second moves the first to where others can take it, which wakes one of them, to look for work
-    /// and to listen to the sockets.
     pub(super) fn nap(&self) {
-        if !self.begin() {
-            return;
+        let ready = self.lock().are_free() && self.hand_over();
+        self.sleep(ready);
+    }
+
+    /// Leaves what the worker has to others, and says whether it can sleep now.
+    ///
+    /// Two things are out of their reach: tasks that have yielded on it (its list of deferred wakers),
+    /// and the task that it runs next (its LIFO slot). `block_in_place` wakes the former and moves the
+    /// latter to the queue that others steal from (tokio 1.54, `maybe_move_runtime`). It also offers
+    /// the worker to a thread for blocking work, which may be quicker than we are: then this thread has
+    /// no worker to put to sleep. Two empty tasks follow: the second pushes the first out of the slot,
+    /// which makes sure that another worker is up, to steal and to listen to the sockets.
+    fn hand_over(&self) -> bool {
+        if std::panic::catch_unwind(|| task::block_in_place(|| ())).is_err() {
+            tracing::warn!("no thread to be had, so all workers stay awake from now on");
+            self.close();
+            return false;
         }
-        task::block_in_place(|| ());
         if !at_work() {
-            return;
+            return false;
         }
         let runtime = Handle::current();
         drop(runtime.spawn(async {}));
         drop(runtime.spawn(async {}));
-        self.sleep();
+        true
     }
 
-    /// Begins a nap, and says whether it is still wanted.
-    fn begin(&self) -> bool {
+    /// Ends an offer, and blocks the thread, if it is ready for that, while there is a bed for it.
+    fn sleep(&self, ready: bool) {
         let mut beds = self.lock();
-        beds.offered = beds.offered.saturating_sub(1);
-        self.0.changed.notify_all();
-        beds.are_free()
-    }
-
-    /// Blocks the thread while it has a bed; not at all where none is free.
-    fn sleep(&self) {
-        let mut beds = self.lock();
-        if !beds.are_free() {
-            return;
+        beds.offered -= 1;
+        if ready && beds.are_free() {
+            beds.taken += 1;
+            self.0.changed.notify_all();
+            let stays = |beds: &mut Beds| !beds.closed && beds.taken <= beds.wanted;
+            let woken = self.0.called.wait_timeout_while(beds, self.0.nap, stays);
+            beds = woken.unwrap_or_else(PoisonError::into_inner).0;
+            beds.taken -= 1;
         }
-        beds.taken += 1;
-        self.0.changed.notify_all();
-        let stays = |beds: &mut Beds| !beds.closed && beds.taken <= beds.wanted;
-        let woken = self.0.called.wait_timeout_while(beds, self.0.nap, stays);
-        woken.unwrap_or_else(PoisonError::into_inner).0.taken -= 1;
+        drop(beds);
         self.0.changed.notify_all();
     }
 
     /// Waits until it is closed, and says whether it is.
     pub(super) fn closed_within(&self, time: Duration) -> bool {
-        self.wait(time, |beds| beds.closed)
+        let waited = self.0.closed.wait_timeout_while(self.lock(), time, |beds| !beds.closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closed
     }
 
     /// Waits until the beds are as they should be, and says whether they are.
+    #[cfg(test)]
     pub(super) fn wait(&self, time: Duration, until: impl Fn(&Beds) -> bool) -> bool {
         let waited = self.0.changed.wait_timeout_while(self.lock(), time, |beds| !until(beds));
         until(&waited.unwrap_or_else(PoisonError::into_inner).0)
@@ -130,7 +136,7 @@ impl Beds {
 
 /// Tells whether this thread is still that of its worker: another one may have been quicker to go on
 /// in its place while it could have been blocked. Without a worker, whoever yields is woken at once.
-fn at_work() -> bool {
+pub(super) fn at_work() -> bool {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let yielded = pin!(task::yield_now()).poll(&mut Context::from_waker(&waker));

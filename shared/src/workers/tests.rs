@@ -60,10 +60,10 @@ fn nobody_is_left_asleep_when_the_governor_ends() {
 #[test]
 fn a_nap_ends_by_itself_and_is_offered_again() {
     let runtime = runtime(2);
-    let dormitory = Dormitory::new(Duration::from_millis(1));
+    let dormitory = Dormitory::new(Duration::from_millis(200));
     let governor = Governor { runtime: runtime.handle().clone(), dormitory };
     for _ in 0..3 {
-        governor.let_sleep(1);
+        governor.see_asleep(1);
         assert!(governor.dormitory.wait(LONG, |beds| beds.taken + beds.offered == 0));
     }
 }
@@ -107,6 +107,22 @@ fn all_meet(runtime: &Runtime, workers: usize) {
         );
     }
     assert_eq!(runtime.block_on(tasks.join_all()).len(), workers);
+}
+
+#[test]
+fn a_thread_whose_worker_is_elsewhere_is_not_at_work() {
+    let runtime = runtime(2);
+    let work = runtime.spawn(async {
+        let before = dormitory::at_work();
+        let (sender, answer) = mpsc::channel();
+        drop(Handle::current().spawn(async move { sender.send(()).expect("somebody waits") }));
+        // What is done next is done by whoever goes on in our place.
+        tokio::task::block_in_place(|| answer.recv().expect("an answer"));
+        before
+    });
+    assert!(runtime.block_on(work).expect("no panic"));
+    assert!(!dormitory::at_work(), "there is no worker here");
+    ends(runtime);
 }
 
 /// Drops the runtime, which waits for every worker.
