@@ -181,6 +181,8 @@ pub struct Weight {
     pub cpu_seconds: f64,
     /// Resident megabytes now.
     pub megabytes: f64,
+    /// Of these, what is of no file: heaps and stacks, without the pages of programs.
+    pub own_megabytes: f64,
     /// The most that were ever resident.
     pub peak_megabytes: f64,
 }
@@ -192,6 +194,7 @@ impl Weight {
             let child = Self::of_tree(child);
             total.cpu_seconds += child.cpu_seconds;
             total.megabytes += child.megabytes;
+            total.own_megabytes += child.own_megabytes;
             total.peak_megabytes += child.peak_megabytes;
         }
         total
@@ -212,6 +215,7 @@ impl Weight {
         Self {
             cpu_seconds: (ticks(11) + ticks(12)) / TICKS,
             megabytes: megabytes("VmRSS"),
+            own_megabytes: megabytes("RssAnon"),
             peak_megabytes: megabytes("VmHWM"),
         }
     }
