@@ -10,6 +10,7 @@ mod keeper;
 mod member;
 mod session;
 mod start;
+mod stop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::error::ShareError;
 use self::session::Session;
+pub use self::stop::Stop;
 use super::serving::Serving;
 use crate::credentials::{RelayCredential, ShareTarget};
 use crate::fs::Paths;
@@ -47,8 +49,8 @@ pub struct ShareSpec {
     pub access: Access,
     /// After what time the relay ends the share.
     pub expires: Option<Duration>,
-    /// A local address to serve as well.
-    pub local: Option<Local>,
+    /// A local address to serve as well. Boxed: few have one.
+    pub local: Option<Box<Local>>,
     /// When to give up on the first connection.
     pub patience: Patience,
     /// How the gateway treats the servers, where there are any.
@@ -194,8 +196,8 @@ pub struct Up {
 pub struct Wish {
     /// What to share, and how. Boxed: there may be hundreds, of which few are on their way at a time.
     pub spec: Box<ShareSpec>,
-    /// Ends this share alone when it is cancelled.
-    pub stop: CancellationToken,
+    /// Ends this share alone.
+    pub stop: Stop,
 }
 
 /// Shares until `stop` is cancelled or the share expires, which are successes, or until sharing is no longer possible.
@@ -209,7 +211,7 @@ pub async fn share(
     stop: CancellationToken,
 ) -> Result<(), ShareError> {
     let (sender, mut inbox) = mpsc::channel(1);
-    let wish = Wish { spec: Box::new(spec), stop: stop.clone() };
+    let wish = Wish { spec: Box::new(spec), stop: stop.clone().into() };
     let pass_on = async {
         let mut result = Err(ShareError::Stopped);
         while let Some((_, event)) = inbox.recv().await {
@@ -465,7 +467,7 @@ mod tests {
             let spec = spec(source, &relay, Patience::Retries(0));
             let target = ShareTarget::Server(name.to_owned());
             let spec = ShareSpec { target, name: Some(name.parse().unwrap()), ..spec };
-            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
+            Wish { spec: Box::new(spec), stop: CancellationToken::new().into() }
         };
         let wishes: Vec<_> = ["one", "two", "three"].map(wish).into();
         let stops: Vec<_> = wishes.iter().map(|wish| wish.stop.clone()).collect();
@@ -485,7 +487,7 @@ mod tests {
                     _ => {}
                 }
                 if tried == 3 {
-                    stops.iter().for_each(CancellationToken::cancel);
+                    stops.iter().for_each(Stop::cancel);
                 }
             }
             (over, held.is_none())
@@ -503,7 +505,7 @@ mod tests {
         let wish = |source, target: &str, patience| {
             let target = ShareTarget::Server(target.to_owned());
             let spec = ShareSpec { target, ..spec(source, &relay, patience) };
-            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
+            Wish { spec: Box::new(spec), stop: CancellationToken::new().into() }
         };
         let http = |port: &str| Source::Http(port.parse().unwrap());
         let broken = Server::stdio("broken", "/nonexistent/server", [""; 0]);

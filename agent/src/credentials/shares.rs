@@ -8,8 +8,7 @@ mod stored;
 
 use std::borrow::Cow;
 use std::fs::Metadata;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use mcpm_shared::name::Name;
@@ -23,8 +22,7 @@ use crate::fs::{self, FsError, Paths};
 /// The file of one share.
 #[derive(Clone, Debug)]
 pub struct ShareFile {
-    /// Shared: there may be hundreds of copies.
-    path: Arc<Path>,
+    path: PathBuf,
 }
 
 /// What tells one version of a file from the next without reading it.
@@ -36,13 +34,7 @@ impl ShareFile {
     #[must_use]
     pub fn new(paths: &Paths, name: &Name, relay: &str) -> Self {
         let path = paths.shares().join(format!("{name}@{}.json", file_part(relay)));
-        Self { path: path.into() }
-    }
-
-    /// Returns the same in memory of its own.
-    #[must_use]
-    pub fn copied(&self) -> Self {
-        Self { path: Arc::from(&*self.path) }
+        Self { path }
     }
 
     /// Returns the name that tells this share from all others: `NAME@RELAY`, where a relay that is
@@ -224,7 +216,7 @@ fn files(dir: &Path) -> Result<Vec<ShareFile>, FsError> {
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(|path| ShareFile { path: path.into() }).collect())
+    Ok(paths.into_iter().map(|path| ShareFile { path }).collect())
 }
 
 /// Finds one share by full name (`NAME@RELAY`), name, or the server or profile behind it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use mcpm::app::share::{
-    Access, Patience, RelaySpec, ShareEvent, ShareSpec, Source, Wish, share_all,
+    Access, Patience, RelaySpec, ShareEvent, ShareSpec, Source, Stop, Wish, share_all,
 };
 use mcpm::credentials::{RelayCredential, ShareTarget};
 use mcpm::fs::Paths;
@@ -54,10 +54,12 @@ pub(crate) async fn tunnels(
 pub(crate) async fn shares(count: usize, relay: &RelayAddress) -> anyhow::Result<()> {
     let (home, scope) = (tempfile::tempdir()?, Scope::new());
     let (place, gateway) = (Arc::new(place(relay)), Arc::default());
+    let stops = Stop::several(scope.token(), count);
     let wishes: anyhow::Result<Vec<Wish>> = (0..count)
-        .map(|index| {
+        .zip(stops)
+        .map(|(index, stop)| {
             let spec = spec(index, &place, &gateway)?;
-            Ok(Wish { spec: Box::new(spec), stop: scope.token().child_token() })
+            Ok(Wish { spec: Box::new(spec), stop })
         })
         .collect();
     let (events, mut inbox) = mpsc::channel(64);

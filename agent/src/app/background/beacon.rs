@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use super::{log, relay_of, unix_now, visitors};
-use crate::app::share::{ShareEvent, ShareSpec};
+use crate::app::share::{ShareEvent, ShareSpec, Stop};
 use crate::fs::{FsError, Paths};
 use crate::logs;
 use crate::running::{Ending, Mode, Process, Registration, RunId, RunningShare, State};
@@ -132,7 +131,7 @@ impl BeaconTask {
         paths: &Paths,
         run: &Run,
         spec: &ShareSpec,
-        stop: CancellationToken,
+        stop: Stop,
     ) -> Result<Beacon, FsError> {
         let record = Arc::new(RunningShare {
             process: Process::this(),
@@ -210,7 +209,7 @@ struct Board {
     /// Whether it was said already that nothing can be written.
     faulty: bool,
     told: Told,
-    stop: CancellationToken,
+    stop: Stop,
 }
 
 impl Board {

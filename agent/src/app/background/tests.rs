@@ -37,7 +37,7 @@ fn run(mode: Mode) -> Run {
 /// The beacon of a share that is the only one of its process.
 fn lone(paths: &Paths, run: &Run, spec: &ShareSpec) -> Result<(Beacon, BeaconTask), FsError> {
     let mut task = BeaconTask::new();
-    let beacon = task.add(paths, run, spec, CancellationToken::new())?;
+    let beacon = task.add(paths, run, spec, CancellationToken::new().into())?;
     Ok((beacon, task))
 }
 
@@ -74,7 +74,7 @@ async fn a_share_is_told_of_while_it_runs_and_forgotten_after() {
     let (_dir, paths) = home();
     let (mut task, stop) = (BeaconTask::new(), CancellationToken::new());
     let run = run(Mode::Background);
-    let mut beacon = task.add(&paths, &run, &spec(Access::Token), stop.clone()).unwrap();
+    let mut beacon = task.add(&paths, &run, &spec(Access::Token), stop.clone().into()).unwrap();
     assert_eq!(look(&paths).unwrap().running.len(), 1, "it is not known at once");
     let scope = Scope::new();
     scope.spawn(task.run());
@@ -375,7 +375,7 @@ async fn each_of_several_shares_of_a_process_is_told_of_stopped_and_forgotten_by
         .iter()
         .map(|stop| {
             let run = run(Mode::Foreground);
-            task.add(&paths, &run, &spec(Access::Token), stop.clone()).unwrap()
+            task.add(&paths, &run, &spec(Access::Token), stop.clone().into()).unwrap()
         })
         .collect();
     let scope = Scope::new();

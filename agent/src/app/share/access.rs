@@ -13,11 +13,41 @@ use super::keeper::{LAST_WORDS, off_thread};
 use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
 use crate::fs::Paths;
 
+/// Where the files of the shares at one relay are. Held in common: a path of each would take some 90 bytes.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) paths: Paths,
+    /// The relay's origin.
+    pub(super) relay: String,
+}
+
+/// Which file is that of a share.
+#[derive(Clone, Debug)]
+pub(super) struct Slip {
+    name: Name,
+    place: Arc<Place>,
+}
+
+impl Slip {
+    pub(super) fn new(name: Name, place: Arc<Place>) -> Self {
+        Self { name, place }
+    }
+
+    /// Returns the file.
+    pub(super) fn file(&self) -> ShareFile {
+        ShareFile::new(&self.place.paths, &self.name, &self.place.relay)
+    }
+
+    /// Returns the same with a name in memory of its own.
+    fn copied(&self) -> Self {
+        Self { name: self.name.copied(), place: Arc::clone(&self.place) }
+    }
+}
+
 /// The credentials of one running share. There may be hundreds in a process, so it holds of the record what is needed again.
 #[derive(Debug)]
 pub(super) struct Keyring {
-    name: Name,
-    file: ShareFile,
+    slip: Slip,
     access: Access,
     /// The version that was read last; none before the first look, since somebody may have changed
     /// the file right after it was opened.
@@ -60,7 +90,7 @@ impl Keys {
 
 /// What the file of a share holds now that it is opened.
 pub(super) struct Found {
-    file: ShareFile,
+    slip: Slip,
     access: Access,
     record: ShareRecord,
     made: Option<Version>,
@@ -69,25 +99,22 @@ pub(super) struct Found {
 impl Found {
     /// Reads what earlier runs kept, and makes the token or link that this run needs. To be run where it may block.
     pub(super) fn open(
-        paths: &Paths,
-        name: Name,
-        relay: &str,
+        slip: Slip,
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        let file = ShareFile::new(paths, &name, relay);
-        let ((record, is_new), version) = file.edit_versioned(|record| {
+        let ((record, is_new), version) = slip.file().edit_versioned(|record| {
             let is_new = record.is_none();
             let mut record = match record {
                 Some(record) if record.target != *target => {
                     // Tokens that were given out for one thing must not open another.
                     return Err(CredentialError::NameInUse {
-                        name: name.to_string(),
+                        name: slip.name.to_string(),
                         target: record.target,
                     });
                 }
                 Some(record) => record,
-                None => ShareRecord::new(name, relay, target.clone()),
+                None => ShareRecord::new(slip.name.clone(), &slip.place.relay, target.clone()),
             };
             // What was given to somebody else, or for some time, is not for showing again.
             if access != Access::Public && record.own_token().is_none() {
@@ -98,17 +125,16 @@ impl Found {
             }
             Ok((record.clone(), (record, is_new)))
         })?;
-        Ok(Self { file, access, record, made: is_new.then_some(version) })
+        Ok(Self { slip, access, record, made: is_new.then_some(version) })
     }
 }
 
 impl Fresh {
     /// Takes what was found, as copies: what a thread made that ends at once keeps a part of its heap for as long as the share.
     pub(super) fn of(found: &Found) -> Self {
-        let Found { file, access, record, made } = found;
+        let Found { slip, access, record, made } = found;
         let keyring = Keyring {
-            name: record.name.copied(),
-            file: file.copied(),
+            slip: slip.copied(),
             access: *access,
             version: None,
             keys: Keys::of(record, *access),
@@ -132,7 +158,9 @@ impl Keyring {
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        Ok(Fresh::of(&Found::open(paths, name, relay, target, access)?).keyring)
+        let place = Place { paths: paths.clone(), relay: relay.to_owned() };
+        let slip = Slip::new(name, place.into());
+        Ok(Fresh::of(&Found::open(slip, target, access)?).keyring)
     }
 
     /// Forgets a share that never came up: nobody was shown what opens it. `made` is the version that this
@@ -140,7 +168,7 @@ impl Keyring {
     /// stays.
     pub(super) async fn forget(self, made: Option<Version>) {
         let Some(made) = made else { return };
-        let file = self.file;
+        let file = self.slip.file();
         let forgotten = off_thread(move || file.forget(made));
         // Whoever holds the lock does not keep the others from ending.
         if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, forgotten).await {
@@ -150,7 +178,7 @@ impl Keyring {
 
     /// Returns the name of the share.
     pub(super) fn name(&self) -> &Name {
-        &self.name
+        &self.slip.name
     }
 
     /// Returns the policy as it stands.
@@ -169,16 +197,16 @@ impl Keyring {
         Some(format!("{url}?s={}", secret.expose()))
     }
 
-    /// Returns the file, for writing beside the share.
-    pub(super) fn file(&self) -> &ShareFile {
-        &self.file
+    /// Tells which file it is, for writing beside the share.
+    pub(super) fn slip(&self) -> &Slip {
+        &self.slip
     }
 
     /// Returns the file and what is known of it, for a look.
     pub(super) fn watched(&self) -> Watched {
         // Never the version after a write of ours: somebody may have revoked a token just before
         // we wrote, and the next look must see it.
-        Watched { file: self.file.clone(), seen: self.version }
+        Watched { slip: self.slip.clone(), seen: self.version }
     }
 
     /// Takes what a look found; returns the policy if it changed since.
@@ -221,15 +249,16 @@ impl Keyring {
 /// The file of a share, and the version of it that is known.
 #[derive(Debug)]
 pub(super) struct Watched {
-    file: ShareFile,
+    slip: Slip,
     seen: Option<Version>,
 }
 
 impl Watched {
     /// Looks whether the file has changed. To be run where it may block.
     pub(super) fn look(self) -> Option<Look> {
-        let version = self.file.version();
-        (Some(version) != self.seen).then(|| Look(version, self.file.read()))
+        let file = self.slip.file();
+        let version = file.version();
+        (Some(version) != self.seen).then(|| Look(version, file.read()))
     }
 }
 
@@ -283,7 +312,7 @@ mod tests {
         super::super::keeper::write(&file, &info).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
         assert!(keyring.refresh().await.is_none());
-        let kept = keyring.file().read().unwrap().unwrap();
+        let kept = keyring.slip().file().read().unwrap().unwrap();
         assert_eq!(kept.ticket.as_deref(), Some("ticket"));
     }
 

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use mcpm_shared::access::AccessPolicy;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::access::{Fresh, Keyring, Look};
 use super::error::in_full;
 use super::start::{Reach, Ready};
-use super::{Patience, ShareError, ShareEvent, Up};
+use super::{Patience, ShareError, ShareEvent, Stop, Up};
 use crate::credentials::{CredentialError, Version};
 use crate::gateway::Gateway;
 use crate::tunnel::{Tunnel, TunnelStats, TunnelStatus};
@@ -18,7 +17,7 @@ use crate::tunnel::{Tunnel, TunnelStats, TunnelStatus};
 /// nothing that it does not need for its whole life.
 pub(super) struct Member {
     pub(super) at: usize,
-    pub(super) stop: CancellationToken,
+    pub(super) stop: Stop,
     pub(super) keyring: Keyring,
     gateway: Option<Gateway>,
     reach: Option<Box<Reach>>,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -69,6 +69,7 @@ impl Session {
         let common = Common {
             over: CancellationToken::new(),
             paths: paths.clone(),
+            places: Mutex::default(),
             events,
             heirs: OnceCell::new(),
             files: Arc::new(Semaphore::new(FILES)),
@@ -274,7 +275,7 @@ impl Session {
                 None => index += 1,
                 Some(Next::Tell(event)) => self.say(at, event).await,
                 Some(Next::Up(event, status)) => {
-                    self.keeper.keep(at, member.keyring.file(), status);
+                    self.keeper.keep(at, member.keyring.slip(), status);
                     self.say(at, event).await;
                 }
                 Some(Next::Expired) => {
@@ -409,7 +410,7 @@ mod tests {
             let patience = Patience::Time(Duration::from_secs(600));
             let target = ShareTarget::Server(relay.clone());
             let spec = ShareSpec { target, ..spec(source, relay, patience) };
-            Wish { spec: Box::new(spec), stop: CancellationToken::new() }
+            Wish { spec: Box::new(spec), stop: CancellationToken::new().into() }
         };
         session.begin(relays.iter().map(wish).collect(), &books);
         tokio::select! {
@@ -449,7 +450,7 @@ mod tests {
             let spec = spec(source, &relay, Patience::Time(Duration::from_secs(600)));
             let target = ShareTarget::Server(at.to_string());
             let spec = Box::new(ShareSpec { target, ..spec });
-            Wish { spec, stop: CancellationToken::new() }
+            Wish { spec, stop: CancellationToken::new().into() }
         };
         let (events, mut inbox) = mpsc::channel(64);
         let stop = CancellationToken::new();
@@ -493,7 +494,7 @@ mod tests {
             let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(600)));
             let target = ShareTarget::Server(at.to_string());
             let spec = Box::new(ShareSpec { target, ..spec });
-            Wish { spec, stop: CancellationToken::new() }
+            Wish { spec, stop: CancellationToken::new().into() }
         };
         let wishes: Vec<_> = (0..=AT_ONCE).map(wish).collect();
         let (last, stop) = (wishes[AT_ONCE].stop.clone(), CancellationToken::new());

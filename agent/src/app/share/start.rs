@@ -1,9 +1,8 @@
 //! What comes before a share can be published: its server is tried, its credentials are read or
 //! made, and its local address is opened.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::FutureExt as _;
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
@@ -12,9 +11,9 @@ use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Found, Fresh};
+use super::access::{Found, Fresh, Place, Slip};
 use super::keeper::{LAST_WORDS, off_thread};
-use super::{Local, ShareError, ShareEvent, ShareSpec, Source};
+use super::{Local, ShareError, ShareEvent, ShareSpec, Source, Stop};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
 use crate::fs::Paths;
 use crate::gateway::listen::{self, ListenOptions, listen};
@@ -26,7 +25,7 @@ pub(super) struct Starting {
     pub(super) at: usize,
     pub(super) spec: Box<ShareSpec>,
     pub(super) gateway: Option<Gateway>,
-    pub(super) stop: CancellationToken,
+    pub(super) stop: Stop,
     pub(super) common: Arc<Common>,
 }
 
@@ -35,6 +34,8 @@ pub(super) struct Common {
     /// Cancelled when all of them end.
     pub(super) over: CancellationToken,
     pub(super) paths: Paths,
+    /// Where files are, of each relay.
+    pub(super) places: Mutex<Vec<Arc<Place>>>,
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all need to know only once.
     pub(super) heirs: OnceCell<Inherited>,
@@ -42,6 +43,19 @@ pub(super) struct Common {
     pub(super) files: Arc<Semaphore>,
     /// What belongs to the run.
     pub(super) scope: Scope,
+}
+
+impl Common {
+    /// Returns where the files of the shares at a relay are.
+    fn place(&self, relay: String) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = places.iter().find(|place| place.relay == relay) {
+            return Arc::clone(known);
+        }
+        let place = Arc::new(Place { paths: self.paths.clone(), relay });
+        places.push(Arc::clone(&place));
+        place
+    }
 }
 
 /// A share that can be published.
@@ -118,15 +132,20 @@ impl Starting {
             Some(Err(error)) => Err(error),
             None => Ok(None),
         };
-        fresh.forget().await;
+        Box::pin(fresh.forget()).await;
         failed
     }
 
     /// Does what is not needed any more once the share, or the whole run, is to end.
     fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
-        let work =
-            work.with_cancellation_token(&self.stop).with_cancellation_token(&self.common.over);
-        work.map(Option::flatten)
+        let work = work.with_cancellation_token(&self.common.over);
+        async {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => None,
+                done = work => done,
+            }
+        }
     }
 
     async fn try_out(&self) -> Result<(), ShareError> {
@@ -141,7 +160,10 @@ impl Starting {
     /// Opens the local address, where one was asked for.
     async fn reach(&self, policy: &AccessPolicy) -> Result<Option<Reach>, ShareError> {
         match (&self.spec.local, &self.gateway) {
-            (Some(local), Some(gateway)) => self.listen(local, gateway, policy).await.map(Some),
+            // Boxed, as the ends below: of hundreds that wait for their turn few come here.
+            (Some(local), Some(gateway)) => {
+                Box::pin(self.listen(local, gateway, policy)).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -184,16 +206,16 @@ impl Starting {
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
         let origin =
             spec.relay.as_ref().map_or_else(|| NO_RELAY.to_owned(), |r| r.address.origin());
-        let paths = self.common.paths.clone();
         let name = match wanted {
             Some(name) => Some(name),
             None => self.heirs().await?.name(&target, &origin),
         };
+        let place = self.common.place(origin);
         off_thread(move || {
             let _turn = turn;
-            let key = agent_key(&paths)?;
+            let key = agent_key(&place.paths)?;
             let name = name.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
-            let found = Found::open(&paths, name, &origin, &target, access)?;
+            let found = Found::open(Slip::new(name, place), &target, access)?;
             Ok((key, found))
         })
         .await

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::background::{Beacon, BeaconTask, Run};
-use crate::app::share::{ShareEvent, ShareSpec, Source, Wish, share_all};
+use crate::app::share::{ShareEvent, ShareSpec, Source, Stop, Wish, share_all};
 use crate::cli::background::Screen;
 use crate::cli::error::CliError;
 use crate::cli::run::listen;
@@ -120,15 +120,16 @@ impl Book {
         run: &Run,
         paths: &Paths,
         stop: &CancellationToken,
-    ) -> Result<(BeaconTask, Vec<CancellationToken>), CliError> {
-        let (mut task, mut stops) = (BeaconTask::new(), Vec::new());
-        for (at, spec) in specs {
-            let id = if stops.is_empty() { run.id.clone() } else { RunId::generate() };
-            // The end of the only share is that of all.
-            let stop = if self.targets.len() > 1 { stop.child_token() } else { stop.clone() };
+    ) -> Result<(BeaconTask, Vec<Stop>), CliError> {
+        let mut task = BeaconTask::new();
+        // The end of the only share is that of all.
+        let several = self.targets.len() > 1;
+        let stops =
+            if several { Stop::several(stop, specs.len()) } else { vec![stop.clone().into()] };
+        for (index, ((at, spec), stop)) in specs.iter().zip(&stops).enumerate() {
+            let id = if index == 0 { run.id.clone() } else { RunId::generate() };
             let run = Run { id, ..run.clone() };
             self.beacons[*at] = Some(task.add(paths, &run, spec, stop.clone())?);
-            stops.push(stop);
         }
         Ok((task, stops))
     }
