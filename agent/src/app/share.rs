@@ -469,8 +469,9 @@ mod tests {
             let spec = ShareSpec { target, name: Some(name.parse().unwrap()), ..spec };
             Wish { spec: Box::new(spec), stop: CancellationToken::new().into() }
         };
-        let wishes: Vec<_> = ["one", "two", "three"].map(wish).into();
-        let stops: Vec<_> = wishes.iter().map(|wish| wish.stop.clone()).collect();
+        let stops = Stop::several(&CancellationToken::new(), 3);
+        let wishes = ["one", "two", "three"].into_iter().zip(&stops);
+        let wishes = wishes.map(|(name, stop)| Wish { stop: stop.clone(), ..wish(name) }).collect();
         let (events, mut inbox) = mpsc::channel(16);
         let sharing = share_all(wishes, &paths, events, CancellationToken::new());
         let follow = async {

@@ -102,7 +102,7 @@ impl ShareFile {
         if self.version() != version {
             return Ok(());
         }
-        fs::clear(&[self.path.to_path_buf()])?;
+        fs::clear(std::slice::from_ref(&self.path))?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Add;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -189,15 +190,7 @@ pub struct Weight {
 
 impl Weight {
     fn of_tree(pid: u32) -> Self {
-        let mut total = Self::of(pid);
-        for child in children(pid) {
-            let child = Self::of_tree(child);
-            total.cpu_seconds += child.cpu_seconds;
-            total.megabytes += child.megabytes;
-            total.own_megabytes += child.own_megabytes;
-            total.peak_megabytes += child.peak_megabytes;
-        }
-        total
+        children(pid).into_iter().map(Self::of_tree).fold(Self::of(pid), Self::add)
     }
 
     fn of(pid: u32) -> Self {
@@ -217,6 +210,19 @@ impl Weight {
             megabytes: megabytes("VmRSS"),
             own_megabytes: megabytes("RssAnon"),
             peak_megabytes: megabytes("VmHWM"),
+        }
+    }
+}
+
+impl Add for Weight {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            megabytes: self.megabytes + other.megabytes,
+            own_megabytes: self.own_megabytes + other.own_megabytes,
+            peak_megabytes: self.peak_megabytes + other.peak_megabytes,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod ours;
 mod peers;
 
+use std::ops::Add as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -169,11 +170,7 @@ impl Running {
             None => process.weigh(),
         };
         let sum = |processes: &[Process]| {
-            processes.iter().map(weigh).fold(Weight::default(), |a, b| Weight {
-                cpu_seconds: a.cpu_seconds + b.cpu_seconds,
-                megabytes: a.megabytes + b.megabytes,
-                peak_megabytes: a.peak_megabytes + b.peak_megabytes,
-            })
+            processes.iter().map(weigh).fold(Weight::default(), Weight::add)
         };
         (!self.relay.is_empty()).then(|| (sum(&self.relay), sum(&self.client)))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::app::share::{ShareEvent, Source};
+use crate::app::share::{ShareEvent, Source, Stop};
 use crate::credentials::ShareRecord;
 use crate::running::{Ending, Mode, Process, Registration, RunId};
 use mcpm_shared::scope::Scope;
@@ -370,12 +370,12 @@ impl LaunchError {
 async fn each_of_several_shares_of_a_process_is_told_of_stopped_and_forgotten_by_itself() {
     let (_dir, paths) = home();
     let mut task = BeaconTask::new();
-    let stops = [CancellationToken::new(), CancellationToken::new()];
+    let stops = Stop::several(&CancellationToken::new(), 2);
     let mut beacons: Vec<Beacon> = stops
         .iter()
         .map(|stop| {
             let run = run(Mode::Foreground);
-            task.add(&paths, &run, &spec(Access::Token), stop.clone().into()).unwrap()
+            task.add(&paths, &run, &spec(Access::Token), stop.clone()).unwrap()
         })
         .collect();
     let scope = Scope::new();

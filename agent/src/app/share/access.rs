@@ -15,7 +15,7 @@ use crate::fs::Paths;
 
 /// Where the files of the shares at one relay are. Held in common: a path of each would take some 90 bytes.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Folder {
     pub(super) paths: Paths,
     /// The relay's origin.
     pub(super) relay: String,
@@ -23,31 +23,31 @@ pub(super) struct Place {
 
 /// Which file is that of a share.
 #[derive(Clone, Debug)]
-pub(super) struct Slip {
+pub(super) struct FileName {
     name: Name,
-    place: Arc<Place>,
+    folder: Arc<Folder>,
 }
 
-impl Slip {
-    pub(super) fn new(name: Name, place: Arc<Place>) -> Self {
-        Self { name, place }
+impl FileName {
+    pub(super) fn new(name: Name, folder: Arc<Folder>) -> Self {
+        Self { name, folder }
     }
 
     /// Returns the file.
     pub(super) fn file(&self) -> ShareFile {
-        ShareFile::new(&self.place.paths, &self.name, &self.place.relay)
+        ShareFile::new(&self.folder.paths, &self.name, &self.folder.relay)
     }
 
     /// Returns the same with a name in memory of its own.
     fn copied(&self) -> Self {
-        Self { name: self.name.copied(), place: Arc::clone(&self.place) }
+        Self { name: self.name.copied(), folder: Arc::clone(&self.folder) }
     }
 }
 
 /// The credentials of one running share. There may be hundreds in a process, so it holds of the record what is needed again.
 #[derive(Debug)]
 pub(super) struct Keyring {
-    slip: Slip,
+    file_name: FileName,
     access: Access,
     /// The version that was read last; none before the first look, since somebody may have changed
     /// the file right after it was opened.
@@ -90,7 +90,7 @@ impl Keys {
 
 /// What the file of a share holds now that it is opened.
 pub(super) struct Found {
-    slip: Slip,
+    file_name: FileName,
     access: Access,
     record: ShareRecord,
     made: Option<Version>,
@@ -99,22 +99,27 @@ pub(super) struct Found {
 impl Found {
     /// Reads what earlier runs kept, and makes the token or link that this run needs. To be run where it may block.
     pub(super) fn open(
-        slip: Slip,
+        file_name: FileName,
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        let ((record, is_new), version) = slip.file().edit_versioned(|record| {
+        let ((record, is_new), version) = file_name.file().edit_versioned(|record| {
             let is_new = record.is_none();
             let mut record = match record {
                 Some(record) if record.target != *target => {
                     // Tokens that were given out for one thing must not open another.
                     return Err(CredentialError::NameInUse {
-                        name: slip.name.to_string(),
+                        name: file_name.name.to_string(),
                         target: record.target,
                     });
                 }
-                Some(record) => record,
-                None => ShareRecord::new(slip.name.clone(), &slip.place.relay, target.clone()),
+                // A file may have been renamed by hand.
+                Some(record) => ShareRecord { name: file_name.name.clone(), ..record },
+                None => ShareRecord::new(
+                    file_name.name.clone(),
+                    &file_name.folder.relay,
+                    target.clone(),
+                ),
             };
             // What was given to somebody else, or for some time, is not for showing again.
             if access != Access::Public && record.own_token().is_none() {
@@ -125,16 +130,16 @@ impl Found {
             }
             Ok((record.clone(), (record, is_new)))
         })?;
-        Ok(Self { slip, access, record, made: is_new.then_some(version) })
+        Ok(Self { file_name, access, record, made: is_new.then_some(version) })
     }
 }
 
 impl Fresh {
     /// Takes what was found, as copies: what a thread made that ends at once keeps a part of its heap for as long as the share.
     pub(super) fn of(found: &Found) -> Self {
-        let Found { slip, access, record, made } = found;
+        let Found { file_name, access, record, made } = found;
         let keyring = Keyring {
-            slip: slip.copied(),
+            file_name: file_name.copied(),
             access: *access,
             version: None,
             keys: Keys::of(record, *access),
@@ -158,9 +163,9 @@ impl Keyring {
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        let place = Place { paths: paths.clone(), relay: relay.to_owned() };
-        let slip = Slip::new(name, place.into());
-        Ok(Fresh::of(&Found::open(slip, target, access)?).keyring)
+        let folder = Folder { paths: paths.clone(), relay: relay.to_owned() };
+        let file_name = FileName::new(name, folder.into());
+        Ok(Fresh::of(&Found::open(file_name, target, access)?).keyring)
     }
 
     /// Forgets a share that never came up: nobody was shown what opens it. `made` is the version that this
@@ -168,7 +173,7 @@ impl Keyring {
     /// stays.
     pub(super) async fn forget(self, made: Option<Version>) {
         let Some(made) = made else { return };
-        let file = self.slip.file();
+        let file = self.file_name.file();
         let forgotten = off_thread(move || file.forget(made));
         // Whoever holds the lock does not keep the others from ending.
         if let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, forgotten).await {
@@ -178,7 +183,7 @@ impl Keyring {
 
     /// Returns the name of the share.
     pub(super) fn name(&self) -> &Name {
-        &self.slip.name
+        &self.file_name.name
     }
 
     /// Returns the policy as it stands.
@@ -198,15 +203,15 @@ impl Keyring {
     }
 
     /// Tells which file it is, for writing beside the share.
-    pub(super) fn slip(&self) -> &Slip {
-        &self.slip
+    pub(super) fn file_name(&self) -> &FileName {
+        &self.file_name
     }
 
     /// Returns the file and what is known of it, for a look.
     pub(super) fn watched(&self) -> Watched {
         // Never the version after a write of ours: somebody may have revoked a token just before
         // we wrote, and the next look must see it.
-        Watched { slip: self.slip.clone(), seen: self.version }
+        Watched { file_name: self.file_name.clone(), seen: self.version }
     }
 
     /// Takes what a look found; returns the policy if it changed since.
@@ -249,14 +254,14 @@ impl Keyring {
 /// The file of a share, and the version of it that is known.
 #[derive(Debug)]
 pub(super) struct Watched {
-    slip: Slip,
+    file_name: FileName,
     seen: Option<Version>,
 }
 
 impl Watched {
     /// Looks whether the file has changed. To be run where it may block.
     pub(super) fn look(self) -> Option<Look> {
-        let file = self.slip.file();
+        let file = self.file_name.file();
         let version = file.version();
         (Some(version) != self.seen).then(|| Look(version, file.read()))
     }
@@ -312,7 +317,7 @@ mod tests {
         super::super::keeper::write(&file, &info).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
         assert!(keyring.refresh().await.is_none());
-        let kept = keyring.slip().file().read().unwrap().unwrap();
+        let kept = keyring.file_name().file().read().unwrap().unwrap();
         assert_eq!(kept.ticket.as_deref(), Some("ticket"));
     }
 
@@ -342,6 +347,23 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(keyring.refresh().await.is_none());
         assert!(keyring.policy().public);
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_by_hand_is_that_of_its_new_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let own = open(&paths, Access::Token).token().unwrap();
+        let path = |name: &str| paths.shares().join(format!("{name}@r.example.json"));
+        std::fs::rename(path("time-abc"), path("other")).unwrap();
+        let (name, target): (Name, _) =
+            ("other".parse().unwrap(), ShareTarget::Server("time".to_owned()));
+        let keyring =
+            Keyring::open(&paths, name.clone(), "https://r.example", &target, Access::Token);
+        let keyring = keyring.unwrap();
+        assert_eq!((keyring.name(), keyring.token()), (&name, Some(own)));
+        assert_eq!(keyring.file_name().file().read().unwrap().unwrap().name, name);
+        assert!(!path("time-abc").exists());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mcpm_shared::scope::Scope;
 use tokio::sync::{mpsc, watch};
 
 use super::ShareEvent;
-use super::access::Slip;
+use super::access::FileName;
 use super::error::in_full;
 use crate::credentials::{CredentialError, ShareFile};
 use crate::tunnel::{ShareInfo, TunnelStatus};
@@ -34,7 +34,7 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
 /// What the relay said of shares and nobody has written yet: of each the last word, and its file.
 ///
 /// As shared pointers: hundreds of shares come up faster than their files are written.
-type Said = Arc<Mutex<BTreeMap<usize, (Slip, Arc<TunnelStatus>)>>>;
+type Said = Arc<Mutex<BTreeMap<usize, (FileName, Arc<TunnelStatus>)>>>;
 
 /// Writes to the files of shares, one after the other, until it is dropped.
 #[derive(Debug)]
@@ -54,11 +54,11 @@ impl Keeper {
 
     /// Keeps what the relay said of the share number `at`, without waiting. Of what comes fast only
     /// the last is written. A status other than `Up` has nothing for the next run.
-    pub(super) fn keep(&self, at: usize, slip: &Slip, status: Arc<TunnelStatus>) {
+    pub(super) fn keep(&self, at: usize, file_name: &FileName, status: Arc<TunnelStatus>) {
         if !matches!(*status, TunnelStatus::Up(_)) {
             return;
         }
-        let word = (slip.clone(), status);
+        let word = (file_name.clone(), status);
         self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(at, word);
         self.wake.send_replace(());
     }
@@ -73,9 +73,9 @@ async fn keep_all(
     let next = || said.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
     // What was said before the sender went is still seen.
     while woken.changed().await.is_ok() {
-        while let Some((at, (slip, status))) = next() {
+        while let Some((at, (file_name, status))) = next() {
             let work = move || match &*status {
-                TunnelStatus::Up(info) => write(&slip.file(), info),
+                TunnelStatus::Up(info) => write(&file_name.file(), info),
                 _ => Ok(()),
             };
             let written = off_thread(work);
@@ -109,7 +109,7 @@ pub(super) fn write(file: &ShareFile, info: &ShareInfo) -> Result<(), Credential
 mod tests {
     use super::*;
     use crate::app::share::Access;
-    use crate::app::share::access::{Keyring, Place};
+    use crate::app::share::access::{Folder, Keyring};
     use crate::credentials::ShareTarget;
     use crate::fs::{self, Paths};
 
@@ -145,7 +145,7 @@ mod tests {
         let keeper = Keeper::start(events, &scope);
 
         let held = fs::lock(&path).unwrap();
-        keeper.keep(0, keyring.slip(), up(1));
+        keeper.keep(0, keyring.file_name(), up(1));
         // What an editor does that knows of no lock.
         let text = std::fs::read_to_string(&path).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -153,11 +153,11 @@ mod tests {
         fs::write_json(&path, &record).unwrap();
         assert!(keyring.refresh().await.unwrap().unwrap().tokens.is_empty());
 
-        keeper.keep(0, keyring.slip(), up(2));
+        keeper.keep(0, keyring.file_name(), up(2));
         drop(held);
         drop(keeper);
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
-        let kept = keyring.slip().file().read().unwrap().unwrap();
+        let kept = keyring.file_name().file().read().unwrap().unwrap();
         assert_eq!(kept.ticket.as_deref(), Some("ticket 2"));
         assert!(kept.tokens.is_empty());
     }
@@ -170,23 +170,24 @@ mod tests {
         let (events, _inbox) = mpsc::channel(1);
         let scope = Scope::new();
         let keeper = Keeper::start(events, &scope);
-        keeper.keep(0, keyring.slip(), up(1));
-        keeper.keep(0, keyring.slip(), Arc::new(TunnelStatus::Connecting { attempt: 1 }));
+        keeper.keep(0, keyring.file_name(), up(1));
+        keeper.keep(0, keyring.file_name(), Arc::new(TunnelStatus::Connecting { attempt: 1 }));
         drop(keeper);
         assert_eq!(scope.drain(Duration::from_secs(10)).await, 0);
-        let kept = keyring.slip().file().read().unwrap().unwrap();
+        let kept = keyring.file_name().file().read().unwrap().unwrap();
         assert_eq!(kept.ticket.as_deref(), Some("ticket 1"));
     }
 
     #[tokio::test]
     async fn what_cannot_be_kept_is_told_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { paths: Paths::new(dir.path()), relay: "https://r.example".to_owned() };
-        let slip = Slip::new(info(1).name, place.into());
+        let folder =
+            Folder { paths: Paths::new(dir.path()), relay: "https://r.example".to_owned() };
+        let file_name = FileName::new(info(1).name, folder.into());
         let (events, mut inbox) = mpsc::channel(1);
         let scope = Scope::new();
         let keeper = Keeper::start(events, &scope);
-        keeper.keep(7, &slip, up(1));
+        keeper.keep(7, &file_name, up(1));
         let Some((7, ShareEvent::Warning(text))) = inbox.recv().await else { panic!("no warning") };
         assert!(text.contains("no share named"), "{text}");
     }

@@ -69,7 +69,7 @@ impl Session {
         let common = Common {
             over: CancellationToken::new(),
             paths: paths.clone(),
-            places: Mutex::default(),
+            folders: Mutex::default(),
             events,
             heirs: OnceCell::new(),
             files: Arc::new(Semaphore::new(FILES)),
@@ -275,7 +275,7 @@ impl Session {
                 None => index += 1,
                 Some(Next::Tell(event)) => self.say(at, event).await,
                 Some(Next::Up(event, status)) => {
-                    self.keeper.keep(at, member.keyring.slip(), status);
+                    self.keeper.keep(at, member.keyring.file_name(), status);
                     self.say(at, event).await;
                 }
                 Some(Next::Expired) => {
@@ -383,7 +383,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::tests::{nobody, spec};
-    use super::super::{Patience, ShareSpec};
+    use super::super::{Patience, ShareSpec, Stop};
     use super::*;
     use crate::credentials::ShareTarget;
 
@@ -496,8 +496,11 @@ mod tests {
             let spec = Box::new(ShareSpec { target, ..spec });
             Wish { spec, stop: CancellationToken::new().into() }
         };
-        let wishes: Vec<_> = (0..=AT_ONCE).map(wish).collect();
-        let (last, stop) = (wishes[AT_ONCE].stop.clone(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let stops = Stop::several(&stop, AT_ONCE + 1);
+        let last = stops[AT_ONCE].clone();
+        let wishes =
+            stops.into_iter().enumerate().map(|(at, stop)| Wish { stop, ..wish(at) }).collect();
         let (events, mut inbox) = mpsc::channel(64);
         let follow = async {
             let mut begun = 0;

@@ -8,10 +8,9 @@ use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
 use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
-use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Found, Fresh, Place, Slip};
+use super::access::{FileName, Folder, Found, Fresh};
 use super::keeper::{LAST_WORDS, off_thread};
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source, Stop};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
@@ -35,7 +34,7 @@ pub(super) struct Common {
     pub(super) over: CancellationToken,
     pub(super) paths: Paths,
     /// Where files are, of each relay.
-    pub(super) places: Mutex<Vec<Arc<Place>>>,
+    pub(super) folders: Mutex<Vec<Arc<Folder>>>,
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all need to know only once.
     pub(super) heirs: OnceCell<Inherited>,
@@ -47,14 +46,14 @@ pub(super) struct Common {
 
 impl Common {
     /// Returns where the files of the shares at a relay are.
-    fn place(&self, relay: String) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = places.iter().find(|place| place.relay == relay) {
+    fn folder(&self, relay: String) -> Arc<Folder> {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = folders.iter().find(|folder| folder.relay == relay) {
             return Arc::clone(known);
         }
-        let place = Arc::new(Place { paths: self.paths.clone(), relay });
-        places.push(Arc::clone(&place));
-        place
+        let folder = Arc::new(Folder { paths: self.paths.clone(), relay });
+        folders.push(Arc::clone(&folder));
+        folder
     }
 }
 
@@ -137,14 +136,12 @@ impl Starting {
     }
 
     /// Does what is not needed any more once the share, or the whole run, is to end.
-    fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
-        let work = work.with_cancellation_token(&self.common.over);
-        async {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => None,
-                done = work => done,
-            }
+    async fn unless_given_up<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            () = self.common.over.cancelled() => None,
+            done = work => Some(done),
         }
     }
 
@@ -160,7 +157,7 @@ impl Starting {
     /// Opens the local address, where one was asked for.
     async fn reach(&self, policy: &AccessPolicy) -> Result<Option<Reach>, ShareError> {
         match (&self.spec.local, &self.gateway) {
-            // Boxed, as the ends below: of hundreds that wait for their turn few come here.
+            // Boxed, as what forgets a share is: few come here, and the future of each would keep room.
             (Some(local), Some(gateway)) => {
                 Box::pin(self.listen(local, gateway, policy)).await.map(Some)
             }
@@ -210,12 +207,12 @@ impl Starting {
             Some(name) => Some(name),
             None => self.heirs().await?.name(&target, &origin),
         };
-        let place = self.common.place(origin);
+        let folder = self.common.folder(origin);
         off_thread(move || {
             let _turn = turn;
-            let key = agent_key(&place.paths)?;
+            let key = agent_key(&folder.paths)?;
             let name = name.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
-            let found = Found::open(Slip::new(name, place), &target, access)?;
+            let found = Found::open(FileName::new(name, folder), &target, access)?;
             Ok((key, found))
         })
         .await

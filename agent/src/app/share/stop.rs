@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Ends a share. All clones end the same one.
+/// Ends a share; made from a token, it is that token, with all that it ends. All clones are the same.
 ///
 /// A token for each of hundreds would take 128 bytes; those of a run share one.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Stop {
         (0..count).map(|at| Self(Which::One(Arc::clone(&several), at))).collect()
     }
 
-    /// Ends the share.
+    /// Ends the share; where it was made from a token, this cancels the token.
     pub fn cancel(&self) {
         match &self.0 {
             Which::All(all) => all.cancel(),

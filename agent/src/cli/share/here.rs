@@ -124,8 +124,10 @@ impl Book {
         let mut task = BeaconTask::new();
         // The end of the only share is that of all.
         let several = self.targets.len() > 1;
-        let stops =
-            if several { Stop::several(stop, specs.len()) } else { vec![stop.clone().into()] };
+        let stops = match several {
+            true => Stop::several(stop, specs.len()),
+            false => vec![Stop::from(stop.clone()); specs.len()],
+        };
         for (index, ((at, spec), stop)) in specs.iter().zip(&stops).enumerate() {
             let id = if index == 0 { run.id.clone() } else { RunId::generate() };
             let run = Run { id, ..run.clone() };

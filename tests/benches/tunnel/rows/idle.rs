@@ -36,6 +36,7 @@ pub(crate) async fn measure(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Ve
         Some(theirs) => format!("rathole WebSocket, a service: {}", shown(theirs)),
         None => "rathole is not there".to_owned(),
     };
+    let all = |theirs: &Option<Grown>| theirs.as_ref().map(|theirs| theirs.all);
     for (security, tls, most) in [(Security::None, "", 30.0), (Security::SelfSigned, ", TLS", 60.0)]
     {
         let (relay, agent) = tunnels(bench, agents, security).await?;
@@ -43,11 +44,15 @@ pub(crate) async fn measure(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Ve
             what: format!("{agents} agents{tls}, KB each at the relay"),
             is: relay,
             must: Must::AtMost(most),
-            beside: format!("{}; in the agents' process: {}", beside(theirs_server), shown(agent)),
+            beside: format!(
+                "{}; in the agents' process: {}",
+                beside(all(&theirs_server)),
+                shown(agent)
+            ),
         });
         // The same the other way round, as operators ask.
         let a_gigabyte = |kilobytes: f64| 1e6 / kilobytes;
-        let theirs = theirs_server.map(|theirs| shown(a_gigabyte(theirs)));
+        let theirs = all(&theirs_server).map(|theirs| shown(a_gigabyte(theirs)));
         findings.push(Finding {
             what: format!("idle tunnels{tls} in a GB of the relay"),
             is: a_gigabyte(relay),
@@ -56,15 +61,19 @@ pub(crate) async fn measure(bench: &Bench<'_>, plan: &Plan) -> anyhow::Result<Ve
         });
     }
     let (relay, agent) = shares(bench).await?;
-    for (which, grown, theirs) in [
-        ("process, KB each at the agent", agent, theirs_client),
-        ("session, KB each at the relay", relay, theirs_server),
-    ] {
+    for (side, ours, theirs) in [("agent", agent, theirs_client), ("relay", relay, theirs_server)] {
         findings.push(Finding {
-            what: format!("{SHARES} shares of one {which}"),
-            is: grown.own,
+            what: format!(
+                "{SHARES} shares of one session, KB of heap and stacks each at the {side}"
+            ),
+            is: ours.own,
             must: Must::AtMost(2.0),
-            beside: format!("with pages of the program: {}; {}", shown(grown.all), beside(theirs)),
+            beside: format!(
+                "{}; resident: {} and {}",
+                beside(theirs.as_ref().map(|theirs| theirs.own)),
+                shown(ours.all),
+                theirs.as_ref().map_or_else(|| "?".to_owned(), |theirs| shown(theirs.all)),
+            ),
         });
     }
     Ok(findings)
@@ -113,6 +122,16 @@ struct Grown {
     all: f64,
 }
 
+impl Grown {
+    fn between(one: Weight, many: Weight) -> Self {
+        let each = |more: f64| more * 1e3 / count(SHARES - 1);
+        Self {
+            own: each(many.own_megabytes - one.own_megabytes),
+            all: each(many.megabytes - one.megabytes),
+        }
+    }
+}
+
 /// Returns by how much a relay and an agent grow whose session has many shares.
 async fn shares(bench: &Bench<'_>) -> anyhow::Result<(Grown, Grown)> {
     let folder = tempfile::tempdir()?;
@@ -129,14 +148,8 @@ async fn shares(bench: &Bench<'_>) -> anyhow::Result<(Grown, Grown)> {
     one.stop().await;
     let (agent, _) = up(bench, &args(SHARES), SHARES).await?;
     rest(REST).await;
-    let each = |process: &Process, before: Weight| {
-        let now = process.weigh_alone();
-        let [own, all] =
-            [now.own_megabytes - before.own_megabytes, now.megabytes - before.megabytes]
-                .map(|more| more * 1e3 / count(SHARES - 1));
-        Grown { own, all }
-    };
-    let (at_agent, at_relay) = (each(&agent, agent_before), each(&relay, relay_before));
+    let at_agent = Grown::between(agent_before, agent.weigh_alone());
+    let at_relay = Grown::between(relay_before, relay.weigh_alone());
     for process in [agent, relay] {
         process.stop().await;
     }
@@ -144,7 +157,7 @@ async fn shares(bench: &Bench<'_>) -> anyhow::Result<(Grown, Grown)> {
 }
 
 /// Returns by how many kilobytes a service rathole's two halves grow.
-async fn rathole(bench: &Bench<'_>) -> anyhow::Result<(Option<f64>, Option<f64>)> {
+async fn rathole(bench: &Bench<'_>) -> anyhow::Result<(Option<Grown>, Option<Grown>)> {
     if !bench.options.rathole.exists() {
         return Ok((None, None));
     }
@@ -156,12 +169,12 @@ async fn rathole(bench: &Bench<'_>) -> anyhow::Result<(Option<f64>, Option<f64>)
         let server = rathole.server(bench.options)?;
         let client = rathole.client(bench.options, rathole.control)?;
         rest(SHORT_REST).await;
-        weights.push((server.weigh_alone().megabytes, client.weigh_alone().megabytes));
+        weights.push([server.weigh_alone(), client.weigh_alone()]);
         client.stop().await;
         server.stop().await;
     }
-    let grown = |after: f64, before: f64| Some((after - before) * 1e3 / count(SHARES - 1));
-    Ok((grown(weights[1].0, weights[0].0), grown(weights[1].1, weights[0].1)))
+    let [server, client] = [0, 1].map(|at| Grown::between(weights[0][at], weights[1][at]));
+    Ok((Some(server), Some(client)))
 }
 
 async fn idle_relay(
