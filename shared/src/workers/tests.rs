@@ -37,7 +37,7 @@ fn those_that_are_not_needed_sleep_until_they_are() {
     let workers = Workers::govern(runtime.handle());
     let dormitory = workers.0.as_ref().expect("governed");
     assert!(dormitory.wait(LONG, |beds| beds.taken == 1), "{dormitory:?}");
-    all_meet(&runtime, 2);
+    both_meet(&runtime);
     assert!(dormitory.wait(LONG, |beds| beds.taken == 1), "{dormitory:?}");
     drop(workers);
     ends(runtime);
@@ -90,14 +90,14 @@ fn a_nap_that_comes_too_late_is_none() {
     governor.let_sleep(0);
     go_on.send(()).and_then(|()| go_on.send(())).expect("both workers");
     assert!(governor.dormitory.wait(LONG, |beds| beds.offered == 0), "it was begun");
-    all_meet(&runtime, 2);
+    both_meet(&runtime);
 }
 
-/// Has so many tasks wait for each other, which blocks as many workers and uses no processor.
-fn all_meet(runtime: &Runtime, workers: usize) {
-    let barrier = Arc::new(Barrier::new(workers));
+/// Has two tasks wait for each other, which blocks both workers and uses no processor.
+fn both_meet(runtime: &Runtime) {
+    let barrier = Arc::new(Barrier::new(2));
     let mut tasks = JoinSet::new();
-    for _ in 0..workers {
+    for _ in 0..2 {
         let barrier = Arc::clone(&barrier);
         tasks.spawn_on(
             async move {
@@ -106,21 +106,21 @@ fn all_meet(runtime: &Runtime, workers: usize) {
             runtime.handle(),
         );
     }
-    assert_eq!(runtime.block_on(tasks.join_all()).len(), workers);
+    assert_eq!(runtime.block_on(tasks.join_all()).len(), 2);
 }
 
 #[test]
 fn a_thread_whose_worker_is_elsewhere_is_not_at_work() {
-    let runtime = runtime(2);
+    let runtime = runtime(1);
     let work = runtime.spawn(async {
         let before = dormitory::at_work();
         let (sender, answer) = mpsc::channel();
         drop(Handle::current().spawn(async move { sender.send(()).expect("somebody waits") }));
-        // What is done next is done by whoever goes on in our place.
+        // There is no other worker, so the answer is by whoever goes on in our place, and keeps it.
         tokio::task::block_in_place(|| answer.recv().expect("an answer"));
-        before
+        (before, dormitory::at_work())
     });
-    assert!(runtime.block_on(work).expect("no panic"));
+    assert_eq!(runtime.block_on(work).expect("no panic"), (true, false));
     assert!(!dormitory::at_work(), "there is no worker here");
     ends(runtime);
 }
