@@ -49,8 +49,8 @@ pub struct ShareSpec {
     pub access: Access,
     /// After what time the relay ends the share.
     pub expires: Option<Duration>,
-    /// A local address to serve as well. Boxed: few have one.
-    pub local: Option<Box<Local>>,
+    /// A local address to serve as well.
+    pub local: Option<Local>,
     /// When to give up on the first connection.
     pub patience: Patience,
     /// How the gateway treats the servers, where there are any.

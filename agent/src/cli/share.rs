@@ -268,7 +268,7 @@ fn serve_all(
         name,
         access: access.access(),
         expires: relay.expires,
-        local: port.map(|port| Box::new(Local { host: "127.0.0.1".to_owned(), port })),
+        local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
         patience: relay.patience(),
         gateway: Arc::clone(&gateway),
     });
