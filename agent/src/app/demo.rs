@@ -162,7 +162,7 @@ fn spec(origin: &str, program: PathBuf) -> Result<ShareSpec, DemoError> {
     let server = Server::stdio(NAME, program, [crate::demo::SUBCOMMAND]);
     Ok(ShareSpec {
         target: ShareTarget::Server(NAME.to_owned()),
-        source: Source::Mcp(Serving::server(server)),
+        source: Source::Mcp(Serving::server(server).into()),
         relay: Some(relay.into()),
         name: None,
         access: Access::Token,

@@ -49,8 +49,8 @@ pub struct ShareSpec {
     pub access: Access,
     /// After what time the relay ends the share.
     pub expires: Option<Duration>,
-    /// A local address to serve as well.
-    pub local: Option<Local>,
+    /// A local address to serve as well. Boxed: few have one.
+    pub local: Option<Box<Local>>,
     /// When to give up on the first connection.
     pub patience: Patience,
     /// How the gateway treats the servers, where there are any.
@@ -60,8 +60,8 @@ pub struct ShareSpec {
 /// What answers visitors.
 #[derive(Debug)]
 pub enum Source {
-    /// One MCP server behind the gateway, or several.
-    Mcp(Serving),
+    /// One MCP server behind the gateway, or several. Boxed: it is larger than all else.
+    Mcp(Box<Serving>),
     /// An HTTP service, as it is.
     Http(HttpTarget),
 }
@@ -290,7 +290,7 @@ mod tests {
         let paths = Paths::new(dir.path().join("mcpm"));
         let server = Server::stdio("x", "/nonexistent/server", [""; 0]);
         let patience = Patience::Time(Duration::from_secs(20));
-        let spec = spec(Source::Mcp(Serving::server(server)), &nobody(), patience);
+        let spec = spec(Source::Mcp(Serving::server(server).into()), &nobody(), patience);
         let error = run_alone(spec, &paths).await.unwrap_err();
         assert!(matches!(error, ShareError::Gateway(_)), "{error}");
         assert!(!paths.dir().exists());
@@ -302,7 +302,7 @@ mod tests {
         let paths = Paths::new(dir.path().join("mcpm"));
         let broken = |name| Server::stdio(name, "/nonexistent/server", [""; 0]);
         let serving = Serving::profile("work", vec![broken("a"), broken("b")]);
-        let spec = spec(Source::Mcp(serving), &nobody(), Patience::Retries(0));
+        let spec = spec(Source::Mcp(serving.into()), &nobody(), Patience::Retries(0));
         let (events, mut inbox) = mpsc::channel(16);
         let error = share(spec, &paths, events, CancellationToken::new()).await.unwrap_err();
         assert!(matches!(error, ShareError::Unreachable { .. }), "{error}");
@@ -510,7 +510,7 @@ mod tests {
         };
         let http = |port: &str| Source::Http(port.parse().unwrap());
         let broken = Server::stdio("broken", "/nonexistent/server", [""; 0]);
-        let broken = Source::Mcp(Serving::server(broken));
+        let broken = Source::Mcp(Serving::server(broken).into());
         let long = Patience::Time(Duration::from_secs(600));
         let wishes = vec![
             wish(http("8080"), "stopped", long),

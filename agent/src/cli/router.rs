@@ -172,7 +172,7 @@ fn spec(
     let servers = servers_of(profile, context)?;
     Ok(ShareSpec {
         target: ShareTarget::Profile(profile.to_owned()),
-        source: Source::Mcp(Serving::profile(profile, servers)),
+        source: Source::Mcp(Serving::profile(profile, servers).into()),
         relay: Some(relay.spec(paths)?.into()),
         name: relay.name()?,
         access: Access::Link,

@@ -263,12 +263,12 @@ fn serve_all(
     }));
     let specs = found.into_iter().zip(names).map(|((target, serving), name)| ShareSpec {
         target,
-        source: Source::Mcp(serving),
+        source: Source::Mcp(serving.into()),
         relay: place.clone(),
         name,
         access: access.access(),
         expires: relay.expires,
-        local: port.map(|port| Local { host: "127.0.0.1".to_owned(), port }),
+        local: port.map(|port| Box::new(Local { host: "127.0.0.1".to_owned(), port })),
         patience: relay.patience(),
         gateway: Arc::clone(&gateway),
     });

@@ -146,7 +146,7 @@ impl fmt::Debug for RelayAddress {
 /// An HTTP service on this machine or near it: `PORT`, `HOST:PORT` or `http://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpTarget {
-    host: String,
+    host: Box<str>,
     port: u16,
 }
 
@@ -183,7 +183,7 @@ impl FromStr for HttpTarget {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             let port =
                 text.parse::<u16>().ok().filter(|port| *port > 0).ok_or(TargetError::Port)?;
-            return Ok(Self { host: "127.0.0.1".to_owned(), port });
+            return Ok(Self { host: "127.0.0.1".into(), port });
         }
         let bare = !text.contains("://");
         let url = if bare { format!("http://{text}") } else { text.to_owned() };
@@ -211,7 +211,7 @@ impl FromStr for HttpTarget {
             Host::Ipv6(address) => address.to_string(),
             host => host.to_string(),
         };
-        Ok(Self { host, port })
+        Ok(Self { host: host.into(), port })
     }
 }
 

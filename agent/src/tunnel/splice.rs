@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use mcpm_shared::access::{Grant, LINK_HEADER, Presented, Principal, SECRET_HEADER, Source};
 use mcpm_shared::http1::{
@@ -197,7 +198,7 @@ fn credentials(head: &RequestHead<'_>) -> HeaderMap {
 /// # Errors
 /// When nothing does, or nothing is heard of it for a while.
 pub async fn knock(target: &HttpTarget) -> io::Result<()> {
-    within(KNOCK_TIMEOUT, connect(target)).await.map(drop)
+    within(KNOCK_TIMEOUT, TcpStream::connect((target.host(), target.port()))).await.map(drop)
 }
 
 async fn connect(target: &HttpTarget) -> io::Result<TcpStream> {
@@ -208,15 +209,17 @@ async fn connect(target: &HttpTarget) -> io::Result<TcpStream> {
 }
 
 /// Waits so long for a connection, and says so where there is none.
-async fn within<T>(
+///
+/// No `async fn`: that would keep room for what it waits for twice, and many knock at once.
+fn within<T>(
     patience: Duration,
     connecting: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let silent = |_| {
+) -> impl Future<Output = io::Result<T>> {
+    let silent = move |_| {
         let words = format!("no answer within {} s", patience.as_secs());
         io::Error::new(io::ErrorKind::TimedOut, words)
     };
-    tokio::time::timeout(patience, connecting).await.map_err(silent)?
+    tokio::time::timeout(patience, connecting).map(move |done| done.map_err(silent)?)
 }
 
 /// Tells whether a resting connection can carry another request: the service has neither closed

@@ -490,7 +490,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wish = |at: usize| {
             let server = Server::stdio(at.to_string(), "sleep", ["3600"]);
-            let source = Source::Mcp(Serving::server(server));
+            let source = Source::Mcp(Serving::server(server).into());
             let spec = spec(source, &nobody(), Patience::Time(Duration::from_secs(600)));
             let target = ShareTarget::Server(at.to_string());
             let spec = Box::new(ShareSpec { target, ..spec });
