@@ -12,8 +12,8 @@ pub use self::key::agent_key;
 pub use self::proof::{ProofSource, TokenCommand};
 pub use self::relays::{Change, RelayChange, RelayCredential, RelayStore, Trust};
 pub use self::shares::{
-    Inherited, ListedShare, NO_RELAY, NewToken, ShareFile, ShareRecord, ShareTarget, ShareToken,
-    Version, find, inherited, list, lock_out, retarget,
+    Inherited, ListedShare, NO_RELAY, NewToken, ShareFile, ShareFolder, ShareRecord, ShareTarget,
+    ShareToken, Version, find, inherited, list, lock_out, retarget,
 };
 
 use std::path::PathBuf;

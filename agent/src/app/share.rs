@@ -5,6 +5,7 @@
 //! session at their relay, and one of them that fails leaves the others as they are.
 
 mod access;
+mod clerks;
 mod error;
 mod keeper;
 mod member;

@@ -29,12 +29,39 @@ pub struct ShareFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version(Option<SystemTime>, u64, u64);
 
+/// Where the files of the shares at one relay are. Who looks at many of them again and again keeps it.
+#[derive(Clone, Debug)]
+pub struct ShareFolder {
+    dir: PathBuf,
+    /// How their names end: `@RELAY.json`.
+    ending: String,
+}
+
+impl ShareFolder {
+    /// Names the folder, and the relay by its origin.
+    #[must_use]
+    pub fn new(paths: &Paths, relay: &str) -> Self {
+        Self { dir: paths.shares(), ending: format!("@{}.json", file_part(relay)) }
+    }
+
+    /// Names the file of the share `name`.
+    #[must_use]
+    pub fn file(&self, name: &Name) -> ShareFile {
+        let (dir, name) = (self.dir.as_os_str(), name.as_str());
+        // Its place at once: it is made for a look, and there may be hundreds, several times a second.
+        let mut path = PathBuf::with_capacity(dir.len() + 1 + name.len() + self.ending.len());
+        path.push(dir);
+        path.push(name);
+        path.as_mut_os_string().push(&self.ending);
+        ShareFile { path }
+    }
+}
+
 impl ShareFile {
     /// Names the file of the share `name` at the relay with this origin.
     #[must_use]
     pub fn new(paths: &Paths, name: &Name, relay: &str) -> Self {
-        let path = paths.shares().join(format!("{name}@{}.json", file_part(relay)));
-        Self { path }
+        ShareFolder::new(paths, relay).file(name)
     }
 
     /// Returns the name that tells this share from all others: `NAME@RELAY`, where a relay that is

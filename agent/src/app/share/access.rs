@@ -8,9 +8,12 @@ use mcpm_shared::name::Name;
 use mcpm_shared::token::Token;
 
 use super::Access;
+use super::clerks::off_thread;
 use super::error::in_full;
-use super::keeper::{LAST_WORDS, off_thread};
-use crate::credentials::{CredentialError, NewToken, ShareFile, ShareRecord, ShareTarget, Version};
+use super::keeper::LAST_WORDS;
+use crate::credentials::{
+    CredentialError, NewToken, ShareFile, ShareFolder, ShareRecord, ShareTarget, Version,
+};
 use crate::fs::Paths;
 
 /// Where the files of the shares at one relay are. Held in common: a path of each would take some 90 bytes.
@@ -19,6 +22,14 @@ pub(super) struct Folder {
     pub(super) paths: Paths,
     /// The relay's origin.
     pub(super) relay: String,
+    files: ShareFolder,
+}
+
+impl Folder {
+    pub(super) fn new(paths: Paths, relay: String) -> Self {
+        let files = ShareFolder::new(&paths, &relay);
+        Self { paths, relay, files }
+    }
 }
 
 /// Which file is that of a share.
@@ -35,7 +46,7 @@ impl FileName {
 
     /// Returns the file.
     pub(super) fn file(&self) -> ShareFile {
-        ShareFile::new(&self.folder.paths, &self.name, &self.folder.relay)
+        self.folder.files.file(&self.name)
     }
 
     /// Returns the same with a name in memory of its own.
@@ -163,7 +174,7 @@ impl Keyring {
         target: &ShareTarget,
         access: Access,
     ) -> Result<Self, CredentialError> {
-        let folder = Folder { paths: paths.clone(), relay: relay.to_owned() };
+        let folder = Folder::new(paths.clone(), relay.to_owned());
         let file_name = FileName::new(name, folder.into());
         Ok(Fresh::of(&Found::open(file_name, target, access)?).keyring)
     }

@@ -10,26 +10,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::ShareEvent;
 use super::access::FileName;
+use super::clerks::Clerks;
 use super::error::in_full;
 use crate::credentials::{CredentialError, ShareFile};
 use crate::tunnel::{ShareInfo, TunnelStatus};
 
 /// How long the end of the share waits for the last words to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Does file work on a thread that may be blocked.
-///
-/// Cancel-safe in the sense that the work is done to its end, unseen.
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Work is cancelled only by a runtime that ends, which polls nobody any more.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
 
 /// What the relay said of shares and nobody has written yet: of each the last word, and its file.
 ///
@@ -70,6 +57,7 @@ async fn keep_all(
     events: mpsc::Sender<(usize, ShareEvent)>,
     scope: Scope,
 ) {
+    let clerk = Clerks::new(1);
     let next = || said.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
     // What was said before the sender went is still seen.
     while woken.changed().await.is_ok() {
@@ -78,7 +66,7 @@ async fn keep_all(
                 TunnelStatus::Up(info) => write(&file_name.file(), info),
                 _ => Ok(()),
             };
-            let written = off_thread(work);
+            let written = clerk.run(work);
             let last_words = async {
                 scope.cancelled().await;
                 tokio::time::sleep(LAST_WORDS).await;
@@ -181,8 +169,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_kept_is_told_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let folder =
-            Folder { paths: Paths::new(dir.path()), relay: "https://r.example".to_owned() };
+        let folder = Folder::new(Paths::new(dir.path()), "https://r.example".to_owned());
         let file_name = FileName::new(info(1).name, folder.into());
         let (events, mut inbox) = mpsc::channel(1);
         let scope = Scope::new();

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::vec;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mcpm_shared::proto::ShareMode;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Look, Watched};
-use super::keeper::{Keeper, off_thread};
+use super::clerks::Clerks;
+use super::keeper::Keeper;
 use super::member::{Member, Next, Opened};
 use super::start::{Common, Failed, Ready, Starting};
 use super::{RelaySpec, ShareError, ShareEvent, Source, Wish};
@@ -33,17 +35,19 @@ const LOOK: Duration = Duration::from_millis(250);
 const LOOKS: usize = 32;
 /// How many shares are made ready at a time: their servers may have to be installed first.
 const AT_ONCE: usize = 8;
-/// How many have their credentials read or made at a time: each takes a thread, which leaves a part of its heap behind, and one
-/// may wait for somebody's lock.
+/// How many have their credentials read or made at a time: one may wait for somebody's lock.
 const FILES: usize = 2;
 
 /// The shares of one run.
 pub(super) struct Session {
     common: Arc<Common>,
     keeper: Keeper,
+    /// Who looks at files: nobody who may have to wait for a lock.
+    looks: Clerks,
     lines: Vec<Line>,
-    /// Those that have not begun.
-    queue: VecDeque<Starting>,
+    /// Those that have not begun: the last ones of so many.
+    queue: vec::IntoIter<Wish>,
+    wishes: usize,
     starting: FuturesUnordered<BoxFuture<'static, Result<Ready, Failed>>>,
     /// The gateways of both, which are to be ended in any case.
     gateways: BTreeMap<usize, Option<Gateway>>,
@@ -72,14 +76,16 @@ impl Session {
             folders: Mutex::default(),
             events,
             heirs: OnceCell::new(),
-            files: Arc::new(Semaphore::new(FILES)),
+            files: Clerks::new(FILES),
             scope,
         };
         Self {
             common: common.into(),
             keeper,
+            looks: Clerks::new(1),
             lines: Vec::new(),
-            queue: VecDeque::new(),
+            queue: Vec::new().into_iter(),
+            wishes: 0,
             starting: FuturesUnordered::new(),
             gateways: BTreeMap::new(),
             members: Vec::new(),
@@ -91,9 +97,8 @@ impl Session {
     /// Takes up what is to be shared. What cannot be served is over at once.
     pub(super) fn begin(&mut self, wishes: Vec<Wish>, books: &Scope) {
         let mut recorder = None;
-        self.queue.reserve_exact(wishes.len());
         self.members.reserve_exact(wishes.len());
-        for (at, Wish { spec, stop }) in wishes.into_iter().enumerate() {
+        for (at, Wish { spec, .. }) in wishes.iter().enumerate() {
             let gateway = match &spec.source {
                 Source::Http(_) => Ok(None),
                 Source::Mcp(serving) => {
@@ -108,11 +113,25 @@ impl Session {
             };
             match gateway {
                 Err(error) => self.over.push_back((at, Err(error.into()))),
-                Ok(gateway) => {
-                    self.gateways.insert(at, gateway.clone());
-                    let common = Arc::clone(&self.common);
-                    self.queue.push_back(Starting { at, spec, gateway, stop, common });
-                }
+                Ok(gateway) => drop(self.gateways.insert(at, gateway)),
+            }
+        }
+        (self.wishes, self.queue) = (wishes.len(), wishes.into_iter());
+    }
+
+    /// Takes the next one that is to start. Those that are over already have no place among the gateways.
+    fn next_to_start(&mut self) -> Option<Starting> {
+        loop {
+            let at = self.wishes - self.queue.len();
+            let Wish { spec, stop } = self.queue.next()?;
+            if let Some(gateway) = self.gateways.get(&at).cloned() {
+                return Some(Starting {
+                    at,
+                    spec,
+                    gateway,
+                    stop,
+                    common: Arc::clone(&self.common),
+                });
             }
         }
     }
@@ -125,13 +144,13 @@ impl Session {
         loop {
             self.skip();
             while self.starting.len() < AT_ONCE
-                && let Some(next) = self.queue.pop_front()
+                && let Some(next) = self.next_to_start()
             {
                 self.starting.push(Box::pin(next.start()));
             }
-            if self.queue.is_empty() {
-                // What is waited for takes more room than what is up.
-                self.queue.shrink_to_fit();
+            if self.queue.as_slice().is_empty() {
+                // It keeps the room of all until it goes.
+                self.queue = Vec::new().into_iter();
             }
             self.follow().await;
             self.tell_over().await;
@@ -153,7 +172,7 @@ impl Session {
 
     /// Ends all that has not ended.
     pub(super) async fn shutdown(mut self) {
-        self.queue.clear();
+        self.queue = Vec::new().into_iter();
         // Each takes back what it has made, which does not take long.
         self.common.over.cancel();
         while let Some(outcome) = self.starting.next().await {
@@ -191,12 +210,12 @@ impl Session {
 
     /// Lets those go that are to end before it was their turn to begin.
     fn skip(&mut self) {
-        let mut index = 0;
-        while let Some(next) = self.queue.get(index) {
-            if !next.stop.is_cancelled() {
-                index += 1;
-            } else if let Some(Starting { at, gateway, .. }) = self.queue.remove(index) {
-                self.gateways.remove(&at);
+        let first = self.wishes - self.queue.len();
+        for (place, wish) in self.queue.as_slice().iter().enumerate() {
+            let at = first + place;
+            if wish.stop.is_cancelled()
+                && let Some(gateway) = self.gateways.remove(&at)
+            {
                 self.end_gateway(at, gateway, Ok(()));
             }
         }
@@ -323,7 +342,7 @@ impl Session {
             let some = begin..self.members.len().min(begin + LOOKS);
             let watched: Vec<_> =
                 self.members[some.clone()].iter().map(|member| member.keyring.watched()).collect();
-            let changed = off_thread(move || changes(watched)).await;
+            let changed = self.looks.run(move || changes(watched)).await;
             self.take(some, changed).await;
         }
     }
@@ -478,6 +497,48 @@ mod tests {
         let wishes = (0..=LOOKS).map(wish).collect();
         let ((), changed) = tokio::join!(share_all(wishes, &paths, events, stop.clone()), follow);
         assert_eq!(changed, [(LOOKS, 0)]);
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_served_is_over_at_once_and_takes_nobodys_place() {
+        use super::super::share_all;
+        use crate::app::serving::Serving;
+        use crate::model::Server;
+
+        let dir = tempfile::tempdir().unwrap();
+        let relay = nobody();
+        let wish = |at: usize| {
+            let source = match at {
+                1 => {
+                    let entry = serde_json::json!({"url": "https://${MCPM_NOT_SET}/"});
+                    Source::Mcp(Serving::server(Server::from_entry("x", &entry).unwrap()).into())
+                }
+                _ => Source::Http("8080".parse().unwrap()),
+            };
+            let spec = spec(source, &relay, Patience::Retries(0));
+            let target = ShareTarget::Server(at.to_string());
+            let spec = Box::new(ShareSpec { target, ..spec });
+            Wish { spec, stop: CancellationToken::new().into() }
+        };
+        let (events, mut inbox) = mpsc::channel(64);
+        let follow = async {
+            let mut ends = Vec::new();
+            while let Some((at, event)) = inbox.recv().await {
+                if let ShareEvent::Over(result) = event {
+                    ends.push((at, result));
+                }
+            }
+            ends
+        };
+        let (paths, stop) = (Paths::new(dir.path()), CancellationToken::new());
+        let wishes = (0..AT_ONCE + 2).map(wish).collect();
+        let ((), mut ends) = tokio::join!(share_all(wishes, &paths, events, stop), follow);
+        assert!(matches!(ends.remove(0), (1, Err(ShareError::Gateway(_)))));
+        let unreachable = |end: &Result<(), _>| matches!(end, Err(ShareError::Unreachable { .. }));
+        assert!(ends.iter().all(|(_, end)| unreachable(end)), "{ends:?}");
+        let who: BTreeSet<_> = ends.iter().map(|(at, _)| *at).collect();
+        let others: BTreeSet<_> = (0..AT_ONCE + 2).filter(|at| *at != 1).collect();
+        assert_eq!((who, ends.len()), (others, AT_ONCE + 1));
     }
 
     #[cfg(unix)]

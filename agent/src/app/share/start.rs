@@ -1,17 +1,19 @@
 //! What comes before a share can be published: its server is tried, its credentials are read or
 //! made, and its local address is opened.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mcpm_shared::access::AccessPolicy;
 use mcpm_shared::identity::AgentKey;
 use mcpm_shared::name::Name;
 use mcpm_shared::scope::Scope;
-use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{FileName, Folder, Found, Fresh};
-use super::keeper::{LAST_WORDS, off_thread};
+use super::clerks::Clerks;
+use super::keeper::LAST_WORDS;
 use super::{Local, ShareError, ShareEvent, ShareSpec, Source, Stop};
 use crate::credentials::{CredentialError, Inherited, NO_RELAY, agent_key, inherited};
 use crate::fs::Paths;
@@ -38,8 +40,8 @@ pub(super) struct Common {
     pub(super) events: mpsc::Sender<(usize, ShareEvent)>,
     /// What all need to know only once.
     pub(super) heirs: OnceCell<Inherited>,
-    /// Whose turn it is to open its file.
-    pub(super) files: Arc<Semaphore>,
+    /// Who opens files.
+    pub(super) files: Clerks,
     /// What belongs to the run.
     pub(super) scope: Scope,
 }
@@ -51,7 +53,7 @@ impl Common {
         if let Some(known) = folders.iter().find(|folder| folder.relay == relay) {
             return Arc::clone(known);
         }
-        let folder = Arc::new(Folder { paths: self.paths.clone(), relay });
+        let folder = Arc::new(Folder::new(self.paths.clone(), relay));
         folders.push(Arc::clone(&folder));
         folder
     }
@@ -110,12 +112,12 @@ impl Starting {
 
     /// Returns what the share needs; `None` when it is given up, and then nothing of it stays.
     async fn make_ready(&self) -> Result<Option<Made>, ShareError> {
-        match self.unless_given_up(Box::pin(self.try_out())).await {
+        // Pinned here: what is handed over is kept room for twice.
+        let trying = pin!(self.try_out());
+        match self.unless_given_up(trying).await {
             Some(tried) => tried?,
             None => return Ok(None),
         }
-        let turn = Arc::clone(&self.common.files).acquire_owned();
-        let Some(turn) = self.unless_given_up(turn).await else { return Ok(None) };
         // Only now: what does not work leaves no tokens behind. The work goes on whoever waits for it,
         // so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
         let patience = async {
@@ -123,7 +125,10 @@ impl Starting {
             tokio::time::sleep(LAST_WORDS).await;
         };
         let (key, fresh) = tokio::select! {
-            made = self.credentials(turn) => made?,
+            made = self.credentials() => match made? {
+                Some(made) => made,
+                None => return Ok(None),
+            },
             () = patience => return Ok(None),
         };
         let failed = match self.unless_given_up(self.reach(&fresh.keyring.policy())).await {
@@ -147,7 +152,8 @@ impl Starting {
 
     async fn try_out(&self) -> Result<(), ShareError> {
         match (&self.gateway, &self.spec.source) {
-            (Some(gateway), _) => self.probe(gateway).await?,
+            // Boxed: it takes thrice the room of all else, and not each share has a server to try.
+            (Some(gateway), _) => Box::pin(self.probe(gateway)).await?,
             (None, Source::Http(target)) => self.look_at(target).await,
             (None, Source::Mcp(_)) => {}
         }
@@ -194,11 +200,8 @@ impl Starting {
         }
     }
 
-    /// Reads the credentials of the share, or makes them, and ends its turn.
-    async fn credentials(
-        &self,
-        turn: impl Send + 'static,
-    ) -> Result<(AgentKey, Fresh), CredentialError> {
+    /// Reads the credentials of the share, or makes them; `None` when it was given up before its turn.
+    async fn credentials(&self) -> Result<Option<(AgentKey, Fresh)>, CredentialError> {
         let spec = &self.spec;
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
         let origin =
@@ -208,21 +211,24 @@ impl Starting {
             None => self.heirs().await?.name(&target, &origin),
         };
         let folder = self.common.folder(origin);
-        off_thread(move || {
-            let _turn = turn;
+        let (stop, over) = (self.stop.clone(), self.common.over.clone());
+        let open = move || {
+            if stop.is_cancelled() || over.is_cancelled() {
+                return Ok(None);
+            }
             let key = agent_key(&folder.paths)?;
             let name = name.unwrap_or_else(|| Name::derived(&target.base(), &key.thumbprint()));
             let found = Found::open(FileName::new(name, folder), &target, access)?;
-            Ok((key, found))
-        })
-        .await
-        .map(|(key, found)| (key, Fresh::of(&found)))
+            Ok(Some((key, found)))
+        };
+        let found: Result<_, CredentialError> = self.common.files.run(open).await;
+        Ok(found?.map(|(key, found)| (key, Fresh::of(&found))))
     }
 
     /// Returns the names that do not come from what is shared. All shares of a run look once.
     async fn heirs(&self) -> Result<&Inherited, CredentialError> {
         let paths = self.common.paths.clone();
-        self.common.heirs.get_or_try_init(|| off_thread(move || inherited(&paths))).await
+        self.common.heirs.get_or_try_init(|| self.common.files.run(move || inherited(&paths))).await
     }
 
     /// Opens the local listener.
