@@ -320,7 +320,8 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
 /// How long a thread that reads and writes files waits for more of it.
 const IDLE_THREAD: Duration = Duration::from_secs(1);
 /// The same where there may be shares, which look at their files of tokens every 250 ms: a thread keeps a heap, and none is to
-/// be kept between two looks, nor after one that a worker needed to fall asleep.
+/// be kept after a piece of work, nor after one that a worker needed to fall asleep. Who looks at those files
+/// stays all the same (`app/share/clerks.rs`).
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// How many threads a command deserves.

@@ -23,6 +23,7 @@ mod table;
 mod testing;
 mod tls;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -103,7 +104,7 @@ pub struct ShareInfo {
     /// The ticket to keep for the next time.
     pub ticket: Option<Arc<str>>,
     /// When it ends, in Unix seconds.
-    pub expires_at: Option<u64>,
+    pub expires_at: Option<NonZeroU64>,
     /// The relay's origin.
     pub relay: Arc<str>,
 }

@@ -20,9 +20,9 @@ pub struct AccessPolicy {
     pub public: bool,
     /// Bearer tokens that open the share, as digests.
     pub tokens: Vec<TokenGrant>,
-    /// The secret of a `?s=` link, as a digest.
+    /// The secret of a `?s=` link, as a digest. Boxed: few shares have one, and there are many.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub link: Option<Digest>,
+    pub link: Option<Box<Digest>>,
 }
 
 /// One token that opens a share.
@@ -144,7 +144,7 @@ impl AccessPolicy {
     /// Returns what makes the passes of sessions that somebody opens by the link.
     #[must_use]
     pub fn passes(&self, principal: &Principal) -> Option<Passes> {
-        let link = self.link.as_ref().filter(|_| *principal == Principal::Link);
+        let link = self.link.as_deref().filter(|_| *principal == Principal::Link);
         link.map(Passes::of)
     }
 
@@ -204,7 +204,7 @@ mod tests {
         AccessPolicy {
             public: false,
             tokens: vec![grant("a", "alpha", None), grant("b", "beta", Some(100))],
-            link: Some(Token::new("link").digest()),
+            link: Some(Token::new("link").digest().into()),
         }
     }
 
@@ -257,7 +257,7 @@ mod tests {
         };
         assert_eq!(judge(&policy(), "/messages"), Ok((Principal::Link, Source::Pass)));
         assert_eq!(judge(&policy(), "/mcp"), Err(Denied::Missing));
-        let other = AccessPolicy { link: Some(Token::new("new").digest()), ..policy() };
+        let other = AccessPolicy { link: Some(Token::new("new").digest().into()), ..policy() };
         assert_eq!(judge(&other, "/messages"), Err(Denied::Missing));
         let unlinked = AccessPolicy { link: None, ..policy() };
         assert_eq!(judge(&unlinked, "/messages"), Err(Denied::Missing));

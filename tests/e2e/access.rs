@@ -87,7 +87,7 @@ async fn the_link_secret_opens_a_share_and_leaves_the_url() {
     let relay = TestRelay::start().await;
     let (agent, service) = (TestAgent::new(), Service::echo().await);
     let mut policy = token_policy("sesame");
-    policy.link = Some(Token::new("linked").digest());
+    policy.link = Some(Token::new("linked").digest().into());
     let (_share, info) = agent.share(&relay, "link", &service, policy).await;
     let client = visitor();
     let url = format!("{}?s=linked&profile=p", info.url);
@@ -111,7 +111,7 @@ async fn a_client_of_the_old_transport_needs_the_link_for_its_stream_only() {
     let (agent, scope) = (TestAgent::new(), Scope::new());
     let server = Server::stdio("sh", "sh", ["-c", SERVER]);
     let gateway = Gateway::new(&server, GatewayOptions::default(), scope.child()).unwrap();
-    let link = Some(Token::new("linked").digest());
+    let link = Some(Token::new("linked").digest().into());
     let policy = AccessPolicy { link, ..token_policy("sesame") };
     let asked = request("old", ShareMode::Mcp, policy);
     let share = agent.open(&relay, asked, Backend::Gateway(gateway.clone()));

@@ -83,7 +83,7 @@ struct Keys {
     /// The owner's token, where it is shown.
     own: Option<Token>,
     /// The secret of the link, where it is on.
-    link: Option<Token>,
+    link: Option<Box<Token>>,
 }
 
 impl Keys {
@@ -95,7 +95,7 @@ impl Keys {
         let with_link = access == Access::Link;
         let policy = Arc::new(record.policy(with_link));
         let own = record.own_token().map(|own| own.token.clone());
-        Self { policy, own, link: record.link.clone().filter(|_| with_link) }
+        Self { policy, own, link: record.link.clone().filter(|_| with_link).map(Box::new) }
     }
 }
 
@@ -146,7 +146,7 @@ impl Found {
 }
 
 impl Fresh {
-    /// Takes what was found, as copies: what a thread made that ends at once keeps a part of its heap for as long as the share.
+    /// Takes what was found, as copies: what a thread made that ends soon keeps a part of its heap for as long as the share.
     pub(super) fn of(found: &Found) -> Self {
         let Found { file_name, access, record, made } = found;
         let keyring = Keyring {

@@ -24,7 +24,7 @@ pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
     }
 }
 
-/// So many threads at most for one kind of work, each for as long as there is some.
+/// So many threads at most for one kind of work, each for as long as there is some and a little longer.
 ///
 /// Asked for one thing after the other, a runtime starts another thread whenever the last has not quite
 /// put its work away, and each leaves some 40 KB behind, of its stack and of its heap.
@@ -33,6 +33,8 @@ pub(super) struct Clerks(Arc<Office>);
 
 struct Office {
     most: usize,
+    /// How long a thread waits for more work.
+    linger: Duration,
     desk: Mutex<Desk>,
     /// What wakes who waits for work.
     called: Condvar,
@@ -51,7 +53,12 @@ type Job = Box<dyn FnOnce() + Send>;
 
 impl Clerks {
     pub(super) fn new(most: usize) -> Self {
-        Self(Arc::new(Office { most, desk: Mutex::default(), called: Condvar::new() }))
+        Self::lingering(most, LINGER)
+    }
+
+    fn lingering(most: usize, linger: Duration) -> Self {
+        let (desk, called) = (Mutex::default(), Condvar::new());
+        Self(Arc::new(Office { most, linger, desk, called }))
     }
 
     /// Does work once a thread is free, in the order in which it was asked for.
@@ -118,12 +125,13 @@ impl Clerk {
         }
     }
 
-    /// Returns the next work; none once there was none for a while, and then the thread is not counted any more.
+    /// Returns the next work; none once there was none for a while, or all who could ask are gone, and
+    /// then the thread is not counted any more.
     fn next(&mut self) -> Option<Job> {
         let mut desk = self.office.lock();
         let waits = |desk: &mut Desk| desk.jobs.is_empty() && !desk.closed;
         desk.idle += 1;
-        let called = self.office.called.wait_timeout_while(desk, LINGER, waits);
+        let called = self.office.called.wait_timeout_while(desk, self.office.linger, waits);
         desk = called.unwrap_or_else(PoisonError::into_inner).0;
         desk.idle -= 1;
         let job = desk.jobs.pop_front();
@@ -153,13 +161,25 @@ mod tests {
 
     use super::*;
 
+    const FOREVER: Duration = Duration::from_secs(3600);
+
+    /// Waits until something is so, which may take a while.
+    async fn until(is_so: impl Fn() -> bool) {
+        let waiting = async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it becomes so");
+    }
+
     fn this() -> std::thread::ThreadId {
         std::thread::current().id()
     }
 
     #[tokio::test]
     async fn one_thing_after_the_other_is_done_on_one_thread() {
-        let clerks = Clerks::new(1);
+        let clerks = Clerks::lingering(1, FOREVER);
         let first = clerks.run(this).await;
         for _ in 0..100 {
             assert_eq!(clerks.run(this).await, first);
@@ -206,35 +226,31 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_is_done_also_when_the_clerks_are_gone() {
-        let clerks = Clerks::new(1);
+        let clerks = Clerks::lingering(1, FOREVER);
         let (done, all_done) = mpsc::channel();
         for index in 0..3 {
             let done = done.clone();
             clerks.put(Box::new(move || done.send(index).unwrap()));
         }
-        let desk = Arc::downgrade(&clerks.0);
         drop((clerks, done));
         assert_eq!(all_done.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
-        let ended = async {
-            while desk.strong_count() > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(LINGER / 2, ended).await.expect("nobody lingers");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_waits_for_work_ends_with_the_clerks() {
+        let clerks = Clerks::lingering(1, FOREVER);
+        clerks.run(|| ()).await;
+        let office = Arc::downgrade(&clerks.0);
+        until(|| office.upgrade().is_some_and(|office| office.lock().idle == 1)).await;
+        drop(clerks);
+        until(|| office.strong_count() == 0).await;
     }
 
     #[tokio::test]
     async fn a_thread_that_had_nothing_to_do_ends_and_another_comes() {
-        let clerks = Clerks::new(1);
+        let clerks = Clerks::lingering(1, Duration::from_millis(1));
         clerks.run(|| ()).await;
-        assert_eq!(clerks.0.lock().threads, 1);
-        tokio::time::sleep(LINGER).await;
-        let ended = async {
-            while clerks.0.lock().threads > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it ends");
+        until(|| clerks.0.lock().threads == 0).await;
         assert_eq!(clerks.run(|| 7).await, 7);
     }
 

@@ -1,5 +1,6 @@
 //! One share of a process while it is published: what is known of it, and what becomes of it.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use mcpm_shared::access::AccessPolicy;
@@ -119,7 +120,7 @@ impl Member {
             TunnelStatus::Up(info) => {
                 let again = published.first.take().is_none();
                 // An end that was not asked for is the relay's own business: the tunnel renews it.
-                let ends = info.expires_at.filter(|_| published.ends);
+                let ends = info.expires_at.filter(|_| published.ends).map(NonZeroU64::get);
                 let up = self.up(&info.url, ends, again);
                 if !again {
                     self.warm();

@@ -42,10 +42,11 @@ const FILES: usize = 2;
 pub(super) struct Session {
     common: Arc<Common>,
     keeper: Keeper,
-    /// Who looks at files: nobody who may have to wait for a lock.
+    /// Who looks at files. Not those who open them, who may wait for a lock: a revocation must count.
     looks: Clerks,
     lines: Vec<Line>,
-    /// Those that have not begun: the last ones of so many.
+    /// The wishes whose turn has not come, the last of `wishes` in all: the place of the first is
+    /// `wishes - queue.len()`.
     queue: vec::IntoIter<Wish>,
     wishes: usize,
     starting: FuturesUnordered<BoxFuture<'static, Result<Ready, Failed>>>,
@@ -149,7 +150,7 @@ impl Session {
                 self.starting.push(Box::pin(next.start()));
             }
             if self.queue.as_slice().is_empty() {
-                // It keeps the room of all until it goes.
+                // It keeps the room of all wishes until it is dropped.
                 self.queue = Vec::new().into_iter();
             }
             self.follow().await;

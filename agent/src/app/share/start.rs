@@ -2,6 +2,7 @@
 //! made, and its local address is opened.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mcpm_shared::access::AccessPolicy;
@@ -83,6 +84,27 @@ pub(super) struct Failed {
     pub(super) result: Result<(), ShareError>,
 }
 
+/// The turn of a share to have its file opened. Who opens it takes it, or who gives up on it before.
+#[derive(Clone, Default)]
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    /// Takes it; `false` when the other has.
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Gives up on a turn when dropped, so that no tokens are made for nobody.
+#[derive(Default)]
+struct Asked(Turn);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
 /// What a share needs before it can be published.
 type Made = (AgentKey, Fresh, Option<Reach>);
 
@@ -112,20 +134,26 @@ impl Starting {
 
     /// Returns what the share needs; `None` when it is given up, and then nothing of it stays.
     async fn make_ready(&self) -> Result<Option<Made>, ShareError> {
-        // Pinned here: what is handed over is kept room for twice.
-        let trying = pin!(self.try_out());
-        match self.unless_given_up(trying).await {
+        let tried = {
+            // Pinned here: what is handed over is kept room for twice.
+            let trying = pin!(self.try_out());
+            self.unless_given_up(trying).await
+        };
+        match tried {
             Some(tried) => tried?,
             None => return Ok(None),
         }
-        // Only now: what does not work leaves no tokens behind. The work goes on whoever waits for it,
-        // so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
+        // Only now: what does not work leaves no tokens behind. Work that has begun goes on whoever waits
+        // for it, so it is waited for, to be forgotten; but a lock that somebody holds must not keep us.
+        let asked = Asked::default();
         let patience = async {
             self.unless_given_up(std::future::pending::<()>()).await;
-            tokio::time::sleep(LAST_WORDS).await;
+            if !asked.0.take() {
+                tokio::time::sleep(LAST_WORDS).await;
+            }
         };
         let (key, fresh) = tokio::select! {
-            made = self.credentials() => match made? {
+            made = self.credentials(asked.0.clone()) => match made? {
                 Some(made) => made,
                 None => return Ok(None),
             },
@@ -201,7 +229,7 @@ impl Starting {
     }
 
     /// Reads the credentials of the share, or makes them; `None` when it was given up before its turn.
-    async fn credentials(&self) -> Result<Option<(AgentKey, Fresh)>, CredentialError> {
+    async fn credentials(&self, turn: Turn) -> Result<Option<(AgentKey, Fresh)>, CredentialError> {
         let spec = &self.spec;
         let (wanted, target, access) = (spec.name.clone(), spec.target.clone(), spec.access);
         let origin =
@@ -211,9 +239,8 @@ impl Starting {
             None => self.heirs().await?.name(&target, &origin),
         };
         let folder = self.common.folder(origin);
-        let (stop, over) = (self.stop.clone(), self.common.over.clone());
         let open = move || {
-            if stop.is_cancelled() || over.is_cancelled() {
+            if !turn.take() {
                 return Ok(None);
             }
             let key = agent_key(&folder.paths)?;

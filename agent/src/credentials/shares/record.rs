@@ -139,7 +139,7 @@ impl ShareRecord {
         AccessPolicy {
             public: false,
             tokens: self.tokens.iter().map(ShareToken::grant).collect(),
-            link: self.link.as_ref().filter(|_| with_link).map(Token::digest),
+            link: self.link.as_ref().filter(|_| with_link).map(|link| link.digest().into()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! and what is to be said next. It compares what is wanted with what the relay was told, so that no
 //! change can be lost, and does no I/O.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -343,7 +344,7 @@ fn info(claimed: &Claimed, share: &Share, relay: &Arc<str>) -> ShareInfo {
         url: claimed.url.clone(),
         generation: claimed.generation,
         ticket: Some(claimed.ticket.as_str().into()),
-        expires_at: claimed.expires_at,
+        expires_at: claimed.expires_at.and_then(NonZeroU64::new),
         relay: Arc::clone(relay),
     }
 }
