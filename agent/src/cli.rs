@@ -319,10 +319,9 @@ fn execute(command: Command, context: &Context) -> Result<ExitCode, CliError> {
 
 /// How long a thread that reads and writes files waits for more of it.
 const IDLE_THREAD: Duration = Duration::from_secs(1);
-/// The same where there may be shares, which look at their files of tokens every 250 ms: a thread keeps a heap, and none is to
-/// be kept after a piece of work, nor after one that a worker needed to fall asleep. Who looks at those files
-/// stays all the same (`app/share/clerks.rs`).
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// Less where there may be shares: a thread that has nothing to do keeps a heap. Those that look at files
+/// stay by themselves (`app/share/clerks.rs`).
+const IDLE_BESIDE_SHARES: Duration = Duration::from_millis(100);
 
 /// How many threads a command deserves.
 #[derive(Clone, Copy, Debug)]
@@ -342,7 +341,7 @@ fn block_on<T>(
 ) -> Result<T, CliError> {
     let (mut builder, idle) = match threads {
         Threads::One => (tokio::runtime::Builder::new_current_thread(), IDLE_THREAD),
-        Threads::Many => (tokio::runtime::Builder::new_multi_thread(), BETWEEN_LOOKS),
+        Threads::Many => (tokio::runtime::Builder::new_multi_thread(), IDLE_BESIDE_SHARES),
     };
     let runtime = builder
         .enable_all()

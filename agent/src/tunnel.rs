@@ -103,7 +103,7 @@ pub struct ShareInfo {
     pub generation: u64,
     /// The ticket to keep for the next time.
     pub ticket: Option<Arc<str>>,
-    /// When it ends, in Unix seconds.
+    /// When it ends, in Unix seconds. Of this type for its size: there may be hundreds of shares.
     pub expires_at: Option<NonZeroU64>,
     /// The relay's origin.
     pub relay: Arc<str>,

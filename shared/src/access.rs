@@ -20,7 +20,7 @@ pub struct AccessPolicy {
     pub public: bool,
     /// Bearer tokens that open the share, as digests.
     pub tokens: Vec<TokenGrant>,
-    /// The secret of a `?s=` link, as a digest. Boxed: few shares have one, and there are many.
+    /// The secret of a `?s=` link, as a digest. Boxed: there may be hundreds of shares, and few have one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<Box<Digest>>,
 }

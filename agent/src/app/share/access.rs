@@ -82,7 +82,7 @@ struct Keys {
     policy: Arc<AccessPolicy>,
     /// The owner's token, where it is shown.
     own: Option<Token>,
-    /// The secret of the link, where it is on.
+    /// The secret of the link, where it is on. Boxed: few have one.
     link: Option<Box<Token>>,
 }
 

@@ -161,7 +161,8 @@ mod tests {
 
     use super::*;
 
-    const FOREVER: Duration = Duration::from_secs(3600);
+    /// Longer than any test waits.
+    const LONG: Duration = Duration::from_secs(60);
 
     /// Waits until something is so, which may take a while.
     async fn until(is_so: impl Fn() -> bool) {
@@ -179,11 +180,12 @@ mod tests {
 
     #[tokio::test]
     async fn one_thing_after_the_other_is_done_on_one_thread() {
-        let clerks = Clerks::lingering(1, FOREVER);
+        let clerks = Clerks::lingering(1, LONG);
         let first = clerks.run(this).await;
         for _ in 0..100 {
             assert_eq!(clerks.run(this).await, first);
         }
+        assert_eq!(clerks.0.lock().threads, 1);
         assert_ne!(first, this());
     }
 
@@ -226,19 +228,25 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_is_done_also_when_the_clerks_are_gone() {
-        let clerks = Clerks::lingering(1, FOREVER);
+        let clerks = Clerks::lingering(1, LONG);
         let (done, all_done) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let wait = move || {
+            gone.recv().unwrap_err();
+        };
+        clerks.put(Box::new(wait));
         for index in 0..3 {
             let done = done.clone();
             clerks.put(Box::new(move || done.send(index).unwrap()));
         }
         drop((clerks, done));
+        drop(go);
         assert_eq!(all_done.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[tokio::test]
     async fn a_thread_that_waits_for_work_ends_with_the_clerks() {
-        let clerks = Clerks::lingering(1, FOREVER);
+        let clerks = Clerks::lingering(1, LONG);
         clerks.run(|| ()).await;
         let office = Arc::downgrade(&clerks.0);
         until(|| office.upgrade().is_some_and(|office| office.lock().idle == 1)).await;

@@ -84,7 +84,8 @@ pub(super) struct Failed {
     pub(super) result: Result<(), ShareError>,
 }
 
-/// The turn of a share to have its file opened. Who opens it takes it, or who gives up on it before.
+/// The turn of a share to have its file opened. Whoever comes first takes it: the thread that opens the
+/// file, or who gives up on the share.
 #[derive(Clone, Default)]
 struct Turn(Arc<AtomicBool>);
 
@@ -95,7 +96,7 @@ impl Turn {
     }
 }
 
-/// Gives up on a turn when dropped, so that no tokens are made for nobody.
+/// Gives up on a turn when dropped, so that work that has not begun makes no tokens for nobody.
 #[derive(Default)]
 struct Asked(Turn);
 
@@ -132,7 +133,8 @@ impl Starting {
         Err(Failed { at, gateway, result })
     }
 
-    /// Returns what the share needs; `None` when it is given up, and then nothing of it stays.
+    /// Returns what the share needs; `None` when it is given up, and then nothing of it stays, unless
+    /// somebody holds a lock over its file for longer than [`LAST_WORDS`].
     async fn make_ready(&self) -> Result<Option<Made>, ShareError> {
         let tried = {
             // Pinned here: what is handed over is kept room for twice.
@@ -152,7 +154,9 @@ impl Starting {
                 tokio::time::sleep(LAST_WORDS).await;
             }
         };
+        // Biased: what is made is seen before patience is lost.
         let (key, fresh) = tokio::select! {
+            biased;
             made = self.credentials(asked.0.clone()) => match made? {
                 Some(made) => made,
                 None => return Ok(None),
